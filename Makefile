@@ -1,0 +1,48 @@
+# Every target does its own set-up: a .venv in this folder, made once and reused. PYTHON=python3.12 make test chooses
+# another interpreter. Nothing but make and Python 3.10-3.13 is needed; uv is used when it is there.
+.DEFAULT_GOAL := help
+.PHONY: help setup train test latest prepare lab
+export PYTHON
+
+# what `make train` trains; ARGS="--epochs 5" adds to it, OUT=folder chooses the folder
+TRAIN = --data scenes --encoder resnet18 --pretrained false
+
+help:
+	@echo 'make train    train a segmenter on the embedded street scenes and say where its picture is'
+	@echo '              (ARGS="--epochs 5" is passed on to segbook_train; OUT=runs/mine chooses the folder)'
+	@echo 'make test     everything that can be tested: notebooks, library, README, and a second'
+	@echo '              environment with the newest fastai; ends with "N passed, N failed"'
+	@echo 'make latest   only that second environment: the library without nbdev, with the newest fastai'
+	@echo 'make prepare  before a commit: library from the notebooks, clean notebooks, README'
+	@echo 'make lab      open the course in JupyterLab'
+	@echo 'make setup    only make the .venv'
+	@echo
+	@echo 'The first call installs about 6 GB into .venv (torch with its CUDA libraries) and takes minutes;'
+	@echo 'make test and make latest install a second such environment, .venv-latest.'
+	@echo 'PYTHON=python3.12 make test  uses another interpreter (3.10 to 3.13).'
+
+setup:
+	@sh tools/setup.sh .venv
+
+train: setup
+	@out="$(OUT)"; n=2; \
+	if [ -z "$$out" ]; then \
+	    out=runs/scenes; while [ -e "$$out" ]; do out=runs/scenes-$$n; n=$$((n+1)); done; fi; \
+	set -- $(TRAIN) --out "$$out" $(ARGS); echo "segbook_train $$*"; \
+	exec .venv/bin/segbook_train "$$@"
+
+test:
+	@sh tools/setup.sh .venv .venv-latest
+	@.venv/bin/python tools/run_tests.py
+
+latest:
+	@sh tools/setup.sh .venv-latest
+	@.venv-latest/bin/python tools/run_tests.py stack
+
+prepare: setup
+	@.venv/bin/nbdev_export
+	@.venv/bin/nbdev_clean
+	@.venv/bin/python tools/readme.py
+
+lab: setup
+	@exec .venv/bin/jupyter lab nbs/index.ipynb

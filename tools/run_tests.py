@@ -1,0 +1,189 @@
+"""run_tests.py [STEP...]: run the test steps, all or those named, and end with one line `N passed, N failed`.
+
+A step yields (what, passed, failed, text to show); every step runs even when an earlier one failed. Nothing is put
+back: what nbdev_export or nbdev_clean change stays changed, and is named. Standard library only."""
+import difflib, hashlib, os, re, shutil, signal, subprocess, sys, tempfile, time
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+import setup_env
+
+ROOT = setup_env.ROOT
+BIN = Path(sys.executable).parent
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+WORKERS = min(CPUS, 4)          # notebooks run side by side, each in its own process
+LIMIT = 15*60                   # seconds one notebook, or pytest, may take
+
+def say(*args): print(*args, flush=True)
+
+def run(cmd, cwd=ROOT, threads=CPUS, limit=LIMIT):
+    "(exit code, output) of `cmd`, killed with all its children after `limit` seconds"
+    env = {'MPLBACKEND': 'agg', **setup_env.clean_env()}
+    env.update({f'{o}_NUM_THREADS': str(threads) for o in ('OMP', 'MKL', 'OPENBLAS')})
+    p = subprocess.Popen([str(o) for o in cmd], cwd=cwd, env=env, text=True, errors='replace', start_new_session=True,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try: out = p.communicate(timeout=limit)[0]
+    except BaseException as e:
+        os.killpg(p.pid, signal.SIGKILL)
+        if not isinstance(e, subprocess.TimeoutExpired): raise
+        out = p.communicate()[0] + f'\nkilled: it took more than {limit} s'
+    return p.returncode, out
+
+def tail(text, n=60):
+    "The last `n` lines of `text`, indented"
+    lines = text.rstrip().split('\n')
+    return '\n'.join('      ' + l for l in (['...'] if len(lines) > n else []) + lines[-n:])
+
+# ---- files
+
+def project_files():
+    "The files git tracks or would track; without git, everything outside hidden and generated folders"
+    res = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True)
+    if res.returncode == 0: found = [ROOT/f for f in res.stdout.split('\0') if f]
+    else:
+        skip = re.compile(r'/(\.venv[^/]*|\.git|\.ipynb_checkpoints|\.pytest_cache|__pycache__|[^/]*egg-info|build|dist|runs|_\w+)/')
+        found = [f for f in ROOT.rglob('*') if not skip.search('/' + f.relative_to(ROOT).as_posix())]
+    return sorted(f for f in found if f.is_file())
+
+def snapshot(): return {f.relative_to(ROOT).as_posix(): f.read_bytes() for f in project_files()}
+
+def changes(before, after):
+    "Names of the files that differ between two snapshots"
+    return sorted(f for f in before.keys() | after.keys() if before.get(f) != after.get(f))
+
+def diff(name, before, after, n=20):
+    "First `n` lines of the difference of file `name`"
+    a, b = ((o.get(name) or b'').decode(errors='replace').split('\n') for o in (before, after))
+    lines = list(difflib.unified_diff(a, b, f'{name} (before)', f'{name} (after)', lineterm='', n=1))
+    return '\n'.join(l[:160] for l in lines[:n]) + ('\n...' if len(lines) > n else '')
+
+def leaves_no_diff(cmd):
+    "Run an nbdev command; a failure when a file changed"
+    before = snapshot()
+    code, out = run([BIN/cmd])
+    after = snapshot()
+    changed = changes(before, after)
+    text = '' if code == 0 else tail(out)
+    if changed:
+        text += (f'      {cmd} changed, and the new version is in place: {", ".join(changed)}\n'
+                 '      Look at it, and commit it together with the notebooks.\n')
+        text += '\n'.join(tail(diff(f, before, after)) for f in changed[:5])
+    ok = code == 0 and not changed
+    yield f'{cmd} leaves no diff', int(ok), int(not ok), text
+
+# ---- steps
+
+def export(): return leaves_no_diff('nbdev_export')
+def clean(): return leaves_no_diff('nbdev_clean')
+
+def readme():
+    code, out = run([sys.executable, 'tools/readme.py', '--check'])
+    yield 'README.md is in step with nbs/index.ipynb', int(code == 0), int(code != 0), '' if code == 0 else tail(out)
+
+def pytest(what, *args):
+    "Run pytest with `args` and read its counts; the output is shown when something failed or was skipped"
+    with tempfile.TemporaryDirectory() as tmp:
+        xml = Path(tmp)/'result.xml'
+        code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5', '-p', 'no:cacheprovider',
+                         f'--junitxml={xml}', *args])
+        count = ET.parse(xml).getroot().find('testsuite').attrib if xml.exists() else {}
+    bad, skipped = (sum(int(count.get(o, 0)) for o in names) for names in (('failures', 'errors'), ('skipped',)))
+    good = int(count.get('tests', 0)) - bad - skipped
+    if code == 5: bad, out = 1, f'{out}\nno tests found'
+    if code not in (0, 5): bad = max(bad, 1)
+    if skipped: what += f' ({skipped} skipped)'
+    text = tail(out, 200 if bad else 40)
+    yield what, good, bad, text
+
+def house(): return pytest('pytest tests/test_house.py', 'tests/test_house.py')
+def tests(): return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py')
+
+def test_notebook(nb):
+    "(notebook, seconds, exit code, output) of nbdev_test on one notebook"
+    began = time.time()
+    code, out = run([BIN/'nbdev_test', '--path', nb, '--n_workers', '0'], threads=max(1, CPUS//WORKERS))
+    if 'No files were eligible' in out: code = code or 1
+    return nb, time.time()-began, code, out
+
+def notebooks():
+    nbs = [f for f in project_files() if f.suffix == '.ipynb' and f.is_relative_to(ROOT/'nbs')
+           and not any(p.startswith(('_', '.')) for p in f.relative_to(ROOT/'nbs').parts)]
+    if not nbs: yield 'no notebook under nbs', 0, 1, ''
+    nbs = sorted(nbs, key=lambda f: -len(f.read_text(encoding='utf-8')))  # the longest first keeps all workers busy
+    say(f'   {len(nbs)} notebooks, {WORKERS} at a time')
+    with ThreadPoolExecutor(WORKERS) as ex:
+        for job in as_completed([ex.submit(test_notebook, nb) for nb in nbs]):
+            nb, secs, code, out = job.result()
+            yield (f'{nb.relative_to(ROOT)} {secs:.1f} s', int(code == 0), int(code != 0), '' if code == 0 else tail(out))
+
+def build_wheel(folder):
+    "Build the wheel of a copy of the library's files in `folder`; (wheel or None, output)"
+    src = Path(folder)/'src'
+    src.mkdir()
+    for f in project_files():
+        rel = f.relative_to(ROOT)
+        if rel.parts[0] != 'segbook' and rel.as_posix() not in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE'): continue
+        (src/rel).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, src/rel)
+    out = run([setup_env.python_of('.venv-latest'), '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index',
+               '-w', folder, src])[1]
+    return next(Path(folder).glob('segbook-*.whl'), None), out
+
+def stack():
+    "The built wheel in the second environment: tests/stack_check.py there, away from the checkout"
+    if not setup_env.recorded('.venv-latest'):
+        yield '.venv-latest', 0, 1, '      it is not complete: see .venv-latest/setup.log, and run `make latest`'
+        return
+    python = setup_env.python_of('.venv-latest')
+    with tempfile.TemporaryDirectory() as tmp:
+        wheel, out = build_wheel(tmp)
+        if wheel: code, out = run([python, '-m', 'pip', 'install', '--no-deps', '--no-index', '--force-reinstall', wheel])
+        ok = bool(wheel) and code == 0
+        yield 'the wheel builds and installs', int(ok), int(not ok), '' if ok else tail(out)
+        if not ok: return
+        code, out = run([python, '-I', '-W', 'ignore', ROOT/'tests'/'stack_check.py'], cwd=tmp)
+    good, bad = (len(re.findall(rf'^{o} ', out, re.M)) for o in ('ok', 'FAILED'))
+    yield 'tests/stack_check.py', good, bad or int(code != 0), tail(out, 200)
+
+STEPS = {
+    'export': ('the library is in step with the notebooks', export),
+    'clean': ('the notebooks are clean', clean),
+    'readme': ('README', readme),
+    'house': ('house rules', house),
+    'notebooks': ('every notebook runs', notebooks),
+    'tests': ('what a notebook cannot hold', tests),
+    'stack': ('the wheel with the newest fastai, without nbdev', stack)}
+
+def run_step(i, n, name):
+    "Run one step and print it; (passed, failed, seconds)"
+    title, step = STEPS[name]
+    began, good, bad = time.time(), 0, 0
+    say(f'\n== {i}/{n} {name}: {title}')
+    try:
+        for what, g, b, text in step():
+            good, bad = good+g, bad+b
+            say(f'   {"FAILED" if b else "ok":6} {what}')
+            if text: say(text)
+    except Exception as e:
+        bad += 1
+        say(f'   FAILED {type(e).__name__}: {e}')
+    secs = time.time()-began
+    say(f'   {secs:.1f} s')
+    return good, bad, secs
+
+def main(names):
+    unknown = [o for o in names if o not in STEPS]
+    if unknown: sys.exit(f'no step {", ".join(unknown)}; the steps are {", ".join(STEPS)}')
+    names = names or list(STEPS)
+    before = snapshot()
+    results = {o: run_step(i, len(names), o) for i,o in enumerate(names, 1)}
+    left = [f for f in changes(before, snapshot()) if f not in before and not f.startswith('segbook/')]
+    if left: results['new files'] = (0, 1, 0.)
+    say('\n== all steps')
+    for o,(good,bad,secs) in results.items(): say(f'   {"FAILED" if bad else "ok":6} {o:10} {good:4} {bad:4} {secs:7.1f} s')
+    if left: say(f'   FAILED the run left files behind: {", ".join(left[:10])}')
+    good, bad = (sum(r[i] for r in results.values()) for i in (0, 1))
+    say(f'\n{good} passed, {bad} failed')
+    return int(bad > 0)
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
