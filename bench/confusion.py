@@ -4,6 +4,7 @@ All candidates see the same batch, one after the other in every round, so that a
 over the rounds counts. That the results are equal is checked in the same run. Writes bench/results/confusion.json."""
 from __future__ import annotations
 import argparse, json, os, statistics, sys, time, warnings
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,9 +65,10 @@ def main():
     g = torch.Generator().manual_seed(42)
     t = torch.randint(0, K, (B,H,W), generator=g)
     x = torch.randn(B, K, H, W, generator=g)
-    res = dict(about('torchmetrics'), runs=args.runs, logits=[B,K,H,W], unit='ms, median (fastest)', threads=torch.get_num_threads(), load=os.getloadavg()[0],
-               layouts={})
-    for name,fmt in dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last).items():
+    res = dict(about('torchmetrics'), runs=args.runs, logits=[B,K,H,W], unit='ms, median (fastest)', load=os.getloadavg()[0], results={})
+    layouts = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
+    for (name,fmt),threads in product(layouts.items(), (torch.get_num_threads(), 1)):
+        torch.set_num_threads(threads)
         xf = x.contiguous(memory_format=fmt)
         equal,fs = check_equal(xf, t),candidates(xf, t)
         times = {k:[] for k in fs}
@@ -77,8 +79,8 @@ def main():
         ms = {k: statistics.median(v) for k,v in times.items()}
         ours = ms['segbook Confusion.update']
         ratios = {k: round(ms[k]/ours, 2) for k in ms if k.startswith(('fastai', 'torchmetrics'))}
-        res['layouts'][name] = dict(equal=equal, ms={k: [round(ms[k], 1), round(min(v), 1)] for k,v in times.items()}, ratios=ratios)
-        print(f'\nlogits [{B},{K},{H},{W}] {name}; results equal: {equal}\n{"":48}{"median":>9}{"fastest":>9}{"ratio":>8}')
+        res['results'][f'{name}, {threads} threads'] = dict(equal=equal, ms={k: [round(ms[k], 1), round(min(v), 1)] for k,v in times.items()}, ratios=ratios)
+        print(f'\nlogits [{B},{K},{H},{W}] {name}, {threads} threads; results equal: {equal}\n{"":48}{"median":>9}{"fastest":>9}{"ratio":>8}')
         for k,v in times.items(): print(f'{k:48}{ms[k]:6.1f} ms{min(v):6.1f} ms{ms[k]/ours:8.2f}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(res, indent=1)+'\n')

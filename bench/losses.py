@@ -4,6 +4,7 @@ All candidates see the same logits and masks, one after the other in every round
 losses and gradients are equal is checked in the same run. Writes bench/results/losses.json."""
 from __future__ import annotations
 import argparse, json, os, statistics, sys, time, warnings
+from itertools import product
 from pathlib import Path
 
 warnings.filterwarnings('ignore')
@@ -30,9 +31,10 @@ def main():
         x = x.detach().requires_grad_()
         loss = f(x, t); loss.backward()
         return loss.detach(),x.grad
-    res = dict(about(), runs=args.runs, logits=[B,K,H,W], unit='ms of forward and backward, median (fastest)', threads=torch.get_num_threads(), load=os.getloadavg()[0],
-               layouts={})
-    for name,fmt in dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last).items():
+    res = dict(about(), runs=args.runs, logits=[B,K,H,W], unit='ms of forward and backward, median (fastest)', load=os.getloadavg()[0], results={})
+    layouts = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
+    for (name,fmt),threads in product(layouts.items(), (torch.get_num_threads(), 1)):
+        torch.set_num_threads(threads)
         xf = x.contiguous(memory_format=fmt)
         out = {k: step(f, xf) for k,f in fs.items()}
         for a,b in (('segbook', 'fastai CrossEntropyLossFlat'), ('segbook, weighted', 'fastai CrossEntropyLossFlat, weighted')):
@@ -43,8 +45,8 @@ def main():
                 s = time.perf_counter(); step(f, xf); times[k].append(1000*(time.perf_counter()-s))
         ms = {k: statistics.median(v) for k,v in times.items()}
         ratio = round(ms['fastai CrossEntropyLossFlat']/ms['segbook'], 2)
-        res['layouts'][name] = dict(equal=True, ms={k: [round(ms[k], 2), round(min(v), 2)] for k,v in times.items()}, ratio=ratio)
-        print(f'\nlogits [{B},{K},{H},{W}] {name}; losses and gradients equal\n{"":40}{"median":>9}{"fastest":>9}')
+        res['results'][f'{name}, {threads} threads'] = dict(equal=True, ms={k: [round(ms[k], 2), round(min(v), 2)] for k,v in times.items()}, ratio=ratio)
+        print(f'\nlogits [{B},{K},{H},{W}] {name}, {threads} threads; losses and gradients equal\n{"":40}{"median":>9}{"fastest":>9}')
         for k,v in times.items(): print(f'{k:40}{ms[k]:6.1f} ms{min(v):6.1f} ms')
         print(f'fastai took {ratio} times as long')
     args.out.parent.mkdir(parents=True, exist_ok=True)

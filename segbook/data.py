@@ -26,17 +26,20 @@ __all__ = ['CAMVID_CODES', 'CELL_CODES', 'DATASETS', 'make_scenes', 'make_cells'
 CAMVID_CODES = 'Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist Void'.split()
 _SKY,_BUILDING,_POLE,_ROAD,_PAVEMENT,_TREE,_SIGN,_FENCE,_CAR,_PERSON,_BIKE,_VOID = range(12)
 
-# %% ../nbs/03_data.ipynb #97a65f9d
-_WALLS = np.array([[136,96,80],[150,128,104],[126,126,130],[98,100,108],[176,170,160],[120,112,92],[104,114,128],[150,110,96]], float)
-_PAINT = np.array([[170,44,40],[46,76,150],[206,206,204],[40,42,48],[196,150,40],[60,120,80],[150,152,156],[120,60,120]], float) # cars, coats
-_LEAF = np.array([[62,92,38],[80,106,46],[50,80,44],[100,106,50],[112,100,46],[70,98,58]], float)
-_STEEL = np.array([[62,66,66],[96,98,98],[44,52,48]], float)
-_WOOD = np.array([[190,188,182],[150,112,74],[206,200,170],[120,84,56]], float)
+# %% ../nbs/03_data.ipynb #8d34e601
+_WALLS = np.array([[134,98,84],[150,128,104],[126,124,124],[104,100,100],[172,164,152],[120,110,92],[112,112,118],[148,112,98]], float)
+_PAINT = np.array([[170,44,40],[46,76,150],[206,206,204],[40,42,48],[196,150,40],[60,120,80],[150,152,156],[120,60,120]], float) # anything
+_CARS = np.array([[36,56,130],[54,84,160],[30,34,44],[24,40,90],[120,140,176]], float)
+_COATS = np.array([[190,44,40],[206,84,36],[180,36,80],[210,60,50]], float)
+_VESTS = np.array([[40,190,190],[150,214,50],[60,200,140],[30,170,210]], float)
+_LEAF = np.array([[58,96,36],[76,110,44],[48,84,42],[92,108,48],[104,104,44],[66,100,56]], float)
+_STEEL = np.array([[52,56,56],[72,74,74],[40,48,44]], float)
+_WOOD = np.array([[176,124,70],[196,150,90],[206,196,160],[150,100,56]], float)
 _SKIN = np.array([[206,164,136],[150,108,82],[98,70,54]], float)
 _SIGNS = np.array([[[186,36,36],[226,226,220]],[[36,66,170],[226,226,226]],[[210,170,40],[50,46,44]],[[30,110,70],[226,226,220]]], float)
 _BLACK = np.array([34.,34,36])
 
-# %% ../nbs/03_data.ipynb #fb83f981
+# %% ../nbs/03_data.ipynb #57e71954
 class _Canvas:
     "A picture and its labels, painted together through one camera, at twice the size asked for."
     def __init__(self, rng, h, w):
@@ -52,6 +55,7 @@ class _Canvas:
         self.sun = {-1:self.u(.6,1.1),1:self.u(.6,1.1)}  # light on the left and right fronts
     def u(self, a, b): return a + (b-a)*self.rng.random()
     def pick(self, xs): return xs[int(self.rng.random()*len(xs))]
+    def usual(self, table, p=.7): return self.paint(table if self.chance(p) else _PAINT)
     def chance(self, p): return self.rng.random() < p
     def paint(self, table=_PAINT, jitter=18): return self.pick(table) + self.u(-jitter,jitter) + 8*self.rng.standard_normal(3)
     def at(self, X, Y, Z): return self.vx + self.f*X/Z, self.y0 + self.f*(self.eye-Y)/Z
@@ -75,14 +79,14 @@ def _flat(c, X0, X1, Z0, Z1, col, k=None): c.poly([c.at(X0,0,Z0),c.at(X1,0,Z0),c
 def _wall(c, X, Y0, Y1, Z0, Z1, col, k=None): c.poly([c.at(X,Y0,Z0),c.at(X,Y1,Z0),c.at(X,Y1,Z1),c.at(X,Y0,Z1)], col, k)
 def _face(c, X0, X1, Y0, Y1, Z, col, k=None): c.poly([c.at(X0,Y0,Z),c.at(X0,Y1,Z),c.at(X1,Y1,Z),c.at(X1,Y0,Z)], col, k)
 
-# %% ../nbs/03_data.ipynb #2164c2df
+# %% ../nbs/03_data.ipynb #c8edb2cc
 def _ground(c):
     "Sky, road with its marks, pavements with slabs and kerb."
-    sky = c.paint(np.array([[176,184,194],[200,202,204],[160,168,178],[140,168,206],[206,196,184]]), 14)
+    sky = c.paint(np.array([[184,192,202],[204,208,212],[172,182,194],[150,180,214],[208,204,200]]), 14)
     for j in range(8): c.di.rectangle((0, c.y0*j/8, c.w, c.h), fill=c.ink(sky + (j-4)*c.u(2,5)))
     c.dl.rectangle((0,0,c.w,c.h), fill=_SKY)
-    road = c.paint(np.array([[92,92,96],[112,110,108],[78,80,86]]), 14)
-    pave = c.pick([road+c.u(24,44), road*.8+np.array([50,32,24]), c.paint(np.array([[150,146,138]]))])
+    road = c.paint(np.array([[88,88,96],[104,104,108],[76,78,88]]), 12)
+    pave = c.pick([road+c.u(26,44)+np.array([8,4,-8]), road*.8+np.array([64,42,28]), c.paint(np.array([[158,150,136]]))])
     _flat(c, -400, 400, 2, 400, pave, _PAVEMENT)
     _flat(c, -c.half, c.half, 1.5, 400, road, _ROAD)
     for s in (-1,1):
@@ -189,12 +193,12 @@ def _sign(c, s, z):
         else: _rect(c, x, t, -q, q, -.8*q, .8*q, col, k)
     _line(c, [(x-.3*r,t),(x+.3*r,t)], .22*r, rim)
 
-# %% ../nbs/03_data.ipynb #39faf4af
+# %% ../nbs/03_data.ipynb #3c4b65d7
 def _shade(c, x, y, rx): _disc(c, x, y, rx, rx*.22, _BLACK+10)
 
 def _car(c, X, z):
     "A car from behind or in front, with the flank one sees past it."
-    c.z,col,W,H,px = z,c.paint(),c.u(.85,1.0),c.u(1.4,1.75),c.f/z
+    c.z,col,W,H,px = z,c.usual(_CARS),c.u(.85,1.0),c.u(1.4,1.75),c.f/z
     x,y = c.at(X,0,z)
     s = 1 if X < 0 else -1
     low,mid,top = [c.at(X+s*W,Y,z+3.4) for Y in (.35,.85,H*.93)]
@@ -210,35 +214,36 @@ def _car(c, X, z):
     for t in (-1,1): _disc(c, x+t*(W-.18)*px, y-.66*px, .14*px, .1*px, lamp)
     _rect(c, x, y, -.26*px, .26*px, .38*px, .5*px, np.array([200,196,170.]))
 
-# %% ../nbs/03_data.ipynb #43c0fc9e
+# %% ../nbs/03_data.ipynb #9cd5962e
 def _person(c, X, z):
     "Someone on foot: legs in mid stride, arms, coat, head."
-    c.z,coat,legs,px = z,c.paint(),c.paint()*.4,c.f/z
-    (x,y),H = c.at(X,0,z),c.u(.94,1.1)*px
-    st = c.u(.1,.26)*H
+    c.z,coat,legs,px = z,c.usual(_COATS),c.paint()*.4,c.f/z
+    (x,y),H = c.at(X,0,z),c.u(.98,1.14)*px
+    st = c.u(.06,.16)*H
     _shade(c, x, y, .4*px)
-    for q in (-1,1): c.poly([(x+q*st-.09*H,y),(x+q*st+.09*H,y),(x+q*.1*H+.1*H,y-.85*H),(x+q*.1*H-.1*H,y-.85*H)], legs, _PERSON)
-    for q in (-1,1): _line(c, [(x+q*.22*H,y-1.38*H),(x+q*(.3*H+st*.4),y-.8*H)], .13*H, coat*.8, _PERSON)
-    c.poly([(x-.23*H,y-.78*H),(x+.23*H,y-.78*H),(x+.27*H,y-1.45*H),(x-.27*H,y-1.45*H)], coat, _PERSON)
-    _disc(c, x, y-1.6*H, .16*H, .19*H, c.pick(_SKIN), _PERSON)
-    _disc(c, x, y-1.68*H, .16*H, .12*H, c.pick(_PAINT)*.45, _PERSON)
+    for q in (-1,1): c.poly([(x+q*st-.1*H,y),(x+q*st+.1*H,y),(x+q*.11*H+.13*H,y-.85*H),(x+q*.11*H-.13*H,y-.85*H)], legs, _PERSON)
+    for q in (-1,1): _line(c, [(x+q*.24*H,y-1.38*H),(x+q*(.3*H+st*.4),y-.8*H)], .15*H, coat*.8, _PERSON)
+    c.poly([(x-.26*H,y-.72*H),(x+.26*H,y-.72*H),(x+.3*H,y-1.45*H),(x-.3*H,y-1.45*H)], coat, _PERSON)
+    _disc(c, x, y-1.6*H, .18*H, .2*H, c.pick(_SKIN), _PERSON)
+    _disc(c, x, y-1.7*H, .18*H, .12*H, c.pick(_PAINT)*.45, _PERSON)
 
 def _bicyclist(c, X, z):
     "A rider bent over two wheels, from the side or half behind."
-    c.z,coat,legs,bike,px = z,c.paint(),c.paint()*.4,c.paint(),c.f/z
+    c.z,coat,legs,bike,px = z,c.usual(_VESTS),c.paint()*.4,c.paint(),c.f/z
     (x,y),q,a = c.at(X,0,z),c.pick([-1,1]),c.u(.6,1.)
-    r,d = .38*px,.56*px*a
-    _shade(c, x, y, d+r)
-    for t in (-1,1):
-        _disc(c, x+t*d, y-r, r*a, r, _BLACK, _BIKE)
-        _disc(c, x+t*d, y-r, r*a*.66, r*.66, np.full(3, 112.))
+    r,d = .38*px,.5*px*a
     hip,hand,foot,knee = (x-q*.22*px*a,y-1.0*px),(x+q*.46*px*a,y-1.05*px),(x+.02*px,y-.3*px),(x+q*.2*px*a,y-.72*px)
     neck = (x+q*.14*px*a,y-1.5*px)
-    _line(c, [(x-q*d,y-r),foot,(x+q*.36*px*a,y-.85*px),hip,foot], .1*px, bike, _BIKE)
-    _line(c, [(x+q*d,y-r),hand], .1*px, bike, _BIKE)
-    for pts,wd,col in (([hip,knee,foot],.2,legs),([hip,neck],.4,coat),([neck,hand],.14,coat*.85)): _line(c, pts, wd*px, col, _BIKE)
-    _disc(c, neck[0]+q*.08*px, neck[1]-.16*px, .16*px, .18*px, c.pick(_SKIN), _BIKE)
-    _disc(c, neck[0]+q*.06*px, neck[1]-.24*px, .18*px, .12*px, bike*.6+80, _BIKE)
+    _shade(c, x, y, d+r)
+    c.dl.polygon([(x-q*d,y),(x-q*d,y-2*r),hip,neck,hand,(x+q*d,y-2*r),(x+q*d,y)], fill=_BIKE)   # as an annotator would outline it
+    for t in (-1,1):
+        _disc(c, x+t*d, y-r, r*a, r, _BLACK, _BIKE)
+        _disc(c, x+t*d, y-r, r*a*.6, r*.6, np.full(3, 112.))
+    _line(c, [(x-q*d,y-r),foot,(x+q*.36*px*a,y-.85*px),hip,foot], .12*px, bike, _BIKE)
+    _line(c, [(x+q*d,y-r),hand], .12*px, bike, _BIKE)
+    for pts,wd,col in (([hip,knee,foot],.24,legs),([hip,neck],.46,coat),([neck,hand],.16,coat*.85)): _line(c, pts, wd*px, col, _BIKE)
+    _disc(c, neck[0]+q*.08*px, neck[1]-.16*px, .17*px, .19*px, c.pick(_SKIN), _BIKE)
+    _disc(c, neck[0]+q*.06*px, neck[1]-.25*px, .19*px, .13*px, np.array([226,226,220.]), _BIKE)
 
 # %% ../nbs/03_data.ipynb #52204a7c
 def _bin(c, X, z):
@@ -275,9 +280,9 @@ def _things(c):
         if c.chance(p): f(c, a, z, u(5,7)) if f is _fence else f(c, a, z)
     if c.chance(.4): _bonnet(c)
 
-# %% ../nbs/03_data.ipynb #805fd028
+# %% ../nbs/03_data.ipynb #a0401c5f
 # strength of the fine, leafy and cloudy texture on each class, in the order of the codes
-_TEXTURE = np.array([[1,4,2,5,3,9,2,2,2,2,2,3], [0,3,0,0,3,24,0,0,0,2,2,0], [9,6,0,5,5,8,0,3,4,2,2,5]], np.float32)
+_TEXTURE = np.array([[1,4,2,5,3,9,2,2,2,2,2,3], [0,3,0,0,3,24,0,0,0,2,2,0], [6,5,0,4,4,8,0,3,3,2,2,5]], np.float32)
 
 def _smooth(rng, h, w, r):
     "Smooth noise that changes over about `r` pixels: float32 [h,w]."
@@ -289,12 +294,12 @@ def _fields(h, w):
     fs = [_smooth(np.random.default_rng(7), h, w, s*h/96) for s in (1,2.2,24)]
     return np.stack([(f-f.mean())/f.std() for f in fs])
 
-# %% ../nbs/03_data.ipynb #01eecd11
+# %% ../nbs/03_data.ipynb #ed55d267
 def _shadow(c, h, w):
     "The shadow of one side of the street: float32 [h,w,1] factors."
     m,s = Image.new('L', (w,h), 255),c.pick([-1,1])
     pts = [c.at(s*30,0,3), c.at(s*c.u(-.2,.9)*c.half,0,3), c.at(s*c.u(.2,1)*c.half,0,14), c.at(s*c.half,0,60), c.at(s*30,0,60)]
-    ImageDraw.Draw(m).polygon([(x/2,y/2) for x,y in pts], fill=int(255*c.u(.5,.75)))
+    ImageDraw.Draw(m).polygon([(x/2,y/2) for x,y in pts], fill=int(255*c.u(.6,.8)))
     return np.asarray(m.filter(ImageFilter.GaussianBlur(h/96)), np.float32)[...,None]/255
 
 def _light(c, img, lab, fields):
@@ -302,10 +307,10 @@ def _light(c, img, lab, fields):
     (h,w),rng = lab.shape,c.rng
     for f,a in zip(fields, _TEXTURE): img += (np.roll(f, (int(rng.random()*h),int(rng.random()*w)), (0,1))*a[lab])[...,None]
     if c.chance(.5): img *= _shadow(c, h, w)
-    tint = 1 + .03*rng.standard_normal(3).astype(np.float32)
-    img *= c.u(.7,1.15)*tint*(1 + c.u(-.1,.1)*np.linspace(-1, 1, w, dtype=np.float32)[None,:,None])
+    tint = 1 + .02*rng.standard_normal(3).astype(np.float32)
+    img *= c.u(.75,1.12)*tint*(1 + c.u(-.08,.08)*np.linspace(-1, 1, w, dtype=np.float32)[None,:,None])
     out = Image.fromarray(np.clip(img, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(c.u(0,.5)*h/96))
-    img = np.asarray(out, np.float32) + c.u(1,4)*rng.standard_normal((h,w,3), dtype=np.float32)
+    img = np.asarray(out, np.float32) + c.u(1,3.5)*rng.standard_normal((h,w,3), dtype=np.float32)
     return np.clip(img, 0, 255).astype(np.uint8)
 
 # %% ../nbs/03_data.ipynb #7cd36ba4
@@ -652,7 +657,7 @@ def _pil_array(im, channels, where):
     else: x = np.asarray(im.convert('L' if channels == 1 or channels is None and im.mode in _GREY else 'RGB'))
     return x[...,None] if x.ndim == 2 else x
 
-# %% ../nbs/03_data.ipynb #4030731f
+# %% ../nbs/03_data.ipynb #a5acb7ad
 def _other_array(file):
     "A file that PIL cannot read as array: .npy, or .tif with more channels or bits."
     if file.suffix == '.npy': return np.load(file, allow_pickle=False)
@@ -664,7 +669,7 @@ def _load(file, channels):
     if file.suffix != '.npy':
         try:
             with Image.open(file) as im:
-                if getattr(im, 'n_frames', 1) == 1 or im.format not in ('TIFF',): return _pil_array(im, channels, file)
+                if im.format != 'TIFF' or getattr(im, 'n_frames', 1) == 1: return _pil_array(im, channels, file)
         except Exception as e: why = e
     try: x = _other_array(file)
     except Exception as e: why,x = e,None
@@ -835,7 +840,7 @@ class SegDL(TfmdDL):
         cols = palette(self.vocab)/255
         fig.legend(handles=[Patch(color=cols[k], label=self.vocab[k]) for k in np.unique(ys[:n]).tolist()], loc='outside right upper', frameon=False)
 
-# %% ../nbs/03_data.ipynb #b769ee74
+# %% ../nbs/03_data.ipynb #e2d49e08
 def _workers(n, device):
     "Reading processes: none on a CPU, where the network takes all the time; a few for a GPU."
     gpu = torch.cuda.is_available() and (device is None or 'cuda' in str(device))
@@ -844,7 +849,7 @@ def _workers(n, device):
 def _as_folder(path, images, labels, codes, valid):
     folder = path if isinstance(path, SegFolder) else SegFolder(path, images=images, labels=labels, codes=codes, valid=valid)
     bare = folder.unmatched_images
-    if bare: print(f'{folder.path.name}: {len(bare)} images have no mask and are left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists them.')
+    if bare: print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists them.')
     return folder
 
 # %% ../nbs/03_data.ipynb #fe1a0287
@@ -933,6 +938,21 @@ def _codes_of(names, codes):
     if len(codes) > 256: raise SegbookError(f'{len(codes)} classes; expected 256 at most for 8-bit masks. Merge some.')
     return codes
 
+# %% ../nbs/03_data.ipynb #17739636
+def _fresh(out):
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise SegbookError(f'{out} exists and is not empty; nothing is overwritten. Give another folder, or delete it first.')
+    return out
+
+def _there(folder, im):
+    "The file of COCO's image `im`, of the size it states."
+    f = folder/im['file_name']
+    if not f.is_file(): f = folder/Path(im['file_name']).name
+    if not f.is_file(): raise SegbookError(f'{im["file_name"]} is not in {folder}; expected every image the annotations name. Copy it there, or name its folder.')
+    with Image.open(f) as x: wh = x.size
+    if wh != (im['width'],im['height']): raise SegbookError(f'{f} is {wh[1]}x{wh[0]}, the annotations say {im["height"]}x{im["width"]} (height x width); the polygons would be misplaced. Use the images that were annotated.')
+    return f
+
 # %% ../nbs/03_data.ipynb #89fb4cc1
 def from_coco(
     file, # COCO's JSON
@@ -962,21 +982,6 @@ def from_coco(
             _save_pair(tmp, f, mask)
         _lines(tmp/'codes.txt', codes)
     return out
-
-# %% ../nbs/03_data.ipynb #17739636
-def _fresh(out):
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise SegbookError(f'{out} exists and is not empty; nothing is overwritten. Give another folder, or delete it first.')
-    return out
-
-def _there(folder, im):
-    "The file of COCO's image `im`, of the size it states."
-    f = folder/im['file_name']
-    if not f.is_file(): f = folder/Path(im['file_name']).name
-    if not f.is_file(): raise SegbookError(f'{im["file_name"]} is not in {folder}; expected every image the annotations name. Copy it there, or name its folder.')
-    with Image.open(f) as x: wh = x.size
-    if wh != (im['width'],im['height']): raise SegbookError(f'{f} is {wh[1]}x{wh[0]}, the annotations say {im["height"]}x{im["width"]} (height x width); the polygons would be misplaced. Use the images that were annotated.')
-    return f
 
 # %% ../nbs/03_data.ipynb #ca8b773c
 def _paint_labelme(mask, s, value, where):

@@ -201,15 +201,21 @@ def test_out_on_a_read_only_disk(refused, data, monkeypatch):
 def test_out_not_empty(refused, data, tmp_path):
     (tmp_path/'run').mkdir(); (tmp_path/'run'/'thesis.txt').write_text('mine')
     said = refused('--data', data)
-    assert 'is not empty (it holds thesis.txt), and nothing is overwritten. Cure: or another --out'.replace('or another', 'another') in said.replace('or another', 'another')
+    assert 'is not empty (it holds thesis.txt), and nothing is overwritten. Cure: another --out\n' in said
     assert 'no run.json of segbook_train: --overwrite replaces only the files of an earlier run' in refused('--overwrite', '--data', data)
     assert (tmp_path/'run'/'thesis.txt').read_text() == 'mine'
 
 def test_out_holds_a_run(refused, data, finished, tmp_path):
     shutil.copytree(finished[0], tmp_path/'run')
-    assert '--overwrite replaces the run in it' in refused('--data', data)
+    assert 'Cure: another --out, or --overwrite to replace the run in it\n' in refused('--data', data)
     (tmp_path/'run'/'model'/'notes.txt').write_text('mine')
     assert 'also holds notes.txt, which no run wrote' in refused('--overwrite', '--data', data)
+
+def test_out_holds_a_stopped_run(refused, data, finished, tmp_path):
+    (tmp_path/'run').mkdir()
+    run = json.loads((finished[0]/'run.json').read_text()); run['status'] = 'interrupted'
+    (tmp_path/'run'/'run.json').write_text(json.dumps(run))
+    assert f'or segbook_train --resume {tmp_path/"run"} to go on with that run' in refused('--data', data)
 
 def test_disk_too_small(refused, data, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9, 10**9, 10**8))

@@ -84,8 +84,8 @@ def pytest(what, *args):
     "Run pytest with `args` and read its counts; the output is shown when something failed or was skipped"
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'result.xml'
-        code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5', '-p', 'no:cacheprovider',
-                         f'--junitxml={xml}', *args])
+        code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5', '--disable-warnings',
+                         '--continue-on-collection-errors', '-p', 'no:cacheprovider', f'--junitxml={xml}', *args])
         count = ET.parse(xml).getroot().find('testsuite').attrib if xml.exists() else {}
     bad, skipped = (sum(int(count.get(o, 0)) for o in names) for names in (('failures', 'errors'), ('skipped',)))
     good = int(count.get('tests', 0)) - bad - skipped
