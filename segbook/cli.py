@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 __all__ = ['per_class', 'class_table', 'results_figure', 'evaluate', 'segbook_train', 'overlay_figure', 'segbook_predict',
            'segbook_check']
 
-# %% ../nbs/18_cli.ipynb #6f1f12aa
+# %% ../nbs/18_cli.ipynb #ddca0c50
 _TRAIN = dict(data='scenes', root=None, images='images', labels='labels', codes=None, n=None, size=None, arch='dynamic_unet', encoder='resnet34',
     pretrained=True, epochs=20, bs=None, lr=1e-3, weights=True, seed=42, workers=None) # the arguments of a run, and what they are when not given
 _BS, _SMALL, _SMALL_BS = 8, 160, 4 # images in a batch, or fewer when there are fewer training images than this
 
+# %% ../nbs/18_cli.ipynb #695ed255
 class _Parser(argparse.ArgumentParser):
     "Errors in one line, with the nearest name; returns only the arguments that were given."
     def __init__(self, prog, **kwargs):
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
         near = difflib.get_close_matches(o, self._option_string_actions, 1, .5)
         self.error(f'there is no argument {o}' + (f'; did you mean {near[0]}?' if near else '') if o.startswith('-') else f'the argument {o!r} does not belong here; names and folders follow an option such as --data')
 
-# %% ../nbs/18_cli.ipynb #0bb0f107
+# %% ../nbs/18_cli.ipynb #f3a89e29
 def _wrong(found, expected): raise argparse.ArgumentTypeError(f'found {found!r}, expected {expected}')
 
 def _whole(least):
@@ -52,6 +53,7 @@ def _whole(least):
         return int(s)
     return f
 
+# %% ../nbs/18_cli.ipynb #266865bf
 def _rate(s):
     try: x = float(s)
     except ValueError: x = -1
@@ -61,6 +63,7 @@ def _yes(s):
     if s.lower() not in (yes := ('true', 'yes', 'on', '1')) + ('false', 'no', 'off', '0'): _wrong(s, 'true or false')
     return s.lower() in yes
 
+# %% ../nbs/18_cli.ipynb #11b45ddb
 def _size(s):
     p = s.lower().replace('x', ',').split(',')
     if len(p) > 2 or not all(o.strip().isdecimal() and int(o) > 0 for o in p): _wrong(s, 'height,width in pixels such as 96,128, or one number for both')
@@ -98,7 +101,7 @@ def _train_parser() -> _Parser:
     p.add_argument('--version', action='version', version=f'segbook {__version__}')
     return p
 
-# %% ../nbs/18_cli.ipynb #b9b4ac86
+# %% ../nbs/18_cli.ipynb #5cb41d87
 _OURS = ('results.png', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors', 'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt')
 
 def _write(file, save):
@@ -109,6 +112,7 @@ def _write(file, save):
 
 def _write_text(file, text): _write(file, lambda f: f.write_text(text, encoding='utf-8', newline=''))
 
+# %% ../nbs/18_cli.ipynb #2b9b5073
 def _write_csv(file, rows):
     s = io.StringIO(); csv.writer(s, lineterminator='\n').writerows(rows)
     _write_text(file, s.getvalue())
@@ -119,7 +123,7 @@ def _read_run(out) -> dict|None:
     except (OSError, ValueError): return None
     return run if isinstance(run, dict) and 'segbook' in run.get('versions', {}) and isinstance(run.get('arguments'), dict) else None
 
-# %% ../nbs/18_cli.ipynb #aecdf976
+# %% ../nbs/18_cli.ipynb #3b83db29
 def _try_out(out):
     "Raise a SegbookError unless files can be written into the folder `out`; whatever it makes to find out is removed."
     made = []
@@ -133,6 +137,7 @@ def _try_out(out):
     finally:
         for f in reversed(made): f.rmdir()
 
+# %% ../nbs/18_cli.ipynb #7b1a0273
 def _check_out(out, overwrite):
     "Raise a SegbookError unless a new run may write to `out`."
     if out.exists() and not out.is_dir(): raise SegbookError(f'--out {out} is a file; expected the name of a new folder. Cure: another --out')
@@ -146,12 +151,13 @@ def _check_out(out, overwrite):
         _foreign(out)
     _try_out(out)
 
+# %% ../nbs/18_cli.ipynb #f763b59e
 def _foreign(out):
     "Raise a SegbookError when `model` in `out` holds files that are not ours: that folder is replaced as a whole."
     more = sorted(o.name for o in (out/'model').iterdir() if f'model/{o.name}' not in _OURS) if (out/'model').is_dir() else []
     if more: raise SegbookError(f'{out/"model"} also holds {", ".join(more[:4])}, which no run wrote and which would be lost. Cure: move them elsewhere, or another --out')
 
-# %% ../nbs/18_cli.ipynb #9a233bc1
+# %% ../nbs/18_cli.ipynb #5035b233
 def _clear(out, names=_OURS):
     "Remove our own files from `out`, and the folders that are empty then."
     for o in names:
@@ -160,6 +166,7 @@ def _clear(out, names=_OURS):
         try: (out/o).rmdir()
         except OSError: pass
 
+# %% ../nbs/18_cli.ipynb #35d4e116
 @contextmanager
 def _locked(out):
     "Hold `out` for this process; raise a SegbookError when another run writes there. The system lets go of it however this process ends."
@@ -172,11 +179,12 @@ def _locked(out):
         try: yield
         finally: (out/'.lock').unlink(missing_ok=True)
 
-# %% ../nbs/18_cli.ipynb #1f69e162
+# %% ../nbs/18_cli.ipynb #0240b6ad
 class _Stopped(BaseException):
     "Ctrl-C, or a signal that asks this process to end."
     def __init__(self, signum): self.signum = signum; super().__init__(signum)
 
+# %% ../nbs/18_cli.ipynb #d10863d8
 class _Signals:
     "While active, the first signal to stop raises `_Stopped`, once; `ask` raises it again if a library has swallowed it."
     names = dict(SIGINT='Ctrl-C', SIGTERM='the signal SIGTERM', SIGHUP='a closed terminal')
@@ -201,7 +209,7 @@ class _Signals:
         if self.signum and not self.closing: raise _Stopped(self.signum)
     def why(self): return self.names[signal.Signals(self.signum).name]
 
-# %% ../nbs/18_cli.ipynb #8659d6c4
+# %% ../nbs/18_cli.ipynb #ce302715
 def _tell(prog, text): print(f'{prog}: {text}', file=sys.stderr, flush=True)
 
 @contextmanager
@@ -212,6 +220,7 @@ def _quiet():
         warnings.filterwarnings('ignore', module=r'(torch|torchvision|fastai|fastcore|fastprogress|timm|huggingface_hub)(\.|$)')
         yield
 
+# %% ../nbs/18_cli.ipynb #b0ad45a5
 def _guarded(prog, body, stopped=lambda signals: None, failed=lambda e: None, last=False) -> int:
     "Run `body(signals)`, the `last` thing in its process or not; exit code: what it returns, 2 for input that cannot be used, 1 for a failure, 128 + n for the signal n."
     for o in (sys.stdout, sys.stderr):
@@ -234,7 +243,7 @@ def _guarded(prog, body, stopped=lambda signals: None, failed=lambda e: None, la
             else: traceback.print_exc(); _tell(prog, f'this is a fault of segbook or of a library it uses, see above. {more or ""}'.strip())
             return 1
 
-# %% ../nbs/18_cli.ipynb #62e17a04
+# %% ../nbs/18_cli.ipynb #ea1851a8
 def _clock(s): return f'{int(s)//3600}:{int(s)//60%60:02}:{int(s)%60:02}' if s >= 3600 else f'{int(s)//60}:{int(s)%60:02}'
 
 class _Lines:
@@ -251,15 +260,18 @@ class _Lines:
         if not self.live or now - self.shown < .1: return
         self.shown, k = now, 24*i//n
         print(f'\r{f"{self.done+1}/{self.total}":>9} [{"#"*k}{"."*(24-k)}] {i}/{n} {what}   ', end='', file=self.out, flush=True)
+    def wipe(self):
+        "Take the bar away."
+        if self.live: print('\r' + ' '*80 + '\r', end='', file=self.out, flush=True)
     def epoch(self, train_loss, valid_loss, accuracy, mean_iou):
         "An epoch is done: print its line."
         now = time.monotonic(); took, self.last, self.done = now - self.last, now, self.done + 1
         left = (now - self.begin)/(self.done - self.first)*(self.total - self.done)
         star, self.best = ('*', mean_iou) if mean_iou > self.best else ('', self.best)
         line = f'{f"{self.done}/{self.total}":>9} {train_loss:11.4f} {valid_loss:11.4f} {accuracy:9.3f} {mean_iou:9.3f} {_clock(took):>8} {_clock(left):>8} {star}'.rstrip()
-        print(('\r' + ' '*80 + '\r' if self.live else '') + line, file=self.out, flush=True)
+        self.wipe(); print(line, file=self.out, flush=True)
 
-# %% ../nbs/18_cli.ipynb #e3501445
+# %% ../nbs/18_cli.ipynb #42c094ba
 def per_class(
     confusion:Confusion, # counts over the validation images
     codes:list[str], # class names, Void included
@@ -272,6 +284,7 @@ def per_class(
     share = lambda x: x/max(x[ids].sum(), 1)
     return [dict(zip(('id', 'class', 'iou', 'dice', 'train_share', 'valid_share'), (k, codes[k], iou[k].item(), dice[k].item(), float(share(train)[k]), float(share(truth)[k])))) for k in ids]
 
+# %% ../nbs/18_cli.ipynb #7eaed8bb
 def class_table(
     rows:list[dict], # from `per_class`
 ) -> str: # a line for each class, and one for the mean
@@ -284,7 +297,7 @@ def class_table(
     return '\n'.join([line('id', 'class', 'IoU', 'Dice', 'of train', 'of valid'), *[line(r['id'], r['class'], num(r['iou']), num(r['dice']), pct(r['train_share']), pct(r['valid_share'])) for r in rows],
                       line('', 'mean', mean('iou'), mean('dice'), '', '')])
 
-# %% ../nbs/18_cli.ipynb #3eb28773
+# %% ../nbs/18_cli.ipynb #fecf2d4b
 def _error_picture(image, truth, prediction, void) -> np.ndarray:
     "uint8 [H,W,3]: the image in pale grey, wrong pixels red, Void under diagonal lines."
     x = np.asarray(image); x = x[..., :3].mean(-1) if x.ndim == 3 else x
@@ -294,6 +307,7 @@ def _error_picture(image, truth, prediction, void) -> np.ndarray:
     out[(truth != prediction) & ~off] = (205, 16, 36)
     return out
 
+# %% ../nbs/18_cli.ipynb #1ecced5d
 def _legend(fig, ids, codes, void, cols):
     "The names of the classes below the figure, Void hatched, and what red means."
     from matplotlib.patches import Patch
@@ -338,7 +352,7 @@ def results_figure(
     if title: fig.suptitle(title, fontsize=13)
     return fig
 
-# %% ../nbs/18_cli.ipynb #f0a71674
+# %% ../nbs/18_cli.ipynb #8b87dc31
 def evaluate(
     learn, # a Learner from `seg_learner`
 ) -> tuple[Confusion, list[float]]: # counts over the validation images, and the mean IoU of each image (NaN: only Void)
@@ -355,12 +369,13 @@ def evaluate(
             scores += [Confusion(K, ignore).update(p, t).mean_iou() for p, t in zip(logits, y)]
     return total, scores
 
+# %% ../nbs/18_cli.ipynb #36a8f3e4
 def _spread(scores, n) -> list[int]:
     "Up to `n` positions in `scores`, from the best to the worst in even steps of rank."
     order = sorted((i for i, s in enumerate(scores) if not np.isnan(s)), key=lambda i: -scores[i])
     return [order[round(k)] for k in np.linspace(0, len(order) - 1, min(n, len(order)))] if order else []
 
-# %% ../nbs/18_cli.ipynb #f5a0c2b7
+# %% ../nbs/18_cli.ipynb #a6351a00
 def _data(a) -> Path:
     "The data folder of a run."
     from segbook import data as d
@@ -369,10 +384,12 @@ def _data(a) -> Path:
     if draw is None: raise SegbookError(f'--n {a.n} says how many pictures to draw, and --data {a.data} is not drawn. Cure: leave --n out, or --data scenes')
     return draw(d._data_root(a.root)/f'{a.data}_{a.n}', n=a.n)
 
+# %% ../nbs/18_cli.ipynb #471297b6
 def _codes(a):
     "Class names between commas as a list; a file, or None, as it is."
     return [o.strip() for o in a.codes.split(',')] if a.codes and ',' in a.codes and not os.path.exists(a.codes) else a.codes
 
+# %% ../nbs/18_cli.ipynb #90166b06
 def _checked(path, a):
     "The folder, after the mask check; raises a SegbookError with everything that must be mended."
     report = check_masks(path, a.images, a.labels, _codes(a))
@@ -383,12 +400,13 @@ def _checked(path, a):
     for p in report.warnings: print(f'note: {p.message}')
     return SegFolder(path, a.images, a.labels, _codes(a)), report
 
-# %% ../nbs/18_cli.ipynb #99f7724d
+# %% ../nbs/18_cli.ipynb #cf297552
 def _n_train(sf) -> int:
     "How many images `seg_dataloaders` will train on."
     n = len(sf.images)
     return sum(f.name not in sf.valid for f in sf.images) if sf.valid is not None else n - min(n - 1, max(1, round(.2*n)))
 
+# %% ../nbs/18_cli.ipynb #6583b722
 def _batch_size(a, n) -> int:
     "What was asked for, or a size that suits `n` training images."
     if a.bs is not None: return a.bs
@@ -397,23 +415,26 @@ def _batch_size(a, n) -> int:
     print(f'batches of {bs}: {n} training images are few, and smaller batches make more steps of them (--bs chooses another size)')
     return bs
 
+# %% ../nbs/18_cli.ipynb #78f64ec5
 def _dataloaders(path, a):
     from segbook.data import seg_dataloaders
     dls = seg_dataloaders(path, bs=a.bs, size=a.size and tuple(a.size), images=a.images, labels=a.labels, codes=_codes(a), seed=a.seed, num_workers=a.workers)
     if a.size: dls.size = tuple(a.size)
     return dls
 
+# %% ../nbs/18_cli.ipynb #de808e3a
 def _finger(dls) -> str:
     "A short number that depends on the class names and on which images are trained on and validated with."
     names = [sorted(Path(o).name for o in ds.items) for ds in (dls.train_ds, dls.valid_ds)]
     return hashlib.sha256(json.dumps([*names, list(dls.vocab)]).encode()).hexdigest()[:16]
 
-# %% ../nbs/18_cli.ipynb #eca7e12b
+# %% ../nbs/18_cli.ipynb #5c5ae3e4
 def _learner(dls, a):
     from segbook.learner import CrossEntropyLoss, seg_learner
     loss = None if a.weights else CrossEntropyLoss(ignore_index=dls.ignore_index)
     return seg_learner(dls, a.arch, a.encoder, loss=loss, pretrained=a.pretrained, seed=a.seed)
 
+# %% ../nbs/18_cli.ipynb #06e3d705
 def _check_space(out, learn):
     "Raise a SegbookError when the disk has no room for checkpoints and model."
     import shutil
@@ -422,6 +443,7 @@ def _check_space(out, learn):
     free += sum(f.stat().st_size for f in (out/'checkpoint').glob('*.pt'))
     if free < need: raise SegbookError(f'{out} has room for {free/1e9:.1f} GB, and the checkpoints of this network need {need/1e9:.1f} GB while it trains. Cure: make room, or an --out on another disk')
 
+# %% ../nbs/18_cli.ipynb #3cbd0ae9
 def _facts(learn) -> dict:
     "Versions and machine."
     import fastai, platform, torch
@@ -429,7 +451,7 @@ def _facts(learn) -> dict:
     return dict(versions=dict(segbook=__version__, python=platform.python_version(), torch=torch.__version__, fastai=fastai.__version__),
                 device=torch.cuda.get_device_name(dev) if dev.type == 'cuda' else dev.type, cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
 
-# %% ../nbs/18_cli.ipynb #8c487a7c
+# %% ../nbs/18_cli.ipynb #17799a32
 def _new_run(given) -> tuple[Path, dict]:
     "Folder and description of a new run."
     given, a = dict(given), {**_TRAIN, **given}
@@ -442,12 +464,14 @@ def _new_run(given) -> tuple[Path, dict]:
     _check_out(out, overwrite)
     return out, dict(status='new', arguments=a, seed=a['seed'], epochs_done=0, duration=0., epoch_seconds=[])
 
+# %% ../nbs/18_cli.ipynb #3782da04
 def _same(k, v, old, root) -> bool:
     "Does the argument `k` mean what it meant when the run began?"
     if v == old or k == 'workers': return True
     if k not in ('data', 'root', 'codes') or not v or not old: return False
     return any(Path(o).expanduser().resolve() == Path(old).expanduser().resolve() for o in (v, Path(root or '.')/v))
 
+# %% ../nbs/18_cli.ipynb #aa9c4cb0
 def _old_run(given) -> tuple[Path, dict]:
     "Folder and description of the run to go on with."
     out = Path(given['resume'])
@@ -465,7 +489,7 @@ def _old_run(given) -> tuple[Path, dict]:
 
 def _arg(v): return 'not given' if v is None else str(v).lower() if isinstance(v, bool) else ','.join(map(str, v)) if isinstance(v, list) else str(v)
 
-# %% ../nbs/18_cli.ipynb #cbf53e71
+# %% ../nbs/18_cli.ipynb #76de4be7
 def _save_run(out, run): _write_text(out/'run.json', json.dumps(run, indent=1) + '\n')
 
 def _save_metrics(out, learn, history):
@@ -473,7 +497,8 @@ def _save_metrics(out, learn, history):
     names = ['train_loss', 'valid_loss', *(m.name for m in learn.metrics)]
     _write_csv(out/'metrics.csv', [['epoch', *names], *[[i, *row] for i, row in enumerate(history, 1)]])
 
-def _recorder(run, out, signals, clock):
+# %% ../nbs/18_cli.ipynb #622585a8
+def _recorder(run, out, signals, clock, far):
     "The callback that writes `metrics.csv` and `run.json` after each epoch, prints its line, and listens for a stop."
     from fastai.callback.core import Callback
     from segbook.learner import Checkpoint
@@ -483,7 +508,7 @@ def _recorder(run, out, signals, clock):
             self.check = next(o for o in self.learn.cbs if isinstance(o, Checkpoint))
             n, done = run['arguments']['epochs'], self.check.done
             if done: print(f'going on after epoch {done} of {n}')
-            self.lines = _Lines(n, done, max([-1., *(r[3] for r in self.check.history)]))
+            self.lines = far['lines'] = _Lines(n, done, max([-1., *(r[3] for r in self.check.history)]))
             self.save()
         def after_batch(self):
             signals.ask()
@@ -499,7 +524,7 @@ def _recorder(run, out, signals, clock):
             _save_run(out, run)
     return Record()
 
-# %% ../nbs/18_cli.ipynb #89aa4edb
+# %% ../nbs/18_cli.ipynb #b64022ca
 def _finish(learn, dls, sf, report, out, run, history, clock, rows=5):
     "Evaluate the best weights and write what a run leaves behind."
     from segbook.export import save_segmenter
@@ -520,6 +545,7 @@ def _finish(learn, dls, sf, report, out, run, history, clock, rows=5):
 
 def _date(): return datetime.now().astimezone().isoformat(timespec='seconds')
 
+# %% ../nbs/18_cli.ipynb #dbb99d42
 def _void_line(sf, report) -> str:
     v, n = sf.ignore_index, report.class_pixels
     if v is None: return 'no class is named Void, so every pixel counts'
@@ -536,7 +562,7 @@ def _draw(learn, dls, sf, scores, rows, title) -> Figure:
     return results_figure(images, [read_mask(sf.label_of(f)) for f in files], [predict_image(learn, f).numpy() for f in files],
                           sf.codes, [f.name for f in files], [scores[i] for i in ids], title)
 
-# %% ../nbs/18_cli.ipynb #808dc3b4
+# %% ../nbs/18_cli.ipynb #7cabd7d5
 def _train(given, signals, far):
     "The body of `segbook_train`; `far` tells the outside how far it came."
     start = time.monotonic()
@@ -559,13 +585,14 @@ def _train(given, signals, far):
     run.update(arguments=_lasting(a, path), data=dict(path=str(path), train=len(dls.train_ds), valid=len(dls.valid_ds), fingerprint=_finger(dls)), **_facts(learn))
     return _train_in(out, run, a, learn, dls, sf, report, given, signals, far, lambda before=run['duration']: round(before + time.monotonic() - start, 2))
 
+# %% ../nbs/18_cli.ipynb #f1e39dde
 def _lasting(a, path) -> dict:
     "The arguments, such that they mean the same in another working folder."
     from segbook.data import DATASETS
     whole = lambda o: str(Path(o).resolve()) if o and os.path.exists(o) else o
     return {**vars(a), 'data': a.data if a.data in DATASETS else whole(path), 'root': whole(a.root), 'codes': whole(a.codes)}
 
-# %% ../nbs/18_cli.ipynb #8b2a8c39
+# %% ../nbs/18_cli.ipynb #f003a9b3
 def _train_in(out, run, a, learn, dls, sf, report, given, signals, far, clock):
     "Train in the folder `out`, which is known to be ours."
     from segbook.learner import train_segmenter
@@ -582,16 +609,17 @@ def _train_in(out, run, a, learn, dls, sf, report, given, signals, far, clock):
         far.update(run=run, clock=clock)
         resume = 'resume' in given and (run['epochs_done'] > 0 or (out/'checkpoint'/'last.pt').exists())
         with learn.no_bar(), learn.no_logging():
-            history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume, cbs=[_recorder(run, out, signals, clock)])
+            history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume, cbs=[_recorder(run, out, signals, clock, far)])
         _finish(learn, dls, sf, report, out, run, history, clock)
     print(f'\nmodel: {out/"model"} (segbook_predict {shlex.quote(str(out))} IMAGE... --out FOLDER)')
     print(f'mean IoU {run["mean_iou"]:.3f}, pixel accuracy {run["pixel_accuracy"]:.3f}, with the weights of epoch {run["best_epoch"]} of {a.epochs}\npicture: {out/"results.png"}')
     return 0
 
-# %% ../nbs/18_cli.ipynb #9980edf4
+# %% ../nbs/18_cli.ipynb #aeff9cbb
 def _kept(far, status) -> str:
     "Note in `run.json` how the run ended, and say what is kept and how to go on; remove empty folders that we made."
     out, run = far.get('out'), far.get('run')
+    if 'lines' in far: far['lines'].wipe()
     if run is not None and run['status'] in ('running', 'interrupted', 'failed') and (out/'checkpoint'/'last.pt').exists():
         run.update(status=status, duration=far['clock']())
         _save_run(out, run)
@@ -605,6 +633,7 @@ def _kept(far, status) -> str:
             except OSError: break
     return 'Nothing was written.' if run is None else ''
 
+# %% ../nbs/18_cli.ipynb #3af788fa
 def segbook_train(
     args:list[str]|None=None, # arguments of the command line; None: those of this process
 ) -> int: # exit code: 0, 1 for a failure, 2 for arguments or data that cannot be used, 130 after Ctrl-C, 143 after SIGTERM
@@ -617,7 +646,7 @@ def segbook_train(
         if not far.get('run') or 'resume' not in given: _kept(far, 'failed')
     return _guarded('segbook_train', lambda signals: _train(given, signals, far), lambda signals: _kept(far, 'interrupted'), failed, args is None)
 
-# %% ../nbs/18_cli.ipynb #1946c12c
+# %% ../nbs/18_cli.ipynb #eb6fd1ee
 def _image_files(names) -> tuple[list[Path], list[str]]:
     "The image files that files, folders and patterns name, each once, and what could not be found."
     from segbook.masks import _listing
@@ -634,6 +663,7 @@ def _image_files(names) -> tuple[list[Path], list[str]]:
         files += found
     return list({f.resolve(): f for f in reversed(files)}.values())[::-1], lost
 
+# %% ../nbs/18_cli.ipynb #c8b0fa56
 def _base_names(files) -> list[str]:
     "A name for the outputs of each file, all different: its stem; where two share it, with folder or ending."
     def longer(f, i): return (f.stem, f'{f.stem}_{f.suffix[1:]}', f'{f.resolve().parent.name}_{f.stem}', f'{f.resolve().parent.name}_{f.stem}_{f.suffix[1:]}')[i]
@@ -668,7 +698,7 @@ def overlay_figure(
                fontsize=.72*text, handlelength=1.2, borderaxespad=.4)
     return fig
 
-# %% ../nbs/18_cli.ipynb #fb3838f6
+# %% ../nbs/18_cli.ipynb #386a43b1
 def _predict_one(model, file, base, out):
     "Write mask and overlay of one image; returns what is seen in it."
     from PIL import Image
@@ -681,6 +711,7 @@ def _predict_one(model, file, base, out):
     top = sorted(zip(n, ids), key=lambda o: -o[0])
     return f'{mask.shape[0]}x{mask.shape[1]}: ' + ', '.join(f'{model.codes[k]} {c/mask.size:.0%}' for c, k in top[:4]) + (' ...' if len(top) > 4 else '')
 
+# %% ../nbs/18_cli.ipynb #db1bf73e
 def _predict(a, signals):
     "The body of `segbook_predict`."
     files, lost = _image_files(a['image'])
@@ -718,7 +749,7 @@ def segbook_predict(
     except SystemExit as e: return e.code or 0
     return _guarded('segbook_predict', lambda signals: _predict(a, signals), last=args is None)
 
-# %% ../nbs/18_cli.ipynb #a95567dd
+# %% ../nbs/18_cli.ipynb #195115e6
 def _mapping(s):
     "VALUE=CLASS with a number, or red,green,blue, for the value."
     v, eq, c = s.partition('=')
@@ -726,6 +757,7 @@ def _mapping(s):
     if not eq or not c.strip() or len(p) not in (1, 3) or not all(o.strip().isdecimal() for o in p): _wrong(s, 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
     return (int(v) if len(p) == 1 else tuple(map(int, p)), c.strip())
 
+# %% ../nbs/18_cli.ipynb #36ec1b3e
 def _check(a, signals):
     "The body of `segbook_check`."
     path, fix = Path(a['folder']), a.get('fix')

@@ -358,7 +358,7 @@ class _NewFolder:
             if not self.path.is_dir(): raise                # else another process was first, and is complete too
         finally: shutil.rmtree(self.tmp, ignore_errors=True)
 
-# %% ../nbs/03_data.ipynb #697a9556
+# %% ../nbs/03_data.ipynb #6df51245
 def _write(path, recipe, codes, items):
     "Write (image, mask) or (image, mask, instances) to a new folder `path`."
     with _NewFolder(path) as tmp:
@@ -373,12 +373,14 @@ def _write(path, recipe, codes, items):
         (tmp/'recipe.json').write_text(json.dumps(recipe))
     return path
 
-def _draw(kind, path, n, size, seed, codes, draw, version=1):
+_VERSION = 2 # of the drawings: raised whenever a scene or a cell would come out differently
+
+def _draw(kind, path, n, size, seed, codes, draw):
     "Check the numbers; reuse or write the folder of `n` pictures that `draw(rng, h, w)` makes."
     path,(h,w) = Path(path),_hw(size)
     if n < 2 or min(h,w) < 32 or seed < 0:
         raise SegbookError(f'make_{kind}(n={n}, size={size}, seed={seed}); expected n of 2 or more, 32 pixels a side or more, and a seed of 0 or more. Change that number.')
-    recipe = dict(kind=kind, version=version, n=int(n), size=[h,w], seed=int(seed))
+    recipe = dict(kind=kind, version=_VERSION, n=int(n), size=[h,w], seed=int(seed))
     if _reuse(path, recipe): return path
     return _write(path, recipe, codes, (draw(np.random.default_rng((seed,i)), h, w) for i in range(n)))
 
@@ -607,7 +609,7 @@ def _data_root(root):
         import pooch; root = pooch.os_cache('segbook')
     return Path(root).expanduser()
 
-# %% ../nbs/03_data.ipynb #b7b442c2
+# %% ../nbs/03_data.ipynb #39f2bf3a
 def _local(name, root):
     "The folder `name`, as given or below `root`."
     for path in (Path(name).expanduser(),root/name):
@@ -616,6 +618,12 @@ def _local(name, root):
             raise SegbookError(f'{path} is empty; expected a folder with images/, labels/ and codes.txt. Check the path.')
     near = difflib.get_close_matches(str(name), DATASETS, 1)
     raise SegbookError(f'No data set and no folder {str(name)!r}' + (f'; did you mean {near[0]!r}?' if near else '.') + f' Give the path of a folder, or one of {", ".join(DATASETS)}.')
+
+def _drawn(name, root):
+    "Where drawn data goes: `root/name`, or beside it when another version of the library drew that."
+    try: old = json.loads((root/name/'recipe.json').read_text())['version']
+    except (OSError,ValueError,KeyError,TypeError): old = _VERSION
+    return root/name if old == _VERSION else root/f'{name}-v{_VERSION}'
 
 def get_data(
     name, # a name of `DATASETS`, or the path of a folder of one's own
@@ -629,7 +637,7 @@ def get_data(
     root = _data_root(root)
     src = DATASETS.get(str(name))
     if src is None: return _local(name, root)
-    if src.url is None: return dict(scenes=make_scenes, cells=make_cells)[src.name](root/src.name)
+    if src.url is None: return dict(scenes=make_scenes, cells=make_cells)[src.name](_drawn(src.name, root))
     try: return _fetch(src, root)
     except _NoAnswer as e:
         if fallback is None: raise
@@ -815,13 +823,13 @@ def _check_train(folder, train, bs):
     if v is not None and not any((read_mask(folder.labels[i]) != v).any() for i in train):
         raise SegbookError(f'All pixels of all {len(train)} training masks are {folder.codes[v]} (id {v}): there is nothing to learn from. Expected ids of other classes; check_masks(folder) shows what the masks hold.')
 
-# %% ../nbs/03_data.ipynb #488255fa
+# %% ../nbs/03_data.ipynb #43db1812
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: it shows batches in class colours, and keeps what it knows of the classes."
-    vocab = ignore_index = channels = None
+    vocab = ignore_index = channels = size = None
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
-        res.vocab,res.ignore_index,res.channels = self.vocab,self.ignore_index,self.channels
+        for o in ('vocab', 'ignore_index', 'channels', 'size'): setattr(res, o, getattr(self, o))
         return res
 
     def show_batch(self, b=None, max_n=6, ncols=3, alpha=.6, figsize=None, show=True, **kwargs):
@@ -840,6 +848,20 @@ class SegDL(TfmdDL):
         cols = palette(self.vocab)/255
         fig.legend(handles=[Patch(color=cols[k], label=self.vocab[k]) for k in np.unique(ys[:n]).tolist()], loc='outside right upper', frameon=False)
 
+    def show_results(self, b, out, max_n=4, figsize=None, **kwargs):
+        "Draw images, their true masks and the predicted ones side by side, with a legend of the classes seen: what `learn.show_results` shows."
+        import matplotlib.pyplot as plt
+        from matplotlib.patches import Patch
+        xs,ys = [o.detach().cpu() for o in self.decode(b)[:2]]
+        n,ps = min(max_n, len(xs)),torch.as_tensor(out).cpu()
+        fig,axs = plt.subplots(n, 3, figsize=figsize or (9,2.4*n*xs.shape[-2]/xs.shape[-1]), layout='constrained', squeeze=False)
+        for row,x,y,p in zip(axs, xs, ys, ps):
+            x = (x[:3] if len(x) >= 3 else x[:1]).numpy().transpose(1,2,0).astype(np.uint8)
+            for ax,m in zip(row, (None,y,p)): ax.imshow(x if m is None else overlay(x, m.numpy(), self.vocab, .6), cmap='gray'); ax.axis('off')
+        for ax,t in zip(axs[0], ('image','truth','prediction')): ax.set_title(t, fontsize=9)
+        cols = palette(self.vocab)/255
+        fig.legend(handles=[Patch(color=cols[k], label=self.vocab[k]) for k in np.unique(torch.cat([ys[:n],ps[:n]])).tolist()], loc='outside right upper', frameon=False)
+
 # %% ../nbs/03_data.ipynb #e2d49e08
 def _workers(n, device):
     "Reading processes: none on a CPU, where the network takes all the time; a few for a GPU."
@@ -852,7 +874,7 @@ def _as_folder(path, images, labels, codes, valid):
     if bare: print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists them.')
     return folder
 
-# %% ../nbs/03_data.ipynb #fe1a0287
+# %% ../nbs/03_data.ipynb #1026e438
 def seg_dataloaders(
     path, # data folder, or a SegFolder
     bs: int = 8, # images in a batch
@@ -869,7 +891,7 @@ def seg_dataloaders(
     num_workers: int | None = None, # reading processes; None: 0 on a CPU, a few for a GPU
     device = None, # where the batches go; None: the GPU if there is one
     val_bs: int | None = None, # images in a validation batch; None for `bs`
-) -> DataLoaders: # with .vocab (class names, Void among them), .ignore_index and .channels; images 0..1, not normalised
+) -> DataLoaders: # with .vocab (class names, Void among them), .ignore_index, .channels, and .size (height and width if images are resized, else None); images 0..1, not normalised
     """fastai DataLoaders for a folder of images and masks. Masks are only ever resampled nearest.
 
     Raises SegbookError before any training: what `SegFolder` raises, sizes that differ, a single image, an empty split,
@@ -886,7 +908,7 @@ def seg_dataloaders(
     block = DataBlock((x,y), splitter=IndexSplitter(val), dl_type=SegDL, item_tfms=resize + list(item_tfms or []), batch_tfms=list(batch_tfms or []))
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
                             num_workers=_workers(len(folder.images), device) if num_workers is None else num_workers)
-    for o in (dls,*dls.loaders): o.vocab,o.ignore_index,o.channels = list(folder.codes),folder.ignore_index,channels
+    for o in (dls,*dls.loaders): o.vocab,o.ignore_index,o.channels,o.size = list(folder.codes),folder.ignore_index,channels,hw if resize else None
     dls.train.rng = random.Random(seed)
     return dls
 

@@ -123,6 +123,23 @@ def test_run_kills_what_hangs():
     status, out = run_tests.run([sys.executable, '-u', '-c', 'import time; print("begun"); time.sleep(60)'], limit=2)
     assert status != 0 and 'begun' in out and 'more than 2 s' in out and time.time()-began < 30
 
+@pytest.mark.skipif(os.name != 'posix', reason='needs signals')
+def test_a_stopped_run_leaves_nothing_running(tmp_path):
+    sleeper = [sys.executable, '-c', f'import os, time; open({str(tmp_path/"pid")!r}, "w").write(str(os.getpid())); time.sleep(60)']
+    program = f'import sys; sys.path.insert(0, {str(ROOT/"tools")!r}); import signal, run_tests as r; signal.signal(signal.SIGTERM, r.stop); r.STEPS = dict(a=("a", lambda: r.run({sleeper!r}))); r.main([])'
+    p = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)
+    for _ in range(200):
+        if (tmp_path/'pid').exists() and (tmp_path/'pid').read_text(): break
+        time.sleep(0.1)
+    p.terminate()
+    assert 'stopped by SIGTERM' in p.communicate(timeout=30)[0] and p.returncode == 143
+    pid = int((tmp_path/'pid').read_text())
+    def gone():
+        try: os.kill(pid, 0)
+        except ProcessLookupError: return True
+        return 'Z' in Path(f'/proc/{pid}/stat').read_text().split()[2] if Path(f'/proc/{pid}/stat').exists() else False
+    assert any(gone() or time.sleep(0.1) for _ in range(100))
+
 def test_a_changed_file_is_named(monkeypatch):
     shots = iter([dict(a=b'1\n', b=b'x'), dict(a=b'2\n', b=b'x', c=b'new')])
     monkeypatch.setattr(run_tests, 'snapshot', lambda: next(shots))

@@ -16,17 +16,31 @@ LIMIT = 15*60                   # seconds one notebook, or pytest, may take
 
 def say(*args): print(*args, flush=True)
 
+RUNNING = set()                 # the commands under way, each the head of its own group of processes
+
+def stop(number, frame=None):
+    "Ctrl-C or SIGTERM: end the commands under way too, then leave"
+    for p in list(RUNNING): end(p)
+    say(f'\nstopped by {signal.Signals(number).name}')
+    os._exit(128+number)
+
+def end(p):
+    "Kill `p` and its children"
+    try: os.killpg(p.pid, signal.SIGKILL)
+    except ProcessLookupError: pass
+
 def run(cmd, cwd=ROOT, threads=CPUS, limit=LIMIT):
     "(exit code, output) of `cmd`, killed with all its children after `limit` seconds"
     env = {'MPLBACKEND': 'agg', **setup_env.clean_env()}
     env.update({f'{o}_NUM_THREADS': str(threads) for o in ('OMP', 'MKL', 'OPENBLAS')})
     p = subprocess.Popen([str(o) for o in cmd], cwd=cwd, env=env, text=True, errors='replace', start_new_session=True,
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    RUNNING.add(p)
     try: out = p.communicate(timeout=limit)[0]
-    except BaseException as e:
-        os.killpg(p.pid, signal.SIGKILL)
-        if not isinstance(e, subprocess.TimeoutExpired): raise
+    except subprocess.TimeoutExpired:
+        end(p)
         out = p.communicate()[0] + f'\nkilled: it took more than {limit} s'
+    finally: RUNNING.discard(p)
     return p.returncode, out
 
 def tail(text, n=60):
@@ -186,4 +200,6 @@ def main(names):
     say(f'\n{good} passed, {bad} failed')
     return int(bad > 0)
 
-if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
+if __name__ == '__main__':
+    for o in (signal.SIGINT, signal.SIGTERM): signal.signal(o, stop)
+    sys.exit(main(sys.argv[1:]))
