@@ -266,19 +266,16 @@ def test_table_of_a_run(finished, scenes):
         if rows[k]['iou'] == '': assert union == 0
         else: assert abs(float(rows[k]['iou']) - inter/union) < .02
 
-def test_overwrite_replaces_our_files_alone(finished, scenes, tmp_path, capsys):
+def test_overwrite_replaces_our_files_alone_and_size_is_kept(finished, scenes, tmp_path, capsys):
     out = tmp_path/'again'
     shutil.copytree(finished[0], out)
     (out/'notes.txt').write_text('mine'); (out/'mine').mkdir(); (out/'results.png').write_bytes(b'old')
-    assert train('--encoder resnet18 --pretrained false --bs 4 --epochs 1 --weights false --overwrite', '--data', scenes, '--out', out) == 0
+    assert train('--encoder resnet18 --pretrained false --bs 8 --epochs 1 --weights false --size 32 --overwrite', '--data', scenes, '--out', out) == 0
+    assert '32x32' in capsys.readouterr().out
     assert (out/'notes.txt').read_text() == 'mine' and (out/'mine').is_dir() and (out/'results.png').stat().st_size > 10**4
     assert len(read_csv(out/'metrics.csv')) == 2 and not (out/'checkpoint').exists() and not list(out.glob('.*'))
-
-def test_size_is_kept_in_the_model(scenes, tmp_path, capsys):
-    assert train('--encoder resnet18 --pretrained false --bs 8 --epochs 1 --size 32', '--data', scenes, '--out', tmp_path/'run') == 0
-    assert '32x32' in capsys.readouterr().out
-    assert json.loads((tmp_path/'run'/'model'/'segmenter.json').read_text())['size'] == [32, 32]
-    assert segbook_predict([str(tmp_path/'run'), str(scenes/'images'/'scene_00000.png'), '--out', str(tmp_path/'p')]) == 0
+    assert json.loads((out/'model'/'segmenter.json').read_text())['size'] == [32, 32] # so that new images are resized as the training's were
+    assert segbook_predict([str(out), str(scenes/'images'/'scene_00000.png'), '--out', str(tmp_path/'p')]) == 0
     assert Image.open(tmp_path/'p'/'scene_00000_mask.png').size == (48, 32)
 
 

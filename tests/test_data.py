@@ -219,7 +219,7 @@ def test_file_put_there_by_hand(mini, tmp_path):
 
 
 def evil(kind):
-    m = tarfile.TarInfo(dict(up='mini/../../evil.txt', absolute='/tmp/evil.txt', link='mini/images/link', device='mini/dev', back='mini\\..\\..\\evil.txt')[kind])
+    m = tarfile.TarInfo(dict(up='mini/../../evil.txt', absolute='/evil.txt', link='mini/images/link', device='mini/dev', back='mini\\..\\..\\evil.txt')[kind])
     if kind == 'link': m.type, m.linkname = tarfile.SYMTYPE, '/etc/passwd'
     if kind == 'device': m.type = tarfile.CHRTYPE
     return m
