@@ -312,7 +312,7 @@ def _pair(imgs, labs):
         else: lone.append(f)
     return images, labels, lone, [f for f in labs if f not in used], doubled
 
-# %% ../nbs/02_masks.ipynb #ed0f6215
+# %% ../nbs/02_masks.ipynb #13641a0d
 class SegFolder:
     """A data folder in fastai's layout: images, masks with the same names, class names, and a validation split.
 
@@ -341,7 +341,6 @@ class SegFolder:
         self._label = {f.name: o for f,o in zip(self.images, self.labels)}
         if not self.images: raise SegbookError(f'None of the {_s(len(imgs), "image")} in {self.images_dir} has a mask in {self.labels_dir}: for {imgs[0].name} expected '
             f'{imgs[0].stem}_P.png or {imgs[0].stem}.png, found ' + (f'names such as {_names(labs, 2)}' if labs else 'an empty folder') + '. Rename the masks, or name their folder with labels=...')
-
     def label_of(self,
         image: str | Path, # path or file name of an image
     ) -> Path: # its mask
@@ -349,7 +348,6 @@ class SegFolder:
         f = Path(image)
         if f.name in self._label: return self._label[f.name]
         raise SegbookError(f'{f.name} has no mask in {self.labels_dir}; expected {f.stem}_P.png or {f.stem}.png. Add it, or leave the image out.')
-
     def __len__(self): return len(self.images)
     def __repr__(self):
         v = 'no valid.txt' if self.valid is None else f'{sum(f.name in self.valid for f in self.images)} of them for validation'
@@ -669,7 +667,7 @@ def _class_rows(r):
     if r.valid_pixels is not None: cols += [['% of train', *share(r.train_pixels)], ['% of valid', *share(r.valid_pixels)]]
     return [[str(o) for o in row] for row in zip(*cols)]
 
-# %% ../nbs/02_masks.ipynb #568d4435
+# %% ../nbs/02_masks.ipynb #1cddef6f
 class MaskReport:
     "What `check_masks` found: printed, it is a report with a table of the classes."
     def __init__(self,
@@ -685,12 +683,9 @@ class MaskReport:
         self.class_pixels, self.train_pixels, self.valid_pixels, self.class_masks = class_pixels, train_pixels, valid_pixels, class_masks
         self.copy, self.note = None, '' # report of the corrected copy, and a line about it
 
-    @property
-    def errors(self): return [p for p in self.problems if p.severity == 'error']
-    @property
-    def warnings(self): return [p for p in self.problems if p.severity == 'warning']
-    @property
-    def ok(self): return not self.errors
+    errors = property(lambda self: [p for p in self.problems if p.severity == 'error'])
+    warnings = property(lambda self: [p for p in self.problems if p.severity == 'warning'])
+    ok = property(lambda self: not self.errors)
 
     def raise_errors(self):
         "Raise a SegbookError with every error found; return the report when there is none."
