@@ -1,5 +1,5 @@
 "What the chapters on losses and metrics cannot show in a notebook: two processes, a GPU, pickling, memory, and the race of bench/."
-import gc, importlib.util, os, pickle, subprocess, sys, time, weakref
+import gc, importlib.util, os, pickle, subprocess, sys, weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,7 +97,7 @@ def test_loss_moves_and_saves_with_its_weights():
 REAL = Path(os.environ.get('SEGBOOK_REAL_DATA', ROOT.parent/'shared'/'data'))/'camvid_tiny'
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='no real images here: set SEGBOOK_REAL_DATA')
-def test_class_weights_of_real_masks():
+def test_class_weights_of_real_masks(monkeypatch):
     from segbook.data import seg_dataloaders
     from segbook.masks import SegFolder, read_mask
     folder = SegFolder(REAL); dls = seg_dataloaders(REAL, bs=4)
@@ -107,8 +107,9 @@ def test_class_weights_of_real_masks():
     w = class_weights(dls)
     assert torch.allclose(w, class_weights(n, ignore_index=folder.ignore_index)) and w[folder.ignore_index]==0
     assert abs(w[w>0].mean()-1)<1e-5
-    start = time.perf_counter(); class_weights(dls, 'inverse')
-    assert time.perf_counter()-start<0.1, 'the masks were read again'
+    def read_again(*args): raise AssertionError('the masks were read again')
+    monkeypatch.setattr('segbook.losses._count_ids', read_again)
+    class_weights(dls, 'inverse')
 
 # ---- a GPU, if there is one
 
@@ -133,12 +134,3 @@ def test_bench_results_are_equal():
     race = bench('confusion')
     x,t = torch.randn(2, race.K, 40, 30),torch.randint(0, race.K, (2,40,30))
     for o in (x, x.contiguous(memory_format=torch.channels_last)): assert race.check_equal(o, t)
-
-def test_confusion_is_faster_than_fastai():
-    race = bench('confusion')
-    x,t = torch.randn(2, race.K, 180, 240),torch.randint(0, race.K, (2,180,240))
-    fs,best = (lambda: Confusion(race.K, race.VOID).update(x, t), lambda: race.fastai_pair(x, t)),[1e9, 1e9]
-    for _ in range(5):
-        for i,f in enumerate(fs):
-            start = time.perf_counter(); f(); best[i] = min(best[i], time.perf_counter()-start)
-    assert best[1]>=4*best[0], f'{1000*best[0]:.1f} ms against {1000*best[1]:.1f} ms'
