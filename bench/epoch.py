@@ -17,7 +17,7 @@ def ours(path): return seg_learner(seg_dataloaders(path, bs=8), encoder='resnet1
 def theirs(path):
     "fastai as its documentation has it: codes, masks beside the images, the same split, default augmentation."
     f = SegFolder(path)
-    block = DataBlock((ImageBlock, MaskBlock(f.codes)), get_items=get_image_files, get_y=f.label_of,
+    block = DataBlock((ImageBlock, MaskBlock(f.codes)), get_items=get_image_files, get_y=lambda o: f.label_of(o),
                       splitter=FuncSplitter(lambda o: o.name in f.valid), batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)])
     dls = block.dataloaders(f.images[0].parent, bs=8)
     return unet_learner(dls, resnet18, pretrained=False, metrics=[JaccardCoeffMulti(), DiceMulti()])
