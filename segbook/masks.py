@@ -708,6 +708,13 @@ class MaskReport:
         table = ['| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---:' if j != 1 else '---' for j in range(len(rows[0]))], *rows[1:]]]
         return '\n'.join([f'**{self._head()}**', '', *[f'- **{p.severity}** ({p.kind}) {p.message}' for p in self.problems], *([f'- {self.note}'] if self.note else []), '', *table])
 
+# %% ../nbs/02_masks.ipynb #af1f1e2e
+def _replace_file(file, save):
+    "Let `save` write a temporary file, and rename it to the path `file`: that is complete, or as it was."
+    tmp = file.with_name(file.name + '.partial')
+    try: save(tmp); os.replace(tmp, file)
+    finally: tmp.unlink(missing_ok=True)
+
 # %% ../nbs/02_masks.ipynb #22a7ba61
 def _new_folder(fix, path):
     "The folder for a corrected copy: new or empty, and outside the data."
