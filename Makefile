@@ -1,7 +1,7 @@
 # Every target does its own set-up: a .venv in this folder, made once and reused. PYTHON=python3.12 make test chooses
 # another interpreter. Nothing but make and Python 3.10-3.13 is needed; uv is used when it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup train test latest prepare lab
+.PHONY: help setup train test test-web docs latest prepare lab
 export PYTHON
 
 # what `make train` trains; ARGS="--epochs 5" adds to it, OUT=folder chooses the folder
@@ -12,6 +12,8 @@ help:
 	@echo '              (ARGS="--epochs 5" is passed on to segbook_train; OUT=runs/mine chooses the folder)'
 	@echo 'make test     everything that can be tested: notebooks, library, README, and a second'
 	@echo '              environment with the newest fastai; ends with "N passed, N failed"'
+	@echo 'make docs     the site, built from the notebooks into _docs (ARGS=--no-exec runs none of them)'
+	@echo 'make test-web the site and the widgets in a real browser: Chromium has to be installed'
 	@echo 'make latest   only that second environment: the library without nbdev, with the newest fastai'
 	@echo 'make prepare  before a commit: library from the notebooks, clean notebooks, README'
 	@echo 'make lab      open the course in JupyterLab'
@@ -35,12 +37,19 @@ test:
 	@sh tools/setup.sh .venv .venv-latest
 	@.venv/bin/python tools/run_tests.py
 
+docs: setup
+	@.venv/bin/python docs/build.py $(ARGS)
+
+test-web: setup
+	@.venv/bin/python tools/run_tests.py web
+
 latest:
 	@sh tools/setup.sh .venv-latest
 	@.venv-latest/bin/python tools/run_tests.py stack
 
 prepare: setup
 	@.venv/bin/nbdev_export
+	@.venv/bin/python tools/exercises.py
 	@.venv/bin/nbdev_clean
 	@.venv/bin/python tools/readme.py
 

@@ -12,7 +12,7 @@ with warnings.catch_warnings():
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/00_all.ipynb #c7f00a7e
+# %% ../nbs/00_all.ipynb #c0974459
 from .masks import *
 from .data import *
 from .losses import *
@@ -22,6 +22,7 @@ from .learner import *
 from .inference import *
 from .export import *
 from .widgets import *
+from .exercises import *
 
 # %% ../nbs/00_all.ipynb #8b0614d0
 __all__ = [o for o in globals() if not o.startswith('_') and o != 'annotations']

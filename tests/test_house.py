@@ -1,6 +1,6 @@
 """The house rules: what every notebook, the library and the repository keep to. Each rule is a function that returns its
 findings, and is itself tested on a case that breaks it, so that no rule passes by finding nothing."""
-import ast, json, os, re, statistics, subprocess
+import ast, csv, json, os, re, statistics, subprocess
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -23,13 +23,15 @@ def project_files():
     res = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True)
     if res.returncode == 0: files = [f for f in res.stdout.split('\0') if f]
     else:
-        skip = re.compile(r'(^|/)(\.(?!ci/|github/|gitignore$)[^/]+|__pycache__|[^/]*egg-info|build|dist|runs|_proc|_docs)(/|$)')
+        skip = re.compile(r'(^|/)(\.(?!ci/|github/|gitignore$)[^/]+|__pycache__|[^/]*egg-info|build|dist|runs|_proc|_docs|node_modules)(/|$)')
         files = [f for f in (p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*')) if not skip.search(f)]
     return sorted(f for f in files if (ROOT/f).is_file())
 
 FILES = project_files()
 NOTEBOOKS = [f for f in FILES if f.startswith('nbs/') and f.endswith('.ipynb')]
-CHAPTERS = [f for f in NOTEBOOKS if f not in ('nbs/index.ipynb', 'nbs/00_all.ipynb')]  # the front page and the one import
+TASKS = [f for f in NOTEBOOKS if f.startswith('nbs/tasks/')]  # the exercises of the chapters, with their solutions
+COURSE = [f for f in NOTEBOOKS if f not in TASKS]
+CHAPTERS = [f for f in COURSE if f not in ('nbs/index.ipynb', 'nbs/00_all.ipynb')]  # the front page and the one import
 MODULES = {f[len('segbook/'):-3].replace('/', '.'): f for f in FILES if f.startswith('segbook/') and f.endswith('.py')}
 
 def text_of(o): return o if isinstance(o, str) else ''.join(o)
@@ -106,10 +108,34 @@ def test_notebook_is_small(name):
     if size >= MAX_BYTES: none([f'{size:,} bytes with its outputs, {MAX_BYTES:,} are too many: draw smaller figures, or fewer'])
 
 def test_cells_are_small():
-    n = [code_lines(s) for name in NOTEBOOKS for s in cells(load(name), 'code') if s.strip()]
+    n = [code_lines(s) for name in COURSE for s in cells(load(name), 'code') if s.strip()]
     assert statistics.median(n) <= MEDIAN_LINES, f'median of {statistics.median(n)} lines of code a cell over the course'
 
 def test_notebooks_are_there(): assert NOTEBOOKS and len(CHAPTERS) >= 1
+
+FIRST = """#| hide
+# In Colab, or wherever segbook is not installed yet: this installs it, and lets widgets be shown. Elsewhere it does nothing.
+import importlib.util, os, sys
+if importlib.util.find_spec('segbook') is None:
+    package = os.environ.get('SEGBOOK_PACKAGE', 'segbook[timm,widgets] @ git+{url}')
+    %pip install -q "{{package}}"
+if 'google.colab' in sys.modules: sys.modules['google.colab'].output.enable_custom_widget_manager()"""
+
+@pytest.mark.parametrize('name', COURSE)
+def test_first_cell_installs(name): assert cells(load(name), 'code')[0] == FIRST.format(url=settings()['git_url'])
+
+def unfolded(nb):
+    "Questions whose answer is not folded away right below them"
+    text = '\n\n'.join(cells(nb, 'markdown')) + '\n## '
+    part = (re.search(r'^## Questions\n(.*?)^## ', text, re.M | re.S) or [text, ''])[1]
+    asked = re.split(r'^(?=\*\*\d+\. )', part, flags=re.M)[1:]
+    bad = [one_line(q) for q in asked if not re.search(r'\*\*\n\n<details><summary>Answer</summary>\n\n.+?\n\n</details>\s*$', q, re.S)]
+    return bad + ([] if len(asked) >= 3 else [f'{len(asked)} questions (at least 3)'])
+
+@pytest.mark.parametrize('name', CHAPTERS)
+def test_answers_are_folded(name): none(unfolded(load(name)))
+
+folded = '## Questions\n\n' + '\n\n'.join(f'**{i}. Why?**\n\n<details><summary>Answer</summary>\n\nSo.\n\n</details>' for i in (1, 2, 3))
 
 def notebook(*sources, outputs=(), kind='code'):
     "A notebook for the tests of the rules"
@@ -125,6 +151,8 @@ ending = '\n\n'.join(f'## {o}' for o in SECTIONS)
     (saved_widgets, notebook('x', outputs=[widget]), 1), (saved_widgets, notebook('x'), 0),
     (doubled_ids, dict(cells=[dict(id='a'), dict(id='a'), dict(id='b'), {}]), 2), (doubled_ids, notebook('x', 'y'), 0),
     (empty_tests, notebook('test_fail' + '(lambda x: f(x))'), 1), (empty_tests, notebook('test_fail(lambda: f(1), contains="no")'), 0),
+    (unfolded, notebook(folded, '## Next', kind='markdown'), 0), (unfolded, notebook(folded.replace('</details>', '', 1), kind='markdown'), 1),
+    (unfolded, notebook('## Questions\n\n1. Why?', kind='markdown'), 1),
     (missing_sections, notebook(ending, kind='markdown'), 0), (missing_sections, notebook('## Summary', kind='markdown'), 3),
     (missing_sections, notebook('## Exercises\n\n## Summary\n\n## Questions\n\n## Further reading', kind='markdown'), 1)])
 def test_notebook_rules_find(rule, nb, n): assert len(rule(nb)) == n
@@ -136,7 +164,8 @@ def foreign_pictures(text):
     return [one_line(m[0]) for m in re.finditer(r'!\[[^]]*\]\(\s*<?(?:https?:)?//[^)]*\)|<img\b[^>]*(?:https?:)?//[^>]*>|^\[[^]]+\]:\s*https?:\S+\.(?:png|jpe?g|gif|svg|webp)\b', text, re.M)]
 
 def not_plain(text):
-    "Divs of other dialects, and HTML"
+    "Divs of other dialects, and HTML but for an answer that is folded away"
+    text = re.sub(r'^(<details><summary>Answer</summary>|</details>)$', '', text, flags=re.M)
     return [one_line(m[0]) for m in re.finditer(r'^\s*:::.*|</?(?:div|span|img|details|summary|table|tr|td|br|center|iframe|p|font|script|style)\b[^>]*>', text, re.M)]
 
 # spelt in pieces, so that this file keeps its own rule
@@ -149,10 +178,15 @@ def machine_names(text):
     "Paths of one machine, and hosts of package indexes"
     return [one_line(m[0]) for m in _machine.finditer(text)]
 
+def no_alt(text): return [one_line(m[0]) for m in re.finditer(r'!\[\s*\]\([^)]*\)', text)]
+
 PROSE = NOTEBOOKS + [f for f in FILES if f.endswith('.md')]
 
 @pytest.mark.parametrize('name', PROSE)
 def test_no_picture_from_another_site(name): none([o for t in prose(name) for o in foreign_pictures(t)])
+
+@pytest.mark.parametrize('name', PROSE)
+def test_pictures_have_a_text(name): none([o for t in prose(name) for o in no_alt(t)], 'write what the picture says between the brackets')
 
 @pytest.mark.parametrize('name', PROSE)
 def test_plain_markdown(name):
@@ -165,7 +199,8 @@ def test_no_name_of_a_machine():
 @pytest.mark.parametrize('rule,text,n', [
     (foreign_pictures, '![a](https://x.org/a.png) ![b](images/b.png) [c](https://x.org/c.png)', 1),
     (foreign_pictures, '<img width="3" src="https://x.org/a.png">', 1), (foreign_pictures, '[a]: https://x.org/a.png', 1),
-    (not_plain, '::: {.callout}\ntext\n:::', 2), (not_plain, 'a <br> b, x < p and y > q', 1), (not_plain, '> **Predict.** a::b', 0),
+    (not_plain, '::: {.callout}\ntext\n:::', 2), (not_plain, '<details><summary>Answer</summary>\n\nSo.\n\n</details>', 0), (not_plain, '<details open>', 1),
+    (no_alt, '![](a.png) ![ ](b.png) ![a street](c.png)', 2), (not_plain, 'a <br> b, x < p and y > q', 1), (not_plain, '> **Predict.** a::b', 0),
     (machine_names, 'open /' + 'root/x/a.txt', 1), (machine_names, '"/' + 'home/me/a"', 1), (machine_names, '"C:' + '\\Users\\me"', 1),
     (machine_names, 'https://x.org/home/a nbs/work/a ../tmp/a ~/work/a', 0), (machine_names, 'https://' + 'py' + 'pi.org/simple', 1)])
 def test_text_rules_find(rule, text, n): assert len(rule(text)) == n
@@ -245,12 +280,12 @@ def test_imports_run_downward(): none(upward_imports(library()))
 def test_no_circle_of_imports(): none(circular_imports(library()), 'these import each other:')
 def test_masks_imports_nothing_heavy(): none(heavy_imports(library()['masks']), 'import these inside the functions that use them:')
 
-@pytest.mark.parametrize('module', sorted(set(MODULES) - GENERATED))
+@pytest.mark.parametrize('module', sorted(m for m in MODULES if m.split('.')[-1] not in GENERATED))
 def test_module_has_its_notebook(module):
     text = (ROOT/MODULES[module]).read_text(encoding='utf-8')
     source = re.search(r'^# AUTOGENERATED! DO NOT EDIT! File to edit: (\S+?\.ipynb)', text, re.M)
     assert source, f'{MODULES[module]} was not written by nbdev_export: move its code into a notebook'
-    assert (ROOT/'segbook'/source[1]).resolve().exists(), f'{MODULES[module]} comes from {source[1]}, which is gone: remove the module'
+    assert ((ROOT/MODULES[module]).parent/source[1]).resolve().exists(), f'{MODULES[module]} comes from {source[1]}, which is gone: remove the module'
 
 def test_importing_the_package_does_nothing():
     body = [o for o in ast.parse(library()['__init__']).body if not isinstance(o, ast.Expr)]
@@ -307,3 +342,16 @@ def test_the_file_is_there(name): assert name in FILES and (ROOT/name).stat().st
 
 @pytest.mark.parametrize('name', ['.ci/run'])
 def test_is_executable(name): assert os.access(ROOT/name, os.X_OK)
+
+# ---- coverage: where each topic of the course is taught
+
+def coverage(): return list(csv.DictReader((ROOT/'nbs'/'coverage.csv').read_text(encoding='utf-8').splitlines()))
+
+def headings(nb): return {m[1].strip() for s in cells(nb, 'markdown') for m in re.finditer(r'^#{1,6}\s+(.+)$', re.sub(r'^(```|~~~).*?^\1', '', s, flags=re.M | re.S), re.M)}
+
+@pytest.mark.parametrize('row', coverage(), ids=lambda r: f'{r["id"]}-{r["notebook"]}')
+def test_topic_is_taught(row):
+    assert re.fullmatch(r'[A-Z]\d+', row['id']) and (ROOT/'nbs'/row['notebook']).exists(), row
+    assert row['heading'] in headings(load(f'nbs/{row["notebook"]}')), f'{row["notebook"]} has no heading "{row["heading"]}"'
+
+def test_coverage_has_no_row_twice(): assert len({tuple(r.values()) for r in coverage()}) == len(coverage()) > 20

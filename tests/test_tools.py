@@ -159,3 +159,9 @@ def test_last_line_counts_and_all_steps_run(monkeypatch, capsys):
 
 def test_unknown_step():
     with pytest.raises(SystemExit, match='no step nonsense; the steps are export'): run_tests.main(['nonsense'])
+
+# ---- diagrams
+
+def test_diagrams_are_what_the_code_draws():
+    res = subprocess.run([sys.executable, ROOT/'images'/'draw.py', '--check'], capture_output=True, text=True)
+    assert res.returncode == 0, res.stdout + res.stderr

@@ -41,7 +41,7 @@ def code_cell(cell, figures):
     source = text_of(cell['source'])
     flags, parts = directives(source), []
     source = '\n'.join(l for l in source.split('\n') if not l.startswith('#|')).strip()
-    if {'hide', 'include: false'} & flags: return []
+    if {'hide', 'include: false', 'site'} & flags: return []  # site: for a page that can move
     if source and 'echo: false' not in flags: parts.append(block(source, 'python'))
     for o in cell['outputs']:
         data = o.get('data', {})

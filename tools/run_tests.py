@@ -55,7 +55,7 @@ def project_files():
     res = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True)
     if res.returncode == 0: found = [ROOT/f for f in res.stdout.split('\0') if f]
     else:
-        skip = re.compile(r'/(\.venv[^/]*|\.git|\.ipynb_checkpoints|\.pytest_cache|__pycache__|[^/]*egg-info|build|dist|runs|_\w+)/')
+        skip = re.compile(r'/(\.venv[^/]*|\.git|\.ipynb_checkpoints|\.pytest_cache|__pycache__|[^/]*egg-info|build|dist|runs|node_modules|_\w+)/')
         found = [f for f in ROOT.rglob('*') if not skip.search('/' + f.relative_to(ROOT).as_posix())]
     return sorted(f for f in found if f.is_file())
 
@@ -112,6 +112,8 @@ def pytest(what, *args):
 def house(): return pytest('pytest tests/test_house.py', 'tests/test_house.py')
 def tests(): return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py')
 
+COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '01_whole_game.ipynb'  # as Colab opens them: what is special there, and one that trains
+
 def test_notebook(nb):
     "(notebook, seconds, exit code, output) of nbdev_test on one notebook"
     began = time.time()
@@ -156,8 +158,19 @@ def stack():
         yield 'the wheel builds and installs', int(ok), int(not ok), '' if ok else tail(out)
         if not ok: return
         code, out = run([python, '-I', '-W', 'ignore', ROOT/'tests'/'stack_check.py'], cwd=tmp)
+        yield lines('tests/stack_check.py', code, out)
+        code, out = run([sys.executable, ROOT/'tests'/'colab_check.py', python, wheel, *COLAB], cwd=tmp)
+        yield lines('tests/colab_check.py', code, out)
+
+def lines(what, code, out):
+    "The result of a script that prints a line `ok ...` or `FAILED ...` for each check"
     good, bad = (len(re.findall(rf'^{o} ', out, re.M)) for o in ('ok', 'FAILED'))
-    yield 'tests/stack_check.py', good, bad or int(code != 0), tail(out, 200)
+    return what, good, bad or int(code != 0), tail(out, 200)
+
+def web():
+    code, out = run([sys.executable, 'docs/build.py'])
+    yield 'the site is built', int(code == 0), int(code != 0), tail(out, 60)
+    if code == 0: yield from pytest('pytest tests/web_check.py', 'tests/web_check.py')
 
 STEPS = {
     'export': ('the library is in step with the notebooks', export),
@@ -166,7 +179,8 @@ STEPS = {
     'house': ('house rules', house),
     'notebooks': ('every notebook runs', notebooks),
     'tests': ('what a notebook cannot hold', tests),
-    'stack': ('the wheel with the newest fastai, without nbdev', stack)}
+    'stack': ('the wheel with the newest fastai, without nbdev, and notebooks as in Colab', stack),
+    'web': ('the site in a browser, and its widgets with a kernel', web)}
 
 def run_step(i, n, name):
     "Run one step and print it; (passed, failed, seconds)"
@@ -188,7 +202,7 @@ def run_step(i, n, name):
 def main(names):
     unknown = [o for o in names if o not in STEPS]
     if unknown: sys.exit(f'no step {", ".join(unknown)}; the steps are {", ".join(STEPS)}')
-    names = names or list(STEPS)
+    names = names or [o for o in STEPS if o != 'web']  # that one needs Chromium
     before = snapshot()
     results = {o: run_step(i, len(names), o) for i,o in enumerate(names, 1)}
     left = [f for f in changes(before, snapshot()) if f not in before and not f.startswith('segbook/')]

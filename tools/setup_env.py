@@ -23,7 +23,7 @@ def requirements():
 def packages(name):
     "What pip (or uv) installs into environment `name`"
     if name == '.venv': return ['-e', '.[dev]']
-    return ['--upgrade', *requirements(), 'fastcore', 'setuptools', 'wheel']
+    return ['--upgrade', *requirements(), 'fastcore', 'ipykernel', 'setuptools', 'wheel']
 
 def python_of(name): return ROOT/name/'bin'/'python'
 

@@ -73,3 +73,159 @@ def _(rng):
         p,t = (torch.from_numpy(rng.integers(0, 4, (h, w))) for _ in range(2))
         pairs = [(a, b) for a,b in zip(p.flatten().tolist(), t.flatten().tolist()) if b != 3]
         yield 'an odd size', (p, t, 3), sum(a == b for a,b in pairs)/len(pairs)
+
+# %% ../../nbs/tasks/09_metrics.ipynb #cedbf633
+ex3 = Exercise('09.3', 'Count without a loop', """
+Write `confusion`: the confusion matrix, row = truth, column = prediction. Pixels whose truth is `ignore_index` are not counted; its row is all zeros if it is among the classes. A pixel that has a class and was answered with the id of Void is counted in the column of Void. The matrix always has `n_classes` rows and columns, also when the last class occurs nowhere.
+
+A loop over the pixels would do, and would be slow. `torch.bincount` needs none.""")
+
+@ex3.stub
+def confusion(
+    pred,         # [H,W] int64 predicted class ids, 0 to n_classes-1
+    targ,         # [H,W] int64 true class ids
+    n_classes,    # K
+    ignore_index, # id of Void, among the classes or outside, such as 255
+):                # [K,K] int64
+    ...
+
+@ex3.solution
+def confusion(pred, targ, n_classes, ignore_index):
+    named = targ != ignore_index
+    pairs = targ[named]*n_classes + pred[named]
+    return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
+
+# %% ../../nbs/tasks/09_metrics.ipynb #8e85e59f
+@ex3.slip('taking rows for columns')
+def confusion(pred, targ, n_classes, ignore_index): return ex3.answer(pred, targ, n_classes, ignore_index).T
+
+@ex3.slip('counting Void')
+def confusion(pred, targ, n_classes, ignore_index): return ex3.answer(pred, targ, n_classes, -1)
+
+@ex3.slip('dropping what was answered Void')
+def confusion(pred, targ, n_classes, ignore_index):
+    m = ex3.answer(pred, targ, n_classes, ignore_index)
+    if ignore_index < n_classes: m[:,ignore_index] = 0
+    return m
+
+@ex3.slip('leaving out minlength')
+def confusion(pred, targ, n_classes, ignore_index):
+    named = targ != ignore_index
+    return torch.bincount(targ[named]*n_classes + pred[named]).view(n_classes, n_classes)
+
+ex3.hint('Which pixels count? `targ[named]` and `pred[named]` are rows of their ids, without the others.',
+         'Give each pair (truth, prediction) one number: its place in the matrix, when the matrix is read row by row.',
+         '`truth*K + prediction`, counted by `torch.bincount`. Its argument `minlength` makes room for pairs that never occur.')
+
+# %% ../../nbs/tasks/09_metrics.ipynb #0443b183
+ex3.case('a plain mask', tensor([[0, 1]]), tensor([[0, 0]]), 2, 255, want=tensor([[1, 1], [0, 0]]))
+ex3.case('Void among the classes', tensor([[0, 2, 1]]), tensor([[0, 1, 2]]), 3, 2, want=tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0]]))
+ex3.case('an absent class', tensor([[0, 0, 1]]), tensor([[0, 1, 1]]), 3, 255, want=tensor([[1, 0, 0], [1, 1, 0], [0, 0, 0]]))
+ex3.case('Void', tensor([[0, 1, 1, 1]]), tensor([[0, 1, 1, 255]]), 2, 255, want=tensor([[1, 0], [0, 2]]))
+ex3.case('only Void', tensor([[0, 1], [1, 1], [0, 0]]), torch.full((3, 2), 255), 2, 255, want=torch.zeros(2, 2, dtype=torch.long))
+
+@ex3.more
+def _(rng):
+    for h,w,K,void in ((3, 5, 4, 3), (7, 9, 5, 255), (6, 1, 3, 0)):
+        p,t = (torch.from_numpy(rng.integers(0, K, (h, w))) for _ in range(2))
+        if void >= K: t[0] = void
+        m = [[sum(a == i and b == j for a,b in zip(t.flatten().tolist(), p.flatten().tolist())) if i != void else 0 for j in range(K)] for i in range(K)]
+        yield 'an odd size', (p, t, K, void), tensor(m)
+
+# %% ../../nbs/tasks/09_metrics.ipynb #9fbcef03
+ex4 = Exercise('09.4', 'IoU of each class', """
+Write `iou`: the IoU of every class, read off a confusion matrix (row = truth, column = prediction). A class that occurs neither in the truth nor in the prediction has no IoU: NaN. One that is only predicted has 0.""")
+
+@ex4.stub
+def iou(
+    matrix, # [K,K] int64 counts
+):          # [K] float
+    ...
+
+@ex4.solution
+def iou(matrix):
+    tp = matrix.diag()
+    return tp/(matrix.sum(0) + matrix.sum(1) - tp)  # 0/0 is NaN
+
+# %% ../../nbs/tasks/09_metrics.ipynb #1fae17d9
+@ex4.slip('calling an absent class 0')
+def iou(matrix): return ex4.answer(matrix).nan_to_num(0)
+
+@ex4.slip('calling an absent class perfect')
+def iou(matrix): return ex4.answer(matrix).nan_to_num(1)
+
+@ex4.slip('counting the overlap twice')
+def iou(matrix): return matrix.diag()/(matrix.sum(0) + matrix.sum(1))
+
+@ex4.slip('leaving out the false positives')
+def iou(matrix): return matrix.diag()/matrix.sum(1)
+
+@ex4.slip('leaving out the false negatives')
+def iou(matrix): return matrix.diag()/matrix.sum(0)
+
+@ex4.slip('multiplying FP and FN')
+def iou(matrix):
+    tp = matrix.diag()
+    return tp/(tp + (matrix.sum(0)-tp)*(matrix.sum(1)-tp))
+
+ex4.hint('TP of all classes at once: `matrix.diag()`.', 'The sum of a row is TP + FN of its class, the sum of a column TP + FP.',
+         'Row and column together hold TP twice. In PyTorch 0/0 is NaN, so no `if` is needed.')
+
+# %% ../../nbs/tasks/09_metrics.ipynb #e8ac2607
+nan = float('nan')
+ex4.case('one class', tensor([[5]]), want=tensor([1.]))
+ex4.case('a plain matrix', tensor([[1, 1], [0, 2]]), want=tensor([1/2, 2/3]))
+ex4.case('the ship', tensor([[95, 0], [5, 0]]), want=tensor([.95, 0]))
+ex4.case('an absent class', tensor([[2, 0, 0], [1, 1, 0], [0, 0, 0]]), want=tensor([2/3, 1/2, nan]))
+ex4.case('a class that is only predicted', tensor([[2, 0, 1], [0, 1, 0], [0, 0, 0]]), want=tensor([2/3, 1, 0]))
+ex4.case('nothing counted', torch.zeros(2, 2, dtype=torch.long), want=tensor([nan, nan]))
+
+@ex4.more
+def _(rng):
+    for K in (2, 5):
+        truth,pred = (rng.integers(0, K, 40).tolist() for _ in range(2))
+        m = tensor([[sum((t, p) == (i, j) for t,p in zip(truth, pred)) for j in range(K)] for i in range(K)])
+        where = lambda ids, k: {i for i,o in enumerate(ids) if o == k}  # the pixels of a class, as a set
+        yield 'many pixels', (m,), tensor([len(where(truth, k) & where(pred, k))/len(where(truth, k) | where(pred, k)) for k in range(K)])
+
+# %% ../../nbs/tasks/09_metrics.ipynb #9e6257d1
+ex5 = Exercise('09.5', 'Mean Dice from IoUs', """
+A paper gives the IoU of each class. Write `mean_dice`: the mean of the classes' Dice, as one number. Classes without an IoU (NaN) are skipped; if none is left, the answer is NaN.""")
+
+@ex5.stub
+def mean_dice(
+    iou, # [K] float, NaN for absent classes
+):       # one number
+    ...
+
+@ex5.solution
+def mean_dice(iou):
+    return (2*iou/(1 + iou)).nanmean().item()
+
+# %% ../../nbs/tasks/09_metrics.ipynb #bb2b54eb
+@ex5.slip('turning the mean IoU into a Dice')
+def mean_dice(iou): return 2*iou.nanmean()/(1 + iou.nanmean())
+
+@ex5.slip('counting an absent class as 0')
+def mean_dice(iou): return (2*iou/(1 + iou)).nan_to_num(0).mean()
+
+@ex5.slip('one NaN in the mean')
+def mean_dice(iou): return (2*iou/(1 + iou)).mean()
+
+@ex5.slip('the formula that leads from Dice to IoU')
+def mean_dice(iou): return (iou/(2 - iou)).nanmean()
+
+@ex5.slip('the mean IoU under another name')
+def mean_dice(iou): return iou.nanmean()
+
+ex5.hint('First each class by itself: Dice = 2 IoU / (1 + IoU).', 'Then the mean. `x.mean()` of anything with a NaN in it is NaN; which method of a tensor skips them?')
+ex5.case('one class', tensor([1/2]), want=2/3)
+ex5.case('the ship', tensor([.95, 0]), want=19/39)  # (190/195 + 0)/2
+ex5.case('an absent class', tensor([1/3, nan, 1]), want=3/4)
+ex5.case('only absent classes', tensor([nan, nan]), want=nan)
+
+@ex5.more
+def _(rng):
+    for K in (3, 11):
+        tp,fp,fn = rng.integers(1, 100, (3, K)).tolist()
+        yield 'many classes', (tensor([a/(a+b+c) for a,b,c in zip(tp, fp, fn)]),), sum(2*a/(2*a+b+c) for a,b,c in zip(tp, fp, fn))/K

@@ -1,0 +1,45 @@
+"""Settings of the site. The pages are written to _proc/site by docs/build.py, which calls Sphinx with this file."""
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+parser = ConfigParser(delimiters=['='])
+parser.read(ROOT/'settings.ini', encoding='utf-8')
+cfg = parser['DEFAULT']
+
+project, author, copyright, release = cfg['title'], cfg['author'], cfg['copyright'], cfg['version']
+extensions = ['myst_nb', 'sphinx_copybutton', 'sphinxext.opengraph']
+html_theme = 'sphinx_book_theme'
+html_title = project
+html_static_path = [str(ROOT/'docs'/'static'), str(ROOT/'_proc'/'static')]
+html_css_files = ['segbook.css']
+html_favicon = str(ROOT/'docs'/'static'/'favicon.svg')
+html_context = dict(default_mode='auto')
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = dict(
+    repository_url=cfg['git_url'], repository_branch=cfg['branch'], path_to_docs='nbs', use_source_button=True, use_repository_button=True,
+    launch_buttons=dict(colab_url='https://colab.research.google.com', notebook_interface='classic'), show_navbar_depth=1, show_toc_level=2,
+    home_page_in_toc=True, navbar_persistent=[], pygments_light_style='a11y-high-contrast-light', pygments_dark_style='a11y-high-contrast-dark')
+
+myst_enable_extensions = ['dollarmath', 'amsmath']
+myst_heading_anchors = 3
+nb_execution_mode = 'off'                       # docs/build.py runs the notebooks
+nb_merge_streams = True
+nb_ipywidgets_js = {'vendor/require.js': {}, 'segbook-widgets.js': {}, 'vendor/embed-amd.js': {}}
+mathjax_path = 'vendor/tex-svg.js'
+mathjax3_config = dict(svg=dict(fontCache='local'), options=dict(enableMenu=False))
+suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header']
+
+ogp_site_url = f"{cfg['doc_host']}{cfg['doc_baseurl']}/"
+ogp_image = '_static/preview.png'
+ogp_social_cards = dict(enable=False)
+ogp_enable_meta_description = True
+
+# no page of the library is a notebook: its source is a module
+def buttons(app, pagename, templatename, context, doctree):
+    if pagename.startswith('api/') or not doctree:
+        context['theme_use_source_button'] = context['theme_launch_buttons'] = False
+
+def setup(app): app.connect('html-page-context', buttons, priority=100)
