@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE, VIEW = (f'application/vnd.jupyter.widget-{o}+json' for o in ('state', 'view'))
 TAGS = {'echo: false': 'remove-input', 'hide_input': 'remove-input', 'hide_output': 'remove-output', 'output: false': 'remove-output'}
 PARTS = [('Begin', '01', '03'), ('How a network sees', '04', '07'), ('Learning', '08', '12'), ('Using it', '13', '15'), ('Tools', '16', '18')]
+KERNEL = 'An exercise needs a kernel, which this page has not: open the notebook in Colab by the rocket at the top, or in Jupyter.'
 SLOW = '*The next cell takes long. It is not run when this site is built, and shows what was recorded.*'
 _fence = re.compile(r'^(```|~~~).*?^\1[^\S\n]*$|`[^`\n]+`', re.M | re.S)
 _link = re.compile(r'\]\(\s*<?(?![a-zA-Z][\w+.-]*:|#|/)([^()\s>#]+)([^()\s>]*)>?')
@@ -51,7 +52,8 @@ class CourseProcs(FilterDefaults):
     def default_exp_(self, cell, *_): del cell['source']
 
     def links(self, cell):
-        if cell.cell_type == 'markdown': cell.source = moved(self.lookup.linkify(cell.source), self.rel)
+        if cell.cell_type != 'markdown': return
+        cell.source = self.lookup.linkify(moved(cell.source, self.rel)) + (f'\n\n{KERNEL}' if cell.source.startswith('## Exercises') else '')
 
     def tags(self, cell):
         "Directives as the tags that MyST-NB knows"
