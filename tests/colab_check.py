@@ -51,7 +51,8 @@ def main(python, wheel, *notebooks):
         tmp = Path(tmp)
         called = pretend_colab(tmp); kernel(tmp, python)
         os.environ.update(JUPYTER_PATH=str(tmp/'jupyter'), PYTHONPATH=str(tmp/'fake'), SEGBOOK_PACKAGE=f'segbook[timm,widgets] @ {Path(wheel).as_uri()}',
-                          SEGBOOK_PROGRESS=str(tmp/'progress.json'))
+                          SEGBOOK_PROGRESS=str(tmp/'progress.json'),
+                          MPLBACKEND='module://matplotlib_inline.backend_inline')
         for i,name in enumerate(notebooks):
             began, wrong = time.time(), run(ROOT/'nbs'/name, tmp)
             say(not wrong, f'{name} runs to its end ({time.time()-began:.0f} s)', wrong)

@@ -92,3 +92,5 @@ def test_a_run_is_kept_until_something_changes(tmp_path, monkeypatch):
     assert ''.join(cells[1]['outputs'][0]['data']['text/plain']) == '42' and ''.join(cells[2]['outputs'][0]['text']) == 'recorded'
     (tmp_path/'segbook'/'a.py').write_text('x = 2')
     assert build.stale(file)
+
+def test_pages_that_move_are_known(): assert {f.name for f in build.notebooks() if build.moves(f)} >= {'index.ipynb', '16_widgets.ipynb'}

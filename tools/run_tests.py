@@ -112,7 +112,7 @@ def pytest(what, *args):
 def house(): return pytest('pytest tests/test_house.py', 'tests/test_house.py')
 def tests(): return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py')
 
-COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '01_whole_game.ipynb'  # as Colab opens them: what is special there, and one that trains
+COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'  # as Colab opens them: what is special there, and one that trains
 
 def test_notebook(nb):
     "(notebook, seconds, exit code, output) of nbdev_test on one notebook"
@@ -125,10 +125,11 @@ def notebooks():
     nbs = [f for f in project_files() if f.suffix == '.ipynb' and f.is_relative_to(ROOT/'nbs')
            and not any(p.startswith(('_', '.')) for p in f.relative_to(ROOT/'nbs').parts)]
     if not nbs: yield 'no notebook under nbs', 0, 1, ''
-    nbs = sorted(nbs, key=lambda f: -len(f.read_text(encoding='utf-8')))  # the longest first keeps all workers busy
-    say(f'   {len(nbs)} notebooks, {WORKERS} at a time')
+    course = [nb for nb in nbs if nb.parent.name != 'tasks']
+    course = sorted(course, key=lambda f: -len(f.read_text(encoding='utf-8')))  # the longest first keeps all workers busy
+    say(f'   {len(nbs)} notebooks, {WORKERS} at a time, and those of nbs/tasks, which are short, in one process')
     with ThreadPoolExecutor(WORKERS) as ex:
-        for job in as_completed([ex.submit(test_notebook, nb) for nb in nbs]):
+        for job in as_completed([ex.submit(test_notebook, nb) for nb in [*course, ROOT/'nbs'/'tasks']]):
             nb, secs, code, out = job.result()
             yield (f'{nb.relative_to(ROOT)} {secs:.1f} s', int(code == 0), int(code != 0), '' if code == 0 else tail(out))
 
@@ -168,7 +169,7 @@ def lines(what, code, out):
     return what, good, bad or int(code != 0), tail(out, 200)
 
 def web():
-    code, out = run([sys.executable, 'docs/build.py'])
+    code, out = run([sys.executable, 'docs/build.py', '--widgets'])
     yield 'the site is built', int(code == 0), int(code != 0), tail(out, 60)
     if code == 0: yield from pytest('pytest tests/web_check.py', 'tests/web_check.py')
 
