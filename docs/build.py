@@ -126,7 +126,7 @@ def write_pages():
     for m in convert.modules(): (site/'api'/f'{m.split(".")[-1]}.md').write_text(convert.api(m), encoding='utf-8')
 
 def sphinx():
-    cmd = [sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-c', str(DOCS), '-d', str(PROC/'doctrees'), str(PROC/'site'), str(PROC/'out'/'html')]
+    cmd = [sys.executable, '-m', 'sphinx', '-q', '-j', str(WORKERS), '-W', '--keep-going', '-b', 'html', '-c', str(DOCS), '-d', str(PROC/'doctrees'), str(PROC/'site'), str(PROC/'out'/'html')]
     shutil.rmtree(PROC/'out', ignore_errors=True)
     if subprocess.run(cmd, cwd=ROOT).returncode: sys.exit('Sphinx found something wrong, see above: a warning counts as an error')
     shutil.rmtree(OUT, ignore_errors=True)  # the older site stays until the new one is whole
