@@ -130,6 +130,7 @@ def sphinx():
     shutil.rmtree(PROC/'out', ignore_errors=True)
     if subprocess.run(cmd, cwd=ROOT).returncode: sys.exit('Sphinx found something wrong, see above: a warning counts as an error')
     shutil.rmtree(OUT, ignore_errors=True)  # the older site stays until the new one is whole
+    for f in (PROC/'out'/'html'/'_static').glob('*.html'): f.unlink()  # templates of the theme, no pages
     (PROC/'out'/'html').rename(OUT)
 
 def main():

@@ -14,6 +14,7 @@ html_theme = 'sphinx_book_theme'
 html_title = project
 html_static_path = [str(ROOT/'docs'/'static'), str(ROOT/'_proc'/'static')]
 html_css_files = ['segbook.css']
+html_js_files = ['segbook.js']
 html_favicon = str(ROOT/'docs'/'static'/'favicon.svg')
 html_context = dict(default_mode='auto')
 html_show_sphinx = False
