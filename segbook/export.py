@@ -83,7 +83,7 @@ def _facts(folder) -> dict:
     if facts['format'] > _FORMAT: raise SegbookError(f"{file} has format {facts['format']}, this segbook reads up to {_FORMAT}. Cure: a newer segbook")
     return facts
 
-# %% ../nbs/15_export.ipynb #bf53c73d
+# %% ../nbs/15_export.ipynb #5ee84f8e
 def load_segmenter(
     folder, # from `save_segmenter`, or the folder of a run that holds model/
     device:str='cpu', # where the network shall be
@@ -99,4 +99,4 @@ def load_segmenter(
     except Exception as e:
         raise SegbookError(f"the weights in {folder/'model.safetensors'} are missing, damaged or of another network than {facts['arch']} on {facts['encoder']}: "
                            f"{str(e)[:300]}. Cure: save the segmenter again") from e
-    return Segmenter(model.eval().to(device), facts)
+    return Segmenter(model.eval().to(device, memory_format=torch.channels_last), facts) # the layout of training: the same sums, bit for bit
