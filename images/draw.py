@@ -427,6 +427,41 @@ def camvid_split(c):
     c.label(208, 279, 'left out: Void pixels', bold=True); c.label(182, 303, 'in every image: no loss,', 'no score, never predicted')
     c.label(182, 350, 'No ImageNet weights:', 'trained from scratch')
 
+@diagram('Convolution as a matrix: a kernel of 3×3 on 4×4 pixels, four answers, and the matrix of 4×16', 292)
+def conv_as_matrix(c):
+    import torch
+    from segbook.convolution import conv_matrix
+    rows = conv_matrix(torch.arange(1, 10).view(3, 3), 4).tolist()
+    assert len(rows) == 4 and len(rows[0]) == 16
+    fill = lambda v: WHITE if not v else (ORANGE, BLUE, DARK)[(v - 1)//3]
+    for x, s in ((62, 'kernel'), (202, 'pixels'), (344, 'answers')): c.text(x, 20, s, BIG, bold=True)
+    c.grid(23, 36, [[1, 2, 3], [4, 5, 6], [7, 8, 9]], 26, fill)
+    c.grid(150, 36, [[4*i + j for j in range(4)] for i in range(4)], 26, lambda v: PLAIN)
+    c.rect(150, 36, 78, 78, 'none', INK, width=3); c.label(150, 156, 'frame: read by answer a')
+    c.grid(318, 36, ['ab', 'cd'], 26, lambda v: PLAIN); c.rect(318, 36, 26, 26, 'none', INK, width=3)
+    for j in range(16): c.text(43 + 22*j, 184, j, SMALL, fill=DIM)
+    c.grid(32, 194, rows, 22, fill, lambda v: str(v) if v else '')
+    for i, s in enumerate('abcd'): c.text(20, 205 + 22*i, s, TEXT, bold=True)
+
+@diagram('An Inception module with 1×1 reductions: its branches, channels and cost', 330)
+def inception_module(c):
+    from segbook.convolution import conv_params
+    n = 28*28
+    cost = lambda i, o, k: f'{n*conv_params(i, o, k)/1e6:.1f} M'
+    c.box(120, 14, 160, 40, 'input', '192 channels, 28 × 28', fill=PLAIN)
+    first = [None, ('1×1', '96', cost(192, 96, 1)), ('1×1', '16', cost(192, 16, 1)), ('max 3×3', '192', 'stride 1')]
+    last = [('1×1', 64, cost(192, 64, 1)), ('3×3', 128, cost(96, 128, 3)), ('5×5', 32, cost(16, 32, 5)), ('1×1', 32, cost(192, 32, 1))]
+    c.line((200, 54), (200, 70)); c.line((55, 70), (345, 70))
+    for i, (a, (kind, o, m)) in enumerate(zip(first, last)):
+        x = 12 + 96.7*i; mid = x + 43
+        if a:
+            c.arrow((mid, 70), (mid, 88)); c.box(x, 88, 86, 60, a[0], f'{a[1]} channels', a[2], fill=ORANGE if a[0] == '1×1' else PLAIN); c.arrow((mid, 148), (mid, 170))
+        else: c.arrow((mid, 70), (mid, 170))
+        c.box(x, 170, 86, 60, kind, f'{o} channels', m, fill=BLUE); c.line((mid, 230), (mid, 246))
+    c.line((55, 246), (345, 246)); c.arrow((200, 246), (200, 264))
+    c.box(120, 264, 160, 40, 'joined', f'{sum(o for _, o, _ in last)} channels, 28 × 28', fill=PLAIN)
+    c.text(200, 317, 'orange: reductions.  M: millions of multiplications', SMALL, fill=DIM)
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 def main(args):
