@@ -462,6 +462,88 @@ def inception_module(c):
     c.box(120, 264, 160, 40, 'joined', f'{sum(o for _, o, _ in last)} channels, 28 × 28', fill=PLAIN)
     c.text(200, 317, 'orange: reductions.  M: millions of multiplications', SMALL, fill=DIM)
 
+@diagram('The U with its skips: three levels down, the bottom, three levels up; at each level an arrow hands on the map or the pooling indices', 346)
+def u_with_skips(c):
+    import torch
+    from segbook.skip_connections import SkipNet
+    net, seen = SkipNet(3, 'concat'), []
+    for m in net.encoder: m.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+    with torch.no_grad(): net.eval()(torch.zeros(1, 1, 32, 48))
+    c.text(72, 20, 'encoder', BIG, bold=True); c.text(328, 20, 'decoder', BIG, bold=True)
+    for i, (_, n, h, w) in enumerate(seen):
+        y = 36 + 74*i
+        if i == 3: c.box(146, y, 108, 42, 'bottom', f'{n} maps, {h} × {w}', fill=ORANGE); continue
+        for x in (12 + 14*i, 268 - 14*i): c.box(x, y, 120, 42, f'level {i}', f'{n} maps, {h} × {w}', fill=BLUE)
+        c.arrow((132 + 14*i, y + 21), (268 - 14*i, y + 21), dash='5 4')
+        left, right = 72 + 14*i, 328 - 14*i
+        c.arrow((left, y + 42), (left + 14 if i < 2 else 165, y + 74)); c.arrow((right - 14 if i < 2 else 235, y + 74), (right, y + 42))
+    c.text(24, 235, 'pool', SMALL, 'start', fill=DIM); c.text(376, 235, 'enlarge', SMALL, 'end', fill=DIM)
+    c.text(200, 46, 'skip', SMALL, bold=True)
+    c.label(200, 318, 'dashed: the map itself (sum, concatenate),', 'or only the pooling indices', anchor='middle', fill=DIM)
+
+@diagram('Copy and crop: the middle of the encoder map is cut out to the size of the decoder map', 210)
+def crop_skip(c):
+    import torch
+    from segbook.skip_connections import center_crop
+    e, d, k = 64, 56, 2.2
+    first = int(center_crop(torch.arange(e)[:, None].expand(e, e), (d, d))[0, 0])
+    c.rect(20, 34, k*e, k*e, PLAIN); c.rect(20 + k*first, 34 + k*first, k*d, k*d, BLUE, dash='5 4')
+    c.text(20 + k*e/2, 18, f'encoder, {e} × {e}', BIG, bold=True); c.text(20 + k*e/2, 34 + k*e/2, f'middle, {d} × {d}')
+    c.arrow((24 + k*e, 34 + k*e/2), (236, 34 + k*e/2)); c.text(200, 92, 'crop', SMALL)
+    c.rect(240, 34 + k*first, k*d, k*d, ORANGE); c.text(240 + k*d/2, 18, f'decoder, {d} × {d}', BIG, bold=True); c.text(240 + k*d/2, 34 + k*e/2, 'of the same size')
+    c.text(200, 193, f'{first} rows and columns are cut off at each side: ({e} − {d})/2', SMALL, fill=DIM)
+
+@diagram('A transposed convolution stamps a kernel of three at stride 2; where stamps overlap they are added', 250)
+def transposed_stamp(c):
+    import torch
+    x, k, s = torch.ones(1, 1, 3), torch.ones(1, 1, 3), 2
+    out = [int(v) for v in torch.nn.functional.conv_transpose1d(x, k, stride=s)[0, 0]]
+    c.text(14, 36, 'input', SMALL, 'start'); c.text(14, 216, 'sum', SMALL, 'start')
+    for i in range(3):
+        left = 90 + 36*s*i
+        c.grid(left + 36, 20, [[1]], 36, lambda v: BLUE)
+        c.grid(left, 76 + 40*i, [[1, 1, 1]], 36, lambda v: ORANGE)
+        c.text(14, 94 + 40*i, f'stamp {i + 1}', SMALL, 'start')
+    c.grid(90, 200, [out], 36, lambda v: ORANGE if v > 1 else WHITE, bold=lambda v: v > 1)
+
+@diagram('Three layers in one dimension: the pixels that one unit of the last layer sees, with size and jump of each layer', 268)
+def receptive_growth(c):
+    from torch import nn
+    from segbook.receptive_field import receptive_field
+    layers = [nn.Conv2d(1, 1, (3, 1)), nn.Conv2d(1, 1, (3, 1), stride=(2, 1)), nn.Conv2d(1, 1, (3, 1))]
+    n, x0, w, says = 15, 14, 18, ['image', '3, stride 1', '3, stride 2', '3, stride 1']
+    nets = [nn.Sequential(*layers[:k]) for k in range(1, 4)]
+    maps = [receptive_field(m, (n, 1), in_channels=1) for m in nets]
+    units = [range(n)] + [range(f.map_size[0]) for f in maps]
+    def box(k, u): return (u, u) if k == 0 else receptive_field(nets[k - 1], (n, 1), unit=(u, 0), in_channels=1).box[0:3:2]
+    mid = lambda k, u: x0 + (sum(box(k, u))/2 + .5)*w
+    ys = [226, 164, 102, 40]
+    seen = [[], [], [], [1]]
+    for k in (3, 2, 1): seen[k - 1] = sorted({u*layers[k - 1].stride[0] + i for u in seen[k] for i in range(3)})
+    for k in (3, 2, 1):
+        for u in seen[k]:
+            for i in range(3): c.line((mid(k, u), ys[k] + 8), (mid(k - 1, u*layers[k - 1].stride[0] + i), ys[k - 1] - 8), width=.9)
+    for k in range(4):
+        for u in units[k]: c.rect(mid(k, u) - 7, ys[k] - 8, 14, 16, ORANGE if u in seen[k] else PLAIN)
+        f = maps[k - 1] if k else None
+        c.label(296, ys[k] - 8, says[k], f'size {f.size[0] if k else 1}, jump {f.stride[0] if k else 1:g}')
+
+@diagram('A small encoder and decoder in one dimension: neighbouring units of the decoder see boxes of different sizes', 240)
+def receptive_u(c):
+    from torch import nn
+    from segbook.receptive_field import receptive_field
+    pool, up = nn.MaxPool2d((2, 1)), nn.ConvTranspose2d(1, 1, (3, 1), stride=(2, 1), padding=(1, 0), output_padding=(1, 0))
+    n, x0, w = 12, 20, 30
+    net = nn.Sequential(nn.Conv2d(1, 1, (3, 1), padding=(1, 0)), pool, up)
+    c.text(200, 18, 'units of the decoder, as many as pixels', SMALL)
+    for u in range(n): c.rect(x0 + u*w + 2, 30, w - 4, 16, ORANGE if u in (4, 5, 6, 7) else PLAIN); c.text(x0 + (u + .5)*w, 38, u, SMALL)
+    for i, u in enumerate((4, 5, 6, 7)):
+        top, _, bottom, _ = (f := receptive_field(net, (n, 1), unit=(u, 0), in_channels=1)).box
+        y = 62 + 28*i
+        c.rect(x0 + top*w + 2, y, (bottom - top + 1)*w - 4, 18, BLUE, rx=4); c.text(x0 + (top + bottom + 1)/2*w, y + 9, f'unit {u}: {f.size[0]} pixels', SMALL)
+    for u in range(n): c.rect(x0 + u*w, 182, w, 20, PLAIN); c.text(x0 + (u + .5)*w, 192, u, SMALL)
+    c.text(200, 222, 'pixels of the image', SMALL)
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 def main(args):

@@ -403,17 +403,18 @@ def _by_rule(c, x, like):
     k,s,p,d = (_pair(like.get(o, v)) for o,v in (('kernel', 1), ('stride', 1), ('padding', 0), ('dilation', 1)))
     return _both(m, x, c.out, lambda a: _window(k[a], s[a], p[a], d[a]), lambda a: s[a])
 
-# %% ../nbs/05_receptive_field.ipynb #469513a5
+# %% ../nbs/05_receptive_field.ipynb #046aeec0
 class _Recorder(TorchDispatchMode):
     "Runs a network on tensors without values, and follows for each what its units read."
-    def __init__(self, names): super().__init__(); self.names,self.stack,self.maps,self.muted,self.changed = names,[],{},None,{}
+    def __init__(self, names): super().__init__(); self.names,self.stack,self.maps,self.muted,self.changed,self.clock = names,[],{},None,{},0
 
     def map(self, t):
         m = getattr(t, '_segbook_map', None) if isinstance(t, Tensor) else None
-        if m is not None and self.changed.get(t.untyped_storage()._cdata, 0) > m[1]: raise _Unknown
+        if m is not None and self.changed.get(t.untyped_storage()._cdata, 0) > m[1]:
+            raise SegbookError(f'receptive_field cannot judge {self.where()}: a tensor was changed in place through another view of it. Cure: the same without the in-place operation')
         return m and m[0]
 
-    def keep(self, t, m): t._segbook_map = (m, t._version)
+    def keep(self, t, m): t._segbook_map = (m, self.clock)
 
     def where(self):
         known = [o for o in self.stack if o in self.names]
@@ -432,7 +433,7 @@ class _Recorder(TorchDispatchMode):
         self.follow(name, args, kwargs, flat, out)
         return out
 
-# %% ../nbs/05_receptive_field.ipynb #d769a440
+# %% ../nbs/05_receptive_field.ipynb #f04ec4d1
 @patch
 def follow(self:_Recorder, name, args, kwargs, tensors, out):
     "Find the map of `out`, the result of operation `name`; SegbookError when there is no rule for it."
@@ -450,7 +451,7 @@ def follow(self:_Recorder, name, args, kwargs, tensors, out):
         raise SegbookError(f"receptive_field cannot judge the operation '{name}' in {self.where()}. Cure: say how the module that holds it reads its input, "
                            "for example receptive_field_rule(ItsClass, 'pointwise'), or 'global', or dict(kernel=3, stride=1, padding=1)") from None
     outs = list(out) if isinstance(out, (tuple, list)) else [out]
-    if inplace and len([o for o in tensors if hasattr(o, '_segbook_map')]) > 1: self.changed[outs[0].untyped_storage()._cdata] = outs[0]._version
+    if inplace and len([o for o in tensors if hasattr(o, '_segbook_map')]) > 1: self.clock += 1; self.changed[outs[0].untyped_storage()._cdata] = self.clock
     for o,m in zip(outs, maps):
         if isinstance(o, Tensor): self.keep(o, m)
 

@@ -2,11 +2,10 @@
 
 For every unit of a map at once: images poisoned in their first k rows (or last, or columns), for every k, in one batch; the
 first k that makes a unit NaN is the edge of its box. A side is compared where the box ends inside the image."""
-import gc, os, random, time, tracemalloc
+import random, tracemalloc
 import pytest, torch
 from torch import nn
-from segbook.masks import SegbookError
-from segbook.receptive_field import receptive_field, receptive_field_rule, receptive_field_table, _analyse, _box
+from segbook.receptive_field import effective_receptive_field, receptive_field, _analyse, _box
 
 # ---- the oracle
 
@@ -152,3 +151,48 @@ def cases():
 
 @pytest.mark.parametrize('name,model,h,w', cases(), ids=lambda o: o if isinstance(o, str) else '')
 def test_networks_by_hand(name, model, h, w): compare(model, h, w)
+
+def test_max_unpooling():
+    "The switches move with the values, so here pixels are changed instead of poisoned, many times"
+    class Switched(nn.Module):
+        def forward(self, x): y, at = nn.functional.max_pool2d(x, 2, return_indices=True); return nn.functional.max_unpool2d(nn.functional.max_pool2d(y, 3, 1, 1), at, 2, output_size=x.shape)
+    h, w, g = 8, 6, torch.Generator().manual_seed(0)
+    net, reached = Switched(), torch.zeros(h*w, h, w, dtype=torch.bool)
+    for _ in range(300):
+        x = torch.randn(1, 1, h, w, generator=g)
+        more = x.repeat(h*w, 1, 1, 1); more.view(h*w, -1)[range(h*w), range(h*w)] += 6*torch.randn(h*w, generator=g)
+        reached |= (net(more) != net(x))[:, 0]
+    for r in range(h):
+        for c in range(w):
+            at = reached[:, r, c].view(h, w).nonzero()
+            f = receptive_field(net, (h, w), unit=(r, c), in_channels=1)
+            assert (*at.min(0).values.tolist(), *at.max(0).values.tolist()) == f.clipped, (r, c, f)
+
+def test_in_place_through_a_view_is_refused():
+    "What one view writes, the other reads: this cannot be followed, and is said"
+    class Sly(nn.Module):
+        def forward(self, x): a = nn.functional.max_pool2d(x, 3, 1, 1); b = a[:, :1]; b += nn.functional.max_pool2d(x, 5, 1, 2)[:, :1]; return a
+    with pytest.raises(ValueError, match='cannot judge'): receptive_field(Sly(), 9)
+
+def test_memory_does_not_grow_with_the_image():
+    net = nn.Sequential(*[nn.Conv2d(3 if i == 0 else 4, 4, 3, 2, 1) for i in range(5)])
+    def peak(size):
+        tracemalloc.start(); receptive_field(net, size)
+        res = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+        return res
+    peak(256)
+    assert peak(4096) < 4*peak(256) < 16e6  # 256 times the pixels
+
+def test_effective_field_lies_in_the_box():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, dilation=2), nn.ReLU(True), nn.Conv2d(4, 4, 3)).train()
+    grads = [p.grad for p in net.parameters()]
+    for layer, unit in ((None, (3, 2)), ('0', (0, 5))):
+        f, box = effective_receptive_field(net, (24, 21), layer, unit, n=6), receptive_field(net, (24, 21), layer, unit).clipped
+        at = f.nonzero()
+        assert (*at.min(0).values.tolist(), *at.max(0).values.tolist()) == box and f.max() == 1
+    assert net.training and grads == [p.grad for p in net.parameters()]
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_a_model_on_a_gpu():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)).cuda()
+    assert receptive_field(net, 32) == receptive_field(net.cpu(), 32)
