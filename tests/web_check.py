@@ -177,6 +177,59 @@ def test_figures_behind_a_slider_move_without_a_kernel(base, chromium):
         w.page.locator('.widget-slider .noUi-handle, .widget-hslider .noUi-handle').first.focus(); w.page.keyboard.press('ArrowRight')
         w.page.wait_for_function(f'b => ({visible})() !== b', arg=before)
 
+def by_name(page, word):
+    "The explorer whose drawing says `word`"
+    e = page.locator('.segbook-explorer', has=page.locator(f'canvas[data-shown*="{word}"]')).first
+    e.wait_for(timeout=90_000)
+    return e
+
+def said(e): return e.locator('canvas').get_attribute('data-shown')
+
+def becomes(page, e, old):
+    "Wait until an explorer says something else; its canvas then"
+    page.wait_for_function('([c, old]) => c.dataset.shown !== old', arg=[e.locator('canvas').element_handle(), old])
+    return pixels_of(e)
+
+def drive_convolution(page):
+    e = by_name(page, 'multiplications')
+    old, before = said(e), pixels_of(e)
+    e.get_by_label('dilation').focus(); page.keyboard.press('ArrowRight')
+    assert (becomes(page, e, old) != before).any()
+    old, before = said(e), pixels_of(e)
+    e.locator('canvas').focus(); page.keyboard.press('ArrowDown')
+    assert (becomes(page, e, old) != before).any() and 'Answer (1, 0)' in said(e)
+    e.get_by_label('kernel').focus(); page.keyboard.press('End'); e.get_by_label('dilation').focus(); page.keyboard.press('End'); e.get_by_label('size').focus(); page.keyboard.press('Home')
+    page.wait_for_function("c => c.dataset.shown.includes('no answer')", arg=e.locator('canvas').element_handle())
+
+def drive_field(page):
+    e = by_name(page, 'Effective')
+    old, before = said(e), pixels_of(e)
+    box = e.locator('canvas').bounding_box()
+    page.mouse.move(box['x'] + .4*box['width'], box['y'] + .4*box['height']); page.mouse.down()
+    page.mouse.move(box['x'] + .75*box['width'], box['y'] + .7*box['height'], steps=4); page.mouse.up()
+    assert (becomes(page, e, old) != before).mean() > .005
+    assert float(e.locator('canvas').get_attribute('data-ms')) < 100, 'moving the unit takes more than 100 ms'
+    old, before = said(e), pixels_of(e)
+    e.get_by_label('layer').select_option(index=0)
+    assert (becomes(page, e, old) != before).any() and 'stride 2' in said(e)
+    before = pixels_of(e); e.get_by_role('button', name='effective field').click()
+    page.wait_for_timeout(200); assert (pixels_of(e) != before).any(), 'the cloud does not go'
+
+def drive_upsampling(page):
+    e = by_name(page, 'weights add up')
+    old, before = said(e), pixels_of(e)
+    e.get_by_label('way').select_option(label='transposed, kernel 3')
+    assert (becomes(page, e, old) != before).any()
+    old = said(e); e.locator('canvas').focus(); page.keyboard.press('ArrowRight'); becomes(page, e, old)
+    box = e.locator('canvas').bounding_box(); old = said(e)
+    page.mouse.click(box['x'] + .9*box['width'], box['y'] + .5*box['height']); becomes(page, e, old)
+
+def test_explorers_move_without_a_kernel(base, chromium):
+    with Watched(chromium) as w:
+        w.page.goto(base + '16_widgets.html', wait_until='networkidle'); settled(w.page)
+        drive_convolution(w.page); drive_field(w.page); drive_upsampling(w.page)
+        assert not w.wrong, w.wrong
+
 # ---- with a kernel
 
 def free_port():
@@ -229,6 +282,21 @@ def test_explorer_in_jupyterlab(folder, chromium):
         w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
         w.page.keyboard.press('Shift+Enter')
         moves(w.page)
+        assert not [o for o in w.wrong if o.startswith('asks')], w.wrong
+
+THREE = """import torch; from torch import nn; from segbook.widgets import *
+net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1))
+display(convolution_explorer()); display(receptive_field_explorer(net, (64, 96), ['0', '2'])); display(upsampling_explorer())"""
+
+def test_three_explorers_in_jupyterlab(folder, chromium):
+    (Path(folder)/'three.ipynb').write_text(notebook(THREE))
+    with lab(folder) as server, Watched(chromium) as w:
+        w.page.goto(server.url('lab/tree/three.ipynb'))
+        w.page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click(timeout=60_000)
+        w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
+        w.page.keyboard.press('Shift+Enter')
+        for drive, word in ((drive_convolution, 'multiplications'), (drive_field, 'Effective'), (drive_upsampling, 'weights add up')):
+            by_name(w.page, word).scroll_into_view_if_needed(); drive(w.page)
         assert not [o for o in w.wrong if o.startswith('asks')], w.wrong
 
 def test_explorer_in_voila(folder, chromium):
