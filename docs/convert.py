@@ -118,9 +118,14 @@ def call(obj, name):
     star = {inspect.Parameter.VAR_POSITIONAL: '*', inspect.Parameter.VAR_KEYWORD: '**'}
     return f'```python\n{name}({", ".join(star.get(p.kind, "") + n for n, p in ps.items() if n != "self")})\n```'
 
+def value(obj):
+    "A value as text: functions and classes by name; a long one is cut at a comma"
+    text = re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)[^>]*>", r'\1', str(obj))
+    return text if len(text) <= 200 else text[:200].rsplit(',', 1)[0] + ', ...'
+
 def entry(obj, name, heading, url):
     "One function or class: signature, docstring, parameters, source, and for a class its public methods; else its value"
-    if not (inspect.isroutine(obj) or inspect.isclass(obj)): return f'{heading} {name}\n\n```python\n{name} = {str(obj)[:200]}\n```'
+    if not (inspect.isroutine(obj) or inspect.isclass(obj)): return f'{heading} {name}\n\n```python\n{name} = {value(obj)}\n```'
     usual = inspect.isclass(obj) and '__init__' not in vars(obj)  # nothing of its own to say how it is made
     parts = [f'{heading} {name}', '' if usual else call(obj, name), inspect.cleandoc(obj.__doc__ or ''), '' if usual else parameters(obj)]
     if url: parts.append(f'[source]({url})')

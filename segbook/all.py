@@ -12,8 +12,12 @@ with warnings.catch_warnings():
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/00_all.ipynb #c0974459
+# %% ../nbs/00_all.ipynb #9edb7f19
 from .masks import *
+from .convolution import *
+from .receptive_field import *
+from .upsampling import *
+from .skip_connections import *
 from .data import *
 from .losses import *
 from .metrics import *

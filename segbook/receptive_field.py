@@ -180,7 +180,7 @@ def _whole(m, axes=(0, 1)):
     return m.but(n=tuple(1 if a in axes else m.n[a] for a in (0, 1)), exact=exact,
                  wide=_Boxes(wlo, whi, tuple(s[0] for s in span)), jump=tuple(Fraction(0) if a in axes else m.jump[a] for a in (0, 1)), pool=None)
 
-# %% ../nbs/05_receptive_field.ipynb #1ed7e086
+# %% ../nbs/05_receptive_field.ipynb #a6d0f7da
 class _Unknown(Exception): "An operation whose reading cannot be followed."
 
 def _suffix(shape): return [math.prod(shape[i+1:]) for i in range(len(shape))]
@@ -205,6 +205,7 @@ def _grown(m, a, n, like):
     new = _reads(m, a, n, lambda u, e: (np.zeros((len(u), 1), int), None), like.jump[a])
     return new.but(dims=tuple(like.dims[a] if k == a else m.dims[k] for k in (0, 1)))
 
+# %% ../nbs/05_receptive_field.ipynb #2d3bbfea
 def _merged(maps):
     "The map of a tensor computed from several, unit for unit."
     for a in (0, 1):
@@ -261,7 +262,7 @@ def _unpooled(c, x, indices, size):
     k,s,p,d = m.pool
     return _both(_merged([m, c.map(x)]) if c.map(x) else m, x, c.out, lambda a: _spread(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
 
-# %% ../nbs/05_receptive_field.ipynb #acd00d19
+# %% ../nbs/05_receptive_field.ipynb #318f18a0
 def _resized(mode):
     def rule(c, x, size, *args):
         align = bool(args[0]) if 'bi' in mode else False
@@ -283,6 +284,7 @@ def _mirrored(c, x, pad):
 
 def _repeated(c, x, pad): return _both(c.map(x), x, c.out, lambda a: _picks(lambda u: u - pad[2 - 2*a], lambda u: (u - pad[2 - 2*a]).clip(0, x.shape[2 + a] - 1)), lambda a: 1)
 
+# %% ../nbs/05_receptive_field.ipynb #99ce6127
 def _along(m, x, dim, n, index, jump=1):
     "Units picked along dimension `dim` of tensor `x`; nothing changes when rows and columns do not stand there."
     if x.ndim == 4: m = m.but(dims=tuple(m.dims[a] or (2 + a, 1) for a in (0, 1)))
@@ -307,7 +309,7 @@ def _flipped(c, x, dims):
     for d in dims: m = _along(m, x, d, x.shape[d], lambda u, n=x.shape[d]: n - 1 - u)
     return m
 
-# %% ../nbs/05_receptive_field.ipynb #18e85ab2
+# %% ../nbs/05_receptive_field.ipynb #03a9db88
 def _axes(m, x, dims): return [a for a in (0, 1) if m.dims[a] and m.dims[a][0] in {d % x.ndim for d in dims}]
 
 def _homeless(m, axes): return m.but(dims=tuple(None if a in axes else m.dims[a] for a in (0, 1)))
@@ -335,6 +337,7 @@ def _multiplied(c, *args):
     if left and right: right = _homeless(_whole(right, (0, 1)), (0, 1))
     return _merged([o for o in (left, right) if o])
 
+# %% ../nbs/05_receptive_field.ipynb #ac978e21
 def _catted(c, tensors, dim=0):
     ts = [(c.map(t), t) for t in tensors if c.map(t)]
     if any(_axes(m, t, [dim]) for m,t in ts): raise _Unknown
@@ -463,7 +466,7 @@ def split(self:_Recorder, args, kwargs, out, base):
     if _axes(m, x, [dim]): raise _Unknown
     return [_moved(m, lambda d: d - (d > dim % x.ndim)) if base == 'unbind' else m]*len(out)
 
-# %% ../nbs/05_receptive_field.ipynb #0f48aa71
+# %% ../nbs/05_receptive_field.ipynb #f853afd6
 @contextlib.contextmanager
 def _untouched(model):
     "The model in evaluation mode; afterwards every mode, and whatever a pass stored in a module, is as it was."
@@ -479,6 +482,7 @@ def _untouched(model):
         for v,old in lists: v[:] = old
         for m,mode in modes: m.training = mode
 
+# %% ../nbs/05_receptive_field.ipynb #cef381f8
 @contextlib.contextmanager
 def _watching(rec):
     "Hooks for all modules of PyTorch, so that none stands on the model: who is at work, and the map of what it gives."

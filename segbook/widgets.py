@@ -505,9 +505,9 @@ function render({ model, el }) {
 export default { render };
 """
 
-# %% ../nbs/16_widgets.ipynb #c45d2d8d
+# %% ../nbs/16_widgets.ipynb #b1a3dfa7
 def _ways(x):
-    "[(name, function of [B,1,h,w])]: seven ways to make the map `x` twice as large, each linear once the switches stand."
+    "[(name, function of [B,1,h,w])]: eight ways to make the map `x` twice as large, each linear once the switches stand."
     import torch, torch.nn.functional as F
     sub = x.repeat_interleave(2, 0).repeat_interleave(2, 1) + torch.tensor([[0, 0], [.5, 0]]).repeat(*x.shape) # a map whose maxima, in squares of 2, are x
     at = F.max_pool2d(sub[None,None], 2, return_indices=True)[1]
@@ -515,7 +515,7 @@ def _ways(x):
     def stamped(k, s): return lambda v: F.conv_transpose2d(v, torch.ones(1, 1, k, k)*(4/k**2), stride=2, padding=(k - 1)//2, output_padding=s)
     def shuffled(v): k = torch.arange(1., 10).view(1, 1, 3, 3).repeat(4, 1, 1, 1); return F.pixel_shuffle(F.conv2d(v, k*torch.tensor([.6, 1, 1, 1.4])[:,None,None,None]/45, padding=1), 2)
     return [('nearest', resized('nearest')), ('bilinear', resized('bilinear')), ('bicubic', resized('bicubic')), ('bed of nails', lambda v: F.conv_transpose2d(v, torch.ones(1, 1, 1, 1), stride=2, output_padding=1)),
-            ('max unpooling', lambda v: F.max_unpool2d(v, at.expand(len(v), -1, -1, -1), 2)), ('transposed convolution, kernel 3', stamped(3, 1)), ('transposed convolution, kernel 4', stamped(4, 0)),
+            ('max unpooling', lambda v: F.max_unpool2d(v, at.expand(len(v), -1, -1, -1), 2)), ('transposed, kernel 3', stamped(3, 1)), ('transposed, kernel 4', stamped(4, 0)),
             ('pixel shuffle, four kernels', shuffled)]
 
 def _upsampled(values):

@@ -5,6 +5,7 @@ first k that makes a unit NaN is the edge of its box. A side is compared where t
 import random, tracemalloc
 import pytest, torch
 from torch import nn
+from segbook.upsampling import UPSAMPLERS, MaxUnpool
 from segbook.receptive_field import effective_receptive_field, receptive_field, _analyse, _box
 
 # ---- the oracle
@@ -147,6 +148,8 @@ def cases():
     yield 'adaptive maximum', nn.Sequential(C(1, 2, 3), nn.AdaptiveMaxPool2d((3, 4))), 12, 11
     yield 'unshuffled', nn.Sequential(C(1, 1, 3, padding=1), nn.PixelUnshuffle(2)), 8, 6
     yield 'antialiased', nn.Sequential(Resize(size=(5, 4), mode='bilinear', antialias=True), C(1, 1, 2)), 13, 9
+    for up, cls in UPSAMPLERS.items():
+        if up != 'MaxUnpool': yield up, nn.Sequential(C(1, 2, 3, 2), cls(2, 1), C(1, 1, 2)), 10, 9
     yield 'one by one, padded', nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.ZeroPad2d(2), C(1, 1, 3)), 6, 7
 
 @pytest.mark.parametrize('name,model,h,w', cases(), ids=lambda o: o if isinstance(o, str) else '')
@@ -155,7 +158,7 @@ def test_networks_by_hand(name, model, h, w): compare(model, h, w)
 def test_max_unpooling():
     "The switches move with the values, so here pixels are changed instead of poisoned, many times"
     class Switched(nn.Module):
-        def forward(self, x): y, at = nn.functional.max_pool2d(x, 2, return_indices=True); return nn.functional.max_unpool2d(nn.functional.max_pool2d(y, 3, 1, 1), at, 2, output_size=x.shape)
+        def forward(self, x): y, at = nn.functional.max_pool2d(x, 2, return_indices=True); return MaxUnpool(1)(nn.functional.max_pool2d(y, 3, 1, 1), at, x.shape[-2:])
     h, w, g = 8, 6, torch.Generator().manual_seed(0)
     net, reached = Switched(), torch.zeros(h*w, h, w, dtype=torch.bool)
     for _ in range(300):
