@@ -454,7 +454,7 @@ def _scene(size):
     import tempfile; from segbook.data import make_scenes
     with tempfile.TemporaryDirectory() as d: return _np_image(next((make_scenes(Path(d)/'s', n=2, size=tuple(size), seed=4)/'images').iterdir()))
 
-# %% ../nbs/16_widgets.ipynb #6e924075
+# %% ../nbs/16_widgets.ipynb #3b70358a
 def draw_receptive_field(
     model, # nn.Module
     input_size, # (height, width) in pixels
@@ -468,7 +468,7 @@ def draw_receptive_field(
     import matplotlib.pyplot as plt
     f = receptive_field(model, input_size, layer, unit, in_channels)
     h,w = f.input_size
-    fig,ax = plt.subplots(figsize=(5.5, 4)); plt.close(fig)
+    fig,ax = plt.subplots(figsize=(4.2, 3.2)); plt.close(fig)
     ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else _np_image(image))
     if n: e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels); ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)), e.numpy()**.5*.9]))
     if f.box is not None:
@@ -505,7 +505,7 @@ function render({ model, el }) {
 export default { render };
 """
 
-# %% ../nbs/16_widgets.ipynb #b1a3dfa7
+# %% ../nbs/16_widgets.ipynb #327fc744
 def _ways(x):
     "[(name, function of [B,1,h,w])]: eight ways to make the map `x` twice as large, each linear once the switches stand."
     import torch, torch.nn.functional as F
@@ -535,7 +535,7 @@ def upsampling_explorer(
 
     Raises SegbookError for a map that is not a small square, and when anywidget is missing."""
     x,ways = _upsampled(_SMALL if values is None else values)
-    data = dict(input=[[round(float(v), 2) for v in r] for r in x], ways=[dict(name=k, out=[[round(float(v), 3) for v in r] for r in o], weights=[[[round(float(v), 3) for v in r] for r in m] for m in w.flatten(0, 1)]) for k,o,w in ways])
+    data = dict(input=[[round(float(v), 2) for v in r] for r in x], ways=[dict(name=k, out=[[round(float(v), 3) for v in r] for r in o], weights=[[[round(float(v), 3) or 0 for v in r] for r in m] for m in w.flatten(0, 1)]) for k,o,w in ways])
     return _sheet_class('upsampling explorer', _JS_UPSAMPLING, (('way', 1),))(data=data, row=3, col=4)
 
 # %% ../nbs/16_widgets.ipynb #d939af63

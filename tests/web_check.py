@@ -193,12 +193,12 @@ def becomes(page, e, old):
 def drive_convolution(page):
     e = by_name(page, 'multiplications')
     old, before = said(e), pixels_of(e)
-    e.get_by_label('dilation').focus(); page.keyboard.press('ArrowRight')
+    e.get_by_role('slider', name='dilation').focus(); page.keyboard.press('ArrowRight')
     assert (becomes(page, e, old) != before).any()
     old, before = said(e), pixels_of(e)
     e.locator('canvas').focus(); page.keyboard.press('ArrowDown')
     assert (becomes(page, e, old) != before).any() and 'Answer (1, 0)' in said(e)
-    e.get_by_label('kernel').focus(); page.keyboard.press('End'); e.get_by_label('dilation').focus(); page.keyboard.press('End'); e.get_by_label('size').focus(); page.keyboard.press('Home')
+    for name, key in (('kernel', 'End'), ('dilation', 'End'), ('size', 'Home')): e.get_by_role('slider', name=name).focus(); page.keyboard.press(key)
     page.wait_for_function("c => c.dataset.shown.includes('no answer')", arg=e.locator('canvas').element_handle())
 
 def drive_field(page):
@@ -210,7 +210,7 @@ def drive_field(page):
     assert (becomes(page, e, old) != before).mean() > .005
     assert float(e.locator('canvas').get_attribute('data-ms')) < 100, 'moving the unit takes more than 100 ms'
     old, before = said(e), pixels_of(e)
-    e.get_by_label('layer').select_option(index=0)
+    e.get_by_role('combobox', name='layer').select_option(index=0)
     assert (becomes(page, e, old) != before).any() and 'stride 2' in said(e)
     before = pixels_of(e); e.get_by_role('button', name='effective field').click()
     page.wait_for_timeout(200); assert (pixels_of(e) != before).any(), 'the cloud does not go'
@@ -218,7 +218,7 @@ def drive_field(page):
 def drive_upsampling(page):
     e = by_name(page, 'weights add up')
     old, before = said(e), pixels_of(e)
-    e.get_by_label('way').select_option(label='transposed, kernel 3')
+    e.get_by_role('combobox', name='way').select_option(label='transposed, kernel 3')
     assert (becomes(page, e, old) != before).any()
     old = said(e); e.locator('canvas').focus(); page.keyboard.press('ArrowRight'); becomes(page, e, old)
     box = e.locator('canvas').bounding_box(); old = said(e)
