@@ -366,7 +366,7 @@ def draw_convolution(
         ax.set_xticks(range(-o, len(a) - o + 1)); ax.set_yticks(range(-o, len(a) - o + 1)); ax.tick_params(labelsize=6, length=0)
     return fig
 
-# %% ../nbs/16_widgets.ipynb #860d2298
+# %% ../nbs/16_widgets.ipynb #c71135d1
 _JS_FIELD = """
 function render({ model, el }) {
   const d = model.get('data'), scale = 360/Math.max(d.h, d.w), m = 90, pic = new Image(), clouds = d.layers.map(l => { const i = new Image(); i.src = l.cloud; return i; });
@@ -391,8 +391,7 @@ function render({ model, el }) {
   const at = (x, y) => { const l = layer(); return [near((y - m)/scale, l.rows || Array.from({ length: l.n[0] }, (_, r) => { const b = box(r, 0) || [0, 0, 0, 0]; return [b[0], b[2]]; })), near((x - m)/scale, l.cols || Array.from({ length: l.n[1] }, (_, c) => { const b = box(0, c) || [0, 0, 0, 0]; return [b[1], b[3]]; }))]; };
   const toggle = html('button', { type: 'button', textContent: 'effective field', onclick: () => put(model, { cloud: 1 - model.get('cloud') }) }), press = () => { toggle.ariaPressed = String(!!model.get('cloud')); };
   model.on('change:cloud', press); press();
-  const middle = () => { const l = layer(); put(model, { row: Math.floor(l.n[0]/2), col: Math.floor(l.n[1]/2) }); };
-  model.on('change:layer', middle);
+  model.on('change:layer', () => { const l = layer(); put(model, { row: Math.floor(l.n[0]/2), col: Math.floor(l.n[1]/2) }); show(); });
   const show = sheet(model, el, [choice(model, 'layer', 'layer', d.layers.map(l => l.name)), toggle], 2*m + d.w*scale, 2*m + d.h*scale, () => layer().n, at, draw);
   for (const i of [pic, ...clouds]) i.onload = show;
 }

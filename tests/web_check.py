@@ -180,10 +180,15 @@ def test_figures_behind_a_slider_move_without_a_kernel(base, chromium):
 def by_name(page, word):
     "The explorer whose drawing says `word`"
     e = page.locator('.segbook-explorer', has=page.locator(f'canvas[data-shown*="{word}"]')).first
-    e.wait_for(timeout=90_000)
-    return e
+    e.wait_for(timeout=90_000); e.evaluate('(e, word) => e.dataset.name = word', word)
+    return page.locator(f'[data-name="{word}"]')  # the same one, whatever it says next
 
 def said(e): return e.locator('canvas').get_attribute('data-shown')
+
+def box_of(e):
+    "Where an explorer's canvas stands in the window, scrolled into it"
+    e.locator('canvas').scroll_into_view_if_needed()
+    return e.locator('canvas').bounding_box()
 
 def becomes(page, e, old):
     "Wait until an explorer says something else; its canvas then"
@@ -204,7 +209,7 @@ def drive_convolution(page):
 def drive_field(page):
     e = by_name(page, 'Effective')
     old, before = said(e), pixels_of(e)
-    box = e.locator('canvas').bounding_box()
+    box = box_of(e)
     page.mouse.move(box['x'] + .4*box['width'], box['y'] + .4*box['height']); page.mouse.down()
     page.mouse.move(box['x'] + .75*box['width'], box['y'] + .7*box['height'], steps=4); page.mouse.up()
     assert (becomes(page, e, old) != before).mean() > .005
@@ -221,7 +226,7 @@ def drive_upsampling(page):
     e.get_by_role('combobox', name='way').select_option(label='transposed, kernel 3')
     assert (becomes(page, e, old) != before).any()
     old = said(e); e.locator('canvas').focus(); page.keyboard.press('ArrowRight'); becomes(page, e, old)
-    box = e.locator('canvas').bounding_box(); old = said(e)
+    box = box_of(e); old = said(e)
     page.mouse.click(box['x'] + .9*box['width'], box['y'] + .5*box['height']); becomes(page, e, old)
 
 def test_explorers_move_without_a_kernel(base, chromium):
@@ -295,8 +300,7 @@ def test_three_explorers_in_jupyterlab(folder, chromium):
         w.page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click(timeout=60_000)
         w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
         w.page.keyboard.press('Shift+Enter')
-        for drive, word in ((drive_convolution, 'multiplications'), (drive_field, 'Effective'), (drive_upsampling, 'weights add up')):
-            by_name(w.page, word).scroll_into_view_if_needed(); drive(w.page)
+        drive_convolution(w.page); drive_field(w.page); drive_upsampling(w.page)
         assert not [o for o in w.wrong if o.startswith('asks')], w.wrong
 
 def test_explorer_in_voila(folder, chromium):
