@@ -1,7 +1,7 @@
 """build.py [--no-exec] [--widgets] [--force]: the site, from the notebooks, into _docs. Nothing is fetched but what docs/package.json names, once.
 
 Every notebook is run, two at a time, unless neither it nor the library changed since its last run (--force runs all the
-same; --no-exec runs none, and shows the outputs that are there; --widgets runs those whose pages move). A cell that fails stops the build and names itself."""
+same; --no-exec runs none, and shows the outputs that are there; --widgets runs those that are about widgets). A cell that fails stops the build and names itself."""
 import argparse, hashlib, json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -136,7 +136,7 @@ def sphinx():
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     ap.add_argument('--no-exec', action='store_true', help='run no notebook')
-    ap.add_argument('--widgets', action='store_true', help='run only the notebooks that show widgets, whose state is not committed')
+    ap.add_argument('--widgets', action='store_true', help='run only the notebooks that are about widgets, whose state is not committed; other pages show what was committed')
     ap.add_argument('--force', action='store_true', help='run every notebook')
     args, began = ap.parse_args(), time.time()
     vendor()
