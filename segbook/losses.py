@@ -12,7 +12,8 @@ from torch import nn
 from .masks import SegbookError, find_void
 
 # %% auto #0
-__all__ = ['CrossEntropyLoss', 'class_weights']
+__all__ = ['CrossEntropyLoss', 'class_weights', 'FocalLoss', 'DiceLoss', 'JaccardLoss', 'TverskyLoss', 'LovaszLoss',
+           'unet_weight_map', 'BorderWeightedLoss', 'CombinedLoss']
 
 # %% ../nbs/08_losses.ipynb #394dd050
 def _check_shapes(x, mask):
@@ -45,8 +46,23 @@ def _count_ids(mask, n_classes, ignore_index):
     raise SegbookError(f'the mask {list(mask.shape)} holds {found}; expected ids 0 to {K-1} for {K} classes{void}. If such an id '
         'means "no class", pass it as ignore_index; otherwise there are more codes than the model has classes')
 
-# %% ../nbs/08_losses.ipynb #4e58826e
-class CrossEntropyLoss(nn.Module):
+# %% ../nbs/08_losses.ipynb #7473859f
+class _SegLoss(nn.Module):
+    "What all losses of this chapter share: class weights, the ignored id, the reduction."
+    def __init__(self, weight=None, ignore_index=None, reduction='mean'):
+        super().__init__()
+        if weight is not None:
+            weight = torch.as_tensor(weight).detach().as_subclass(torch.Tensor).clone()
+            if not weight.is_floating_point(): weight = weight.float()
+            if weight.ndim!=1 or not weight.isfinite().all() or (weight<0).any():
+                raise SegbookError(f'weight is {weight}; expected one finite number of at least 0 for each class')
+        if reduction not in ('mean', 'sum', 'none'): raise SegbookError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
+        self.register_buffer('weight', weight)
+        self.ignore_index,self.reduction = ignore_index,reduction
+        self._looked,self._warned = False,False
+
+# %% ../nbs/08_losses.ipynb #7daf30cd
+class CrossEntropyLoss(_SegLoss):
     """Mean over the pixels of -log(probability given to the true class); pixels of id `ignore_index` take no part.
 
     Equal to `F.cross_entropy`, with weights a mean divided by the sum of the pixels' weights, and: logits [B,1,H,W] are
@@ -60,65 +76,67 @@ class CrossEntropyLoss(nn.Module):
         label_smoothing:float=0., # share of each target that is spread evenly over the K classes, 0 to 1
         reduction:str='mean', # 'mean', 'sum', or 'none' for [B,H,W] with 0 at ignored pixels
     ):
-        super().__init__()
-        if weight is not None:
-            weight = torch.as_tensor(weight).detach().as_subclass(torch.Tensor).clone()
-            if not weight.is_floating_point(): weight = weight.float()
-            if weight.ndim!=1 or not weight.isfinite().all() or (weight<0).any():
-                raise SegbookError(f'weight is {weight}; expected one finite number of at least 0 for each class')
+        super().__init__(weight, ignore_index, reduction)
         if not 0<=label_smoothing<=1: raise SegbookError(f'label_smoothing is {label_smoothing}; expected 0 to 1')
-        if reduction not in ('mean', 'sum', 'none'): raise SegbookError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
-        self.register_buffer('weight', weight)
-        self.ignore_index,self.label_smoothing,self.reduction = ignore_index,label_smoothing,reduction
-        self._looked,self._warned = False,False
+        self.label_smoothing = label_smoothing
 
-# %% ../nbs/08_losses.ipynb #3c498234
+# %% ../nbs/08_losses.ipynb #32b0ddc2
 @patch
 def forward(self:CrossEntropyLoss,
     logits:torch.Tensor, # [B,K,H,W] any float dtype
     mask:torch.Tensor, # [B,H,W] class ids, any integer dtype
 ) -> torch.Tensor: # one number, or [B,H,W] if reduction is 'none'
     "The loss of a batch."
-    x,t = (o.as_subclass(torch.Tensor) for o in (logits, mask))
-    _check_shapes(x, t)
-    x,t = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x,t.long()
+    x,t = self._checked(logits, mask)
     if x.shape[1]==1: x = torch.cat([torch.zeros_like(x), x], 1)
-    w = self._weight_for(x)
+    w = self._weight_for(x, x.shape[1])
     total = self._total(t, x.shape[1], w)
     loss = F.cross_entropy(x, t, w, ignore_index=-100 if self.ignore_index is None else self.ignore_index,
         reduction='none' if self.reduction=='none' else 'sum', label_smoothing=self.label_smoothing)
     return loss/total if self.reduction=='mean' else loss
 
 @patch
-def _weight_for(self:CrossEntropyLoss, x):
+def _checked(self:_SegLoss, logits, mask):
+    "Plain tensors, after their shapes were looked at: logits in at least 32 bits, ids as int64."
+    x,t = (o.as_subclass(torch.Tensor) for o in (logits, mask))
+    _check_shapes(x, t)
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x,t.long()
+
+@patch
+def _weight_for(self:_SegLoss, x, K):
     "The weights on the device and in the dtype of `x`."
     if self.weight is None: return None
-    if len(self.weight)!=x.shape[1]:
-        raise SegbookError(f'weight has {len(self.weight)} numbers and the logits have {x.shape[1]} classes; expected one for each '
+    if len(self.weight)!=K:
+        raise SegbookError(f'weight has {len(self.weight)} numbers and the logits have {K} classes; expected one for each '
                            'class, Void included: class_weights(dls) returns as many as there are codes')
     if self.weight.device!=x.device: self.weight = self.weight.to(x.device)
     return self.weight.to(x.dtype)
 
-# %% ../nbs/08_losses.ipynb #1710b909
+# %% ../nbs/08_losses.ipynb #9e465e49
 @patch
-def _total(self:CrossEntropyLoss, t, K, w):
+def _total(self:_SegLoss, t, K, w):
     "Sum of the weights of the counted pixels; infinite if there are none."
     look,self._looked = t.device.type=='cpu' or not self._looked,True
     total = self._looked_at(t, K, w) if look else self._unseen(t, w)
     return total.to(torch.float32 if w is None else w.dtype).where(total>0, torch.inf)
 
 @patch
-def _looked_at(self:CrossEntropyLoss, t, K, w):
+def _looked_at(self:_SegLoss, t, K, w):
     n = _count_ids(t, K, self.ignore_index).to(t.device)
     total = n.sum() if w is None else (n*w).sum()
-    if not total and not self._warned:
-        self._warned = True
-        warnings.warn(f'no pixel of this batch counts: all {t.numel()} are ignored (id {self.ignore_index}) or of classes of weight '
-                      '0, and the loss is 0. segbook.masks.check_masks(folder) shows how much of the masks is Void.')
+    if not total: self._warn(t.numel())
     return total
 
 @patch
-def _unseen(self:CrossEntropyLoss, t, w):
+def _warn(self:_SegLoss, n):
+    "Say once that nothing counts."
+    if self._warned: return
+    self._warned = True
+    warnings.warn(f'no pixel of this batch counts: all {n} are ignored (id {self.ignore_index}) or of classes of weight '
+                  '0, and the loss is 0. segbook.masks.check_masks(folder) shows how much of the masks is Void.')
+
+@patch
+def _unseen(self:_SegLoss, t, w):
     keep = torch.ones_like(t, dtype=torch.bool) if self.ignore_index is None else t!=self.ignore_index
     return keep.sum() if w is None else (w[t.where(keep, 0)]*keep).sum()
 
@@ -173,16 +191,350 @@ def class_weights(
     w[here] = _METHODS[method](n[:,here], beta)
     return (w*here.sum()/w.sum()).float()
 
-# %% ../nbs/08_losses.ipynb #69464020
+# %% ../nbs/08_losses.ipynb #410ebecb
+class FocalLoss(_SegLoss):
+    """Mean over the pixels of (1-p)^gamma * -log(p), where p is the probability given to the true class; Void takes no part.
+
+    With gamma 0 it is the cross entropy. The class weights are what the paper calls alpha; p comes from the softmax over all
+    classes and is not touched by them. Raises SegbookError as CrossEntropyLoss, and for a negative gamma.
+    Source: Lin et al. 2017, arXiv 1708.02002."""
+    def __init__(self,
+        weight:torch.Tensor|None=None, # [K] weight of each class (2 for binary); None: all 1
+        ignore_index:int|None=None, # id of the pixels to leave out
+        gamma:float=2., # 0 or more; the larger, the less easy pixels count
+        reduction:str='mean', # 'mean', 'sum', or 'none' for [B,H,W] with 0 at ignored pixels
+    ):
+        super().__init__(weight, ignore_index, reduction)
+        if not gamma>=0: raise SegbookError(f'gamma is {gamma}; expected a number of at least 0')
+        self.gamma = gamma
+
+    def forward(self,
+        logits:torch.Tensor, # [B,K,H,W] any float dtype
+        mask:torch.Tensor, # [B,H,W] class ids
+    ) -> torch.Tensor: # one number, or [B,H,W] if reduction is 'none'
+        "The loss of a batch."
+        x,t = self._checked(logits, mask)
+        if x.shape[1]==1: x = torch.cat([torch.zeros_like(x), x], 1)
+        w = self._weight_for(x, x.shape[1])
+        total = self._total(t, x.shape[1], w)
+        loss = F.cross_entropy(x, t, ignore_index=-100 if self.ignore_index is None else self.ignore_index, reduction='none')
+        if self.gamma: loss = (-torch.expm1(-loss)).clamp_min(1e-12)**self.gamma*loss
+        if w is not None: loss = loss*w[t.where(t!=self.ignore_index, 0) if self.ignore_index is not None else t]
+        return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/total
+
+# %% ../nbs/08_losses.ipynb #49d058e6
+def _overlaps(p, t, keep, squared):
+    "Sums over each image, [B,K]: p where class k is true; p (or its square) everywhere; true pixels. And [B,1] pixels that count."
+    one,k = p.shape[1]==1,torch.ones_like(t, dtype=torch.bool) if keep is None else keep
+    n = k.flatten(1).sum(1, keepdim=True)
+    k = k.to(p.dtype)
+    if one: inside,T = (p[:,0]*(t==1)*k).flatten(1).sum(1, keepdim=True),((t==1)*k).flatten(1).sum(1, keepdim=True)
+    else:
+        t = t if keep is None else t.where(keep, 0)
+        def per_class(v): return v.new_zeros(len(p), p.shape[1], dtype=torch.float64).scatter_add(1, t.flatten(1), v.flatten(1).double()).to(p.dtype)
+        inside,T = per_class(p.gather(1, t[:,None])[:,0]*k),per_class(k)
+    q = p*p if squared else p
+    P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, k)
+    return inside,P,T,n
+
+# %% ../nbs/08_losses.ipynb #a806fb53
+class _OverlapLoss(_SegLoss):
+    "1 minus a score of overlap for each class, and the mean over the classes that are there."
+    squared = False
+    def __init__(self, weight, ignore_index, per_image, smooth, absent, reduction):
+        super().__init__(weight, ignore_index, reduction)
+        if not smooth>=0: raise SegbookError(f'smooth is {smooth}; expected a number of at least 0')
+        if absent not in (None, 'skip', 'push'): raise SegbookError(f"absent is {absent!r}; expected 'skip', 'push' or None")
+        self.per_image,self.smooth,self.absent = per_image,smooth,absent
+
+    def _by_class(self, logits, mask, per_image):
+        "Loss and whether it counts, [B,K] or for the batch as one [1,K]."
+        x,t = self._checked(logits, mask)
+        K,v = x.shape[1],self.ignore_index
+        self._total(t, max(K, 2), None)
+        I,P,T,n = _overlaps(x.sigmoid() if K==1 else x.softmax(1), t, None if v is None else t!=v, self.squared)
+        if not per_image: I,P,T,n = (o.sum(0, keepdim=True) for o in (I, P, T, n))
+        loss,here = self._loss(I, P.where(T>0, 1), T),T>0
+        if (self.absent or ('push' if K==1 else 'skip'))=='push': loss,here = loss.where(here, P/n.clamp(min=1)),(n>0).expand_as(T)
+        if v is not None and 0<=v<K and K>1: here = here & (torch.arange(K, device=here.device)!=v)
+        return loss,here
+
+    def forward(self,
+        logits:torch.Tensor, # [B,K,H,W] any float dtype
+        mask:torch.Tensor, # [B,H,W] class ids
+    ) -> torch.Tensor: # one number, or [B] if reduction is 'none': each image by itself
+        "The loss of a batch."
+        loss,here = self._by_class(logits, mask, self.per_image or self.reduction=='none')
+        return self._mean_of(loss, here)
+
+    def per_class(self,
+        logits:torch.Tensor, # [B,K,H,W]
+        mask:torch.Tensor, # [B,H,W]
+    ) -> torch.Tensor: # [K], or [B,K] if per_image; nan where a class does not count
+        "The loss of each class, without weights."
+        loss,here = self._by_class(logits, mask, self.per_image)
+        return loss.where(here, torch.nan).squeeze(0) if not self.per_image else loss.where(here, torch.nan)
+
+# %% ../nbs/08_losses.ipynb #92f4b102
 @patch
-def activation(self:CrossEntropyLoss,
+def _mean_of(self:_SegLoss, loss, here):
+    "The weighted mean, sum, or mean of each row, of a loss [N,K] over what counts; 0 where nothing does."
+    K = loss.shape[1]
+    w = self._weight_for(loss, max(K, 2))
+    share = here.to(loss.dtype) if w is None else here*w[-K:]
+    loss = loss.where(here, 0)*share
+    if self.reduction=='sum': return loss.sum()
+    dims = 1 if self.reduction=='none' else (0, 1)
+    return loss.sum(dims)/share.sum(dims).where(share.sum(dims)>0, torch.inf)
+
+# %% ../nbs/08_losses.ipynb #b1087426
+class DiceLoss(_OverlapLoss):
+    """1 - 2I/(P+T) for each class, and the mean over the classes that are there: I = sum of p where the class is true, P = sum of p, T = its true pixels.
+
+    Pixels of id `ignore_index` are in none of the sums. With logits [B,1,H,W] only class 1 is scored.
+    Raises SegbookError as CrossEntropyLoss. Sources: Milletari et al. 2016, arXiv 1606.04797 (squared); Drozdzal et al. 2016, arXiv 1608.04117 (plain)."""
+    def __init__(self,
+        weight:torch.Tensor|None=None, # [K] weight of each class in the mean (2 for binary); None: all 1
+        ignore_index:int|None=None, # id of the pixels to leave out
+        squared:bool=False, # P is the sum of p², as in the V-Net paper
+        per_image:bool=False, # sums over each image; otherwise over the batch
+        smooth:float=0., # added to numerator and denominator
+        absent:str|None=None, # class without a true pixel: 'skip' it, 'push' its mean probability down; None: 'skip', with one logit 'push'
+        reduction:str='mean', # 'mean', 'sum' over classes, or 'none' for [B]
+    ):
+        super().__init__(weight, ignore_index, per_image, smooth, absent, reduction)
+        self.squared = squared
+    def _loss(self, I, P, T): return 1-(2*I+self.smooth)/(P+T+self.smooth)
+
+class JaccardLoss(_OverlapLoss):
+    """1 - I/(P+T-I) for each class, the soft IoU, and the mean over the classes that are there; I, P, T as in DiceLoss.
+
+    Raises SegbookError as CrossEntropyLoss. Source: Rahman and Wang 2016, Optimizing intersection-over-union in deep neural networks."""
+    def __init__(self,
+        weight:torch.Tensor|None=None, # [K] weight of each class in the mean
+        ignore_index:int|None=None, # id of the pixels to leave out
+        per_image:bool=False, # sums over each image; otherwise over the batch
+        smooth:float=0., # added to numerator and denominator
+        absent:str|None=None, # as in DiceLoss
+        reduction:str='mean', # 'mean', 'sum' over classes, or 'none' for [B]
+    ): super().__init__(weight, ignore_index, per_image, smooth, absent, reduction)
+    def _loss(self, I, P, T): return 1-(I+self.smooth)/(P+T-I+self.smooth)
+
+# %% ../nbs/08_losses.ipynb #e8fb34b8
+class TverskyLoss(_OverlapLoss):
+    """(1 - I/(I+alpha*(P-I)+beta*(T-I)))^gamma for each class, and the mean over the classes that are there; I, P, T as in DiceLoss.
+
+    alpha weighs what is found and is not there, beta what is there and was not found. With 0.5 and 0.5 it is Dice, with 1 and 1
+    Jaccard. With gamma it is the focal Tversky loss (the paper writes 1/gamma, and uses 0.75). Raises SegbookError as CrossEntropyLoss.
+    Sources: Salehi et al. 2017, arXiv 1706.05721; focal: Abraham and Khan 2018, arXiv 1810.07842."""
+    def __init__(self,
+        weight:torch.Tensor|None=None, # [K] weight of each class in the mean
+        ignore_index:int|None=None, # id of the pixels to leave out
+        alpha:float=0.3, # weight of false positives, at least 0
+        beta:float=0.7, # weight of false negatives, at least 0
+        gamma:float=1., # exponent, above 0
+        per_image:bool=False, # sums over each image; otherwise over the batch
+        smooth:float=0., # added to numerator and denominator
+        absent:str|None=None, # as in DiceLoss
+        reduction:str='mean', # 'mean', 'sum' over classes, or 'none' for [B]
+    ):
+        super().__init__(weight, ignore_index, per_image, smooth, absent, reduction)
+        if not (alpha>=0 and beta>=0 and alpha+beta>0): raise SegbookError(f'alpha is {alpha} and beta {beta}; expected at least 0, and not both 0')
+        if not gamma>0: raise SegbookError(f'gamma is {gamma}; expected a number above 0')
+        self.alpha,self.beta,self.gamma = alpha,beta,gamma
+    def _loss(self, I, P, T):
+        loss = 1-(I+self.smooth)/(I+self.alpha*(P-I)+self.beta*(T-I)+self.smooth).clamp_min(1e-12)
+        return loss if self.gamma==1 else loss.clamp_min(1e-12)**self.gamma
+
+# %% ../nbs/08_losses.ipynb #4a5e841f
+def _falling(e):
+    "Order of the values of `e` [n], the largest first. NumPy sorts faster than PyTorch on a CPU."
+    if e.device.type=='cpu': return torch.from_numpy(np.argsort(-e.detach().numpy()))
+    return e.detach().argsort(descending=True)
+
+@torch.no_grad()
+def _jaccard_steps(e, fg):
+    "By how much the Jaccard loss grows with each pixel, if those of larger error `e` [n] are wrong already; `fg` [n] are true."
+    order = _falling(e)
+    f = fg[order].double()
+    there,found = f.sum(),f.cumsum(0)
+    loss = 1-(there-found)/(there+torch.arange(1, len(f)+1, device=f.device)-found)
+    return torch.empty_like(e).scatter_(0, order, loss.diff(prepend=loss.new_zeros(1)).to(e.dtype))
+
+# %% ../nbs/08_losses.ipynb #dbbf6519
+class LovaszLoss(_SegLoss):
+    """The Lovász extension of the Jaccard loss for each class, and the mean over the classes that are there.
+
+    With logits [B,K,H,W] on the softmax's probabilities; with [B,1,H,W] the hinge form for class 1, on the logits themselves.
+    Raises SegbookError as CrossEntropyLoss. Source: Berman, Triki, Blaschko 2018, arXiv 1705.08790, algorithm 1."""
+    def __init__(self,
+        weight:torch.Tensor|None=None, # [K] weight of each class in the mean
+        ignore_index:int|None=None, # id of the pixels to leave out
+        per_image:bool=False, # each image by itself; otherwise the batch as one
+        reduction:str='mean', # 'mean', 'sum' over classes, or 'none' for [B]
+    ):
+        super().__init__(weight, ignore_index, reduction)
+        self.per_image = per_image
+
+    def forward(self,
+        logits:torch.Tensor, # [B,K,H,W] any float dtype
+        mask:torch.Tensor, # [B,H,W] class ids
+    ) -> torch.Tensor: # one number, or [B] if reduction is 'none'
+        "The loss of a batch."
+        x,t = self._checked(logits, mask)
+        K,v = x.shape[1],self.ignore_index
+        self._total(t, max(K, 2), None)
+        keep = None if v is None else t!=v
+        p = x if K==1 else x.softmax(1)
+        sets = [slice(b, b+1) for b in range(len(t))] if self.per_image or self.reduction=='none' else [slice(None)]
+        pairs = [self._of_class(p[s,k], t[s]==(k if K>1 else 1), None if keep is None else keep[s], hinge=K==1) for s in sets for k in range(K)]
+        loss,here = (torch.stack(o).view(len(sets), K) for o in zip(*pairs))
+        if v is not None and 0<=v<K and K>1: here = here & (torch.arange(K, device=here.device)!=v)
+        return self._mean_of(loss, here)
+
+# %% ../nbs/08_losses.ipynb #e17ce286
+@patch
+def _of_class(self:LovaszLoss, p, fg, keep, hinge):
+    "(loss, whether it counts) of one class: `p` [n,H,W] are its probabilities, or logits if `hinge`."
+    if keep is not None: fg = fg & keep
+    here = fg.any() if not hinge else fg.new_ones(()) if keep is None else keep.any()
+    if p.device.type=='cpu' and not here: return (p*0).sum(),here
+    e = 1-p*(2*fg.to(p.dtype)-1) if hinge else (fg.to(p.dtype)-p).abs()
+    if keep is not None: e = e.where(keep, -torch.inf)
+    e,fg = e.flatten(),fg.flatten()
+    return (F.relu(e)*_jaccard_steps(e, fg)).sum(),here
+
+# %% ../nbs/08_losses.ipynb #a21c0da8
+def unet_weight_map(
+    instances, # [H,W] or [B,H,W] integer ids of cells, numpy or tensor; 0 is the background
+    w0:float=10, # weight that a pixel between two touching cells gets on top
+    sigma:float=5, # pixels over which it falls off
+    base:float=1., # weight of every pixel, w_c
+    inside:bool=True, # False: what lies inside a cell weighs `base`, and only the background between cells more
+): # float32 weights of the same shape, numpy or tensor
+    """The weights of the U-Net paper: base + w0*exp(-(d1+d2)²/(2 sigma²)), with the distances to the nearest and the second nearest cell.
+
+    Distances are those between pixel centres, 0 inside a cell; with fewer than two cells all weights are `base`. Parts that lie
+    further off than 1e-7 of weight are not looked at. Raises SegbookError for ids that are no integers or negative, and sigma of 0.
+    Source: Ronneberger, Fischer, Brox 2015, arXiv 1505.04597, equation 2."""
+    from scipy import ndimage
+    is_tensor = isinstance(instances, torch.Tensor)
+    ids = instances.detach().cpu().numpy() if is_tensor else np.asarray(instances)
+    if ids.dtype.kind not in 'iub' or ids.ndim not in (2, 3) or ids.size and ids.min()<0:
+        raise SegbookError(f'the instances are {list(ids.shape)} {ids.dtype}; expected integers of at least 0, [H,W] or [B,H,W]: one id for each cell, 0 for background')
+    if not sigma>0: raise SegbookError(f'sigma is {sigma}; expected a number of pixels above 0')
+    reach = int(np.ceil(sigma*np.sqrt(2*np.log(max(abs(w0), 1e-7)/1e-7))))
+    res = np.full(ids.shape, base, np.float32)
+    for m,out in zip(ids.reshape(-1, *ids.shape[-2:]), res.reshape(-1, *ids.shape[-2:])):
+        m = np.unique(m, return_inverse=True)[1].reshape(m.shape)+(not (m==0).any())
+        d1,d2 = np.full(m.shape, np.inf),np.full(m.shape, np.inf)
+        for i,box in enumerate(ndimage.find_objects(m), 1):
+            window = tuple(slice(max(0, s.start-reach), s.stop+reach) for s in box)
+            d,a,b = ndimage.distance_transform_edt(m[window]!=i),d1[window],d2[window]
+            np.minimum(b, np.maximum(a, d), out=b); np.minimum(a, d, out=a)
+        out += w0*np.exp(-(d1+d2)**2/(2*sigma**2))*(inside | (m==0))
+    return torch.from_numpy(res).to(instances.device) if is_tensor else res
+
+# %% ../nbs/08_losses.ipynb #9cccef7c
+class BorderWeightedLoss(_SegLoss):
+    """Cross entropy with a weight for each pixel, large between cells that touch: the weighted mean over the pixels that are not Void.
+
+    Without a map, the pieces of the mask that are not `background`, connected by their sides, are taken for the cells.
+    Raises SegbookError as CrossEntropyLoss, and for a map of another size or with negative numbers.
+    Source: Ronneberger, Fischer, Brox 2015, arXiv 1505.04597."""
+    def __init__(self,
+        weight:torch.Tensor|None=None, # [K] weight of each class; the product of both counts
+        ignore_index:int|None=None, # id of the pixels to leave out
+        w0:float=10, # as in unet_weight_map
+        sigma:float=5, # as in unet_weight_map, in pixels
+        background:int=0, # class that is no cell
+        inside:bool=False, # weigh the rims of the cells too, not only the gap between them
+        reduction:str='mean', # 'mean', 'sum', or 'none' for [B,H,W] with 0 at ignored pixels
+    ):
+        super().__init__(weight, ignore_index, reduction)
+        self.w0,self.sigma,self.background,self.inside = w0,sigma,background,inside
+
+    def forward(self,
+        logits:torch.Tensor, # [B,K,H,W] any float dtype
+        mask:torch.Tensor, # [B,H,W] class ids
+        border:torch.Tensor|None=None, # [B,H,W] weights (float) or ids of instances (integer); None: from the mask
+    ) -> torch.Tensor: # one number, or [B,H,W] if reduction is 'none'
+        "The loss of a batch."
+        x,t = self._checked(logits, mask)
+        if x.shape[1]==1: x = torch.cat([torch.zeros_like(x), x], 1)
+        w = self._weight_for(x, x.shape[1])
+        self._total(t, x.shape[1], w)
+        keep = torch.ones_like(t, dtype=torch.bool) if self.ignore_index is None else t!=self.ignore_index
+        m = self._map(t, keep, border).to(x)*keep
+        if w is not None: m = m*w[t.where(keep, 0)]
+        loss = m*F.cross_entropy(x, t.where(keep, 0), reduction='none')
+        return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/m.sum().where(m.sum()>0, torch.inf)
+
+# %% ../nbs/08_losses.ipynb #7b7b3b3f
+@patch
+def _map(self:BorderWeightedLoss, t, keep, border):
+    "The weights [B,H,W], from what was given."
+    if border is None:
+        from scipy.ndimage import label
+        cell = ((t!=self.background) & keep).cpu().numpy()
+        border = torch.from_numpy(np.stack([label(c)[0] for c in cell])).to(t.device)
+    border = torch.as_tensor(border).as_subclass(torch.Tensor)
+    if border.shape!=t.shape: raise SegbookError(f'the border weights are {list(border.shape)} and the mask {list(t.shape)}; expected the same [B,H,W]')
+    if not border.is_floating_point(): return unet_weight_map(border, self.w0, self.sigma, inside=self.inside)
+    if t.device.type=='cpu' and not (border>=0).all(): raise SegbookError('the border weights hold negative numbers or nan; expected those of unet_weight_map')
+    return border
+
+# %% ../nbs/08_losses.ipynb #5febf46b
+class CombinedLoss(_SegLoss):
+    """A weighted sum of losses: CombinedLoss(CrossEntropyLoss(ignore_index=v), DiceLoss(ignore_index=v), weights=(1, 0.5)).
+
+    `ignore_index` and `reduction` are those of the parts, and setting them sets the parts'. With 'none' each part gives one
+    number for each image, [B]. `.parts` holds the last value of each part, to be looked at.
+    Raises SegbookError for parts that ignore different ids, a wrong number of weights, and no part at all."""
+    def __init__(self,
+        *losses, # two or more losses of this module
+        weights=None, # one number for each loss; None: all 1
+        reduction:str='mean', # 'mean', 'sum', or 'none' for [B]
+    ):
+        nn.Module.__init__(self)
+        weights = [1.]*len(losses) if weights is None else [float(o) for o in weights]
+        if not losses or len(weights)!=len(losses): raise SegbookError(f'{len(losses)} losses and {len(weights)} weights; expected at least one loss, and a weight for each')
+        ignored = {o.ignore_index for o in losses}
+        if len(ignored)>1: raise SegbookError(f'the losses ignore different ids: {", ".join(f"{type(o).__name__} {o.ignore_index}" for o in losses)}; give all the same ignore_index')
+        self.losses,self.weights,self.parts = nn.ModuleList(losses),weights,{}
+        self.reduction = reduction
+
+    @property
+    def ignore_index(self): return self.losses[0].ignore_index
+    @ignore_index.setter
+    def ignore_index(self, v):
+        for o in self.losses: o.ignore_index = v
+    @property
+    def reduction(self): return self.losses[0].reduction
+    @reduction.setter
+    def reduction(self, v):
+        for o in self.losses: o.reduction = v
+
+    def forward(self,
+        logits:torch.Tensor, # [B,K,H,W]
+        mask:torch.Tensor, # [B,H,W] class ids
+    ) -> torch.Tensor: # one number, or [B] if reduction is 'none'
+        "The weighted sum."
+        each = [f(logits, mask) for f in self.losses]
+        if self.reduction=='none': each = [o if o.ndim==1 else o.flatten(1).mean(1) for o in each]
+        self.parts = {type(f).__name__: o.detach() for f,o in zip(self.losses, each)}
+        return sum(w*o for w,o in zip(self.weights, each))
+
+# %% ../nbs/08_losses.ipynb #9d8043fa
+@patch
+def activation(self:_SegLoss,
     x:torch.Tensor, # [B,K,H,W] logits
 ) -> torch.Tensor: # [B,K,H,W] probabilities
     "Softmax over the classes; with K=1 the sigmoid, which is the probability of class 1."
     return x.sigmoid() if x.shape[1]==1 else x.softmax(1)
 
 @patch
-def decodes(self:CrossEntropyLoss,
+def decodes(self:_SegLoss,
     x:torch.Tensor, # [B,K,H,W] probabilities, as `activation` returns them
 ) -> torch.Tensor: # [B,H,W] int64 class ids
     "The most probable class of each pixel; with K=1 class 1 where its probability is above a half."

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Imports run downward: a module imports from its own layer or from those before it.
-LAYERS = [{'masks', 'convolution', 'receptive_field', 'upsampling', 'skip_connections'}, {'data', 'losses', 'metrics'}, {'models'}, {'learner'},
+LAYERS = [{'masks', 'convolution', 'receptive_field', 'upsampling', 'skip_connections', 'imbalance', 'augmentation'}, {'data', 'losses', 'metrics'}, {'models'}, {'learner'},
           {'inference', 'interpretation', 'export'}, {'widgets', 'exercises', 'cli'}, {'tasks'}]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm', 'ipywidgets'}

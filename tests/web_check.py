@@ -318,7 +318,10 @@ def test_an_exercise_is_solved_in_jupyterlab(folder, chromium):
         cells.first.wait_for(timeout=60_000)
         w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
         def run(i, text, says):
-            cells.nth(i).locator('.cm-content').click(); w.page.keyboard.press('Control+a'); w.page.keyboard.type(text); w.page.keyboard.press('Shift+Enter')
+            editor = cells.nth(i).locator('.cm-content')
+            editor.click(); w.page.keyboard.press('Control+a'); w.page.keyboard.insert_text(text)
+            editor.filter(has_text=text[-40:]).wait_for()
+            w.page.keyboard.press('Shift+Enter')
             cells.nth(i).locator('.jp-OutputArea-output', has_text=says).first.wait_for(timeout=60_000)
             return cells.nth(i).locator('.jp-OutputArea').inner_text()
         line = 'from segbook.exercises import *; accuracy = lambda pred, targ, ignore_index: {}; check("09.2", accuracy)'
