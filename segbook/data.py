@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.vision.all import (AddMaskCodes, DataBlock, DataLoaders, IndexSplitter, IntToFloatTensor, PILImage, PILImageBW,
+from fastai.vision.all import (AddMaskCodes, DataBlock, DataLoaders, IntToFloatTensor, PILImage, PILImageBW,
     PILMask, TensorImage, TfmdDL, Transform, TransformBlock, aug_transforms)
 from PIL import Image, ImageDraw, ImageFilter
 
+from .imbalance import RandomWindow, wanted_classes
 from .masks import SegbookError, SegFolder, overlay, palette, read_mask
 
 # %% auto #0
@@ -815,10 +816,10 @@ def _lost(folder, lost):
     return f'valid.txt of {folder.path} names {len(lost)} files that are not among its images: {", ".join(lost[:3])}{" ..." if len(lost) > 3 else ""}{hint}. Expected file names as in the images folder. Correct the list.'
 
 # %% ../nbs/03_data.ipynb #67932a28
-def _check_train(folder, train, bs):
+def _check_train(folder, train, bs, repeat=1):
     "Raise a SegbookError when training would have no batch, or nothing to learn from."
     if bs < 1: raise SegbookError(f'bs={bs}; expected 1 or more.')
-    if bs > len(train): raise SegbookError(f'Batches of {bs} from {len(train)} training images: an incomplete batch is dropped, so there would be none at all. Pass bs={len(train)} or less.')
+    if bs > (n := len(train)*repeat): raise SegbookError(f'Batches of {bs} from {n} training {"images" if repeat == 1 else "windows"}: an incomplete batch is dropped, so there would be none at all. Pass bs={n} or less.')
     v = folder.ignore_index
     if v is not None and not any((read_mask(folder.labels[i]) != v).any() for i in train):
         raise SegbookError(f'All pixels of all {len(train)} training masks are {folder.codes[v]} (id {v}): there is nothing to learn from. Expected ids of other classes; check_masks(folder) shows what the masks hold.')
@@ -874,11 +875,33 @@ def _as_folder(path, images, labels, codes, valid):
     if bare: print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists them.')
     return folder
 
+# %% ../nbs/03_data.ipynb #b097dcee
+def _window(folder, crops, size, classes, n, shapes, train):
+    "The transform that cuts windows out of training images, or None without `crops`."
+    if crops is None:
+        if classes is not None or n != 1: raise SegbookError(f'crops is None, so {"crop_classes" if classes is not None else "crops_per_image"} would do nothing. Cure: crops=\'random\' or crops=\'positive\', with size=')
+        return None
+    if crops not in ('random','positive'): raise SegbookError(f"crops is {crops!r}; expected 'random', 'positive' or None.")
+    if size is None: raise SegbookError(f"crops={crops!r} needs the size of the windows, such as size=128.")
+    if not isinstance(n, int) or n < 1: raise SegbookError(f'crops_per_image is {n!r}; expected a whole number of at least 1.')
+    if classes is not None and crops == 'random': raise SegbookError("crop_classes is for crops='positive'; windows of crops='random' lie anywhere.")
+    h,w = hw = _hw(size)
+    H,W = min(s[0] for s in shapes),min(s[1] for s in shapes)
+    if h > H or w > W: raise SegbookError(f'Windows of {h}x{w} from training images that are down to {H}x{W} (height x width); expected at most that. Pass a smaller size.')
+    return RandomWindow(hw, None if crops == 'random' else wanted_classes(folder, train, classes))
+
+def _block(folder, channels, train, val, item_tfms, batch_tfms):
+    "The DataBlock of a folder: `train` and `val` are the indices of its images."
+    if isinstance(batch_tfms, str) and batch_tfms == 'default': batch_tfms = mild_tfms()
+    x = TransformBlock(type_tfms=[_OpenImage(channels)], batch_tfms=IntToFloatTensor)
+    y = TransformBlock(type_tfms=[_OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes), batch_tfms=IntToFloatTensor)
+    return DataBlock((x,y), splitter=lambda items: (train,val), dl_type=SegDL, item_tfms=item_tfms, batch_tfms=list(batch_tfms or []))
+
 # %% ../nbs/03_data.ipynb #1026e438
 def seg_dataloaders(
     path, # data folder, or a SegFolder
     bs: int = 8, # images in a batch
-    size: int | tuple | None = None, # height and width to resize to, or one number for both; None keeps the size
+    size: int | tuple | None = None, # height and width to resize to, or one number for both; None keeps the size; with `crops` the size of the windows
     images: str = 'images', # name of the images' folder
     labels: str = 'labels', # name of the masks' folder
     codes = None, # class names: list or text file; None for codes.txt
@@ -886,6 +909,9 @@ def seg_dataloaders(
     valid_pct: float = .2, # share of a random split
     seed: int = 42, # of the random split and of the order of the batches
     channels: int | None = None, # 1 grey, 3 colour (alpha dropped), 4 or more; None: as the images are
+    crops: str | None = None, # train on windows cut out of the images, not resized: 'random' anywhere, 'positive' where there is something; validation sees whole images
+    crops_per_image: int = 1, # windows cut from each training image in an epoch
+    crop_classes = None, # for 'positive': names or ids of what must be in the window; None: all classes but the commonest
     item_tfms = None, # further transforms of single items: PILImage and PILMask (tensors when channels are not 1 or 3)
     batch_tfms = 'default', # 'default' for `mild_tfms()`, None for none, or a list
     num_workers: int | None = None, # reading processes; None: 0 on a CPU, a few for a GPU
@@ -894,18 +920,16 @@ def seg_dataloaders(
 ) -> DataLoaders: # with .vocab (class names, Void among them), .ignore_index, .channels, and .size (height and width if images are resized, else None); images 0..1, not normalised
     """fastai DataLoaders for a folder of images and masks. Masks are only ever resampled nearest.
 
-    Raises SegbookError before any training: what `SegFolder` raises, sizes that differ, a single image, an empty split,
-    names in valid.txt that are not there, batches larger than the training set, and masks of nothing but Void."""
+    Raises SegbookError before any training: what `SegFolder` raises, sizes that differ, a single image, an empty split, names in valid.txt
+    that are not there, batches larger than the training set, masks of nothing but Void, and windows that are too large or find nothing."""
     folder = _as_folder(path, images, labels, codes, valid)
-    train,val = _split(folder, valid_pct, seed)
-    shapes = _look(folder)
-    hw,channels = _one_size(folder, shapes, size),_find_channels(folder, shapes, channels)
-    _check_train(folder, train, bs)
-    if isinstance(batch_tfms, str) and batch_tfms == 'default': batch_tfms = mild_tfms()
-    resize = [_Squish(hw)] if any(s[:2] != hw for s in shapes) else []
-    x = TransformBlock(type_tfms=[_OpenImage(channels)], batch_tfms=IntToFloatTensor)
-    y = TransformBlock(type_tfms=[_OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes), batch_tfms=IntToFloatTensor)
-    block = DataBlock((x,y), splitter=IndexSplitter(val), dl_type=SegDL, item_tfms=resize + list(item_tfms or []), batch_tfms=list(batch_tfms or []))
+    (train,val),shapes = _split(folder, valid_pct, seed),_look(folder)
+    window = _window(folder, crops, size, crop_classes, crops_per_image, [shapes[i] for i in train], train)
+    channels,hw = _find_channels(folder, shapes, channels),None if window else _one_size(folder, shapes, size)
+    if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
+    _check_train(folder, train, bs, crops_per_image)
+    resize = [_Squish(hw)] if hw and any(s[:2] != hw for s in shapes) else []
+    block = _block(folder, channels, train*crops_per_image, val, resize + [window]*bool(window) + list(item_tfms or []), batch_tfms)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
                             num_workers=_workers(len(folder.images), device) if num_workers is None else num_workers)
     for o in (dls,*dls.loaders): o.vocab,o.ignore_index,o.channels,o.size = list(folder.codes),folder.ignore_index,channels,hw if resize else None
