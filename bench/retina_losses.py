@@ -1,6 +1,6 @@
 """The same network trained with each loss on one imbalanced set: vessels of the retina, which fill an eighth of the field of view.
 
-python bench/retina_losses.py FOLDER [--crops 40] [--steps N] [--only NAME ...]
+python bench/retina_losses.py FOLDER [--crops 32] [--steps N] [--only NAME ...]
 FOLDER holds images/, labels/, fov/ (1 inside the field of view), codes.txt and valid.txt. What lies outside the field of view
 becomes Void, which no loss and no score counts. Every run: DynamicUnet on resnet18 from scratch, seed 42, random windows of
 128x128, batch 4, one cycle up to 1e-3; scored once, with its last weights, on the whole validation images.
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np, torch
 from PIL import Image
 from about import about
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from segbook.data import mild_tfms, seg_dataloaders
 from segbook.learner import seg_learner, train_segmenter
 from segbook.losses import *
@@ -55,6 +55,11 @@ class Cut(Callback):
         if self.training and self.iter + 1 >= self.n: raise CancelFitException
 
 
+class NoValidation(Callback):
+    "Whole images take their time, and `score` reads them anyway."
+    def before_validate(self): raise CancelValidException
+
+
 @torch.no_grad()
 def score(learn):
     "Scores of the whole validation images, and how often each probability of vessel was given: [2,100], row is truth."
@@ -75,7 +80,7 @@ def score(learn):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('folder', type=Path); p.add_argument('--crops', type=int, default=40, help='windows of each training image')
+    p.add_argument('folder', type=Path); p.add_argument('--crops', type=int, default=32, help='windows of each training image')
     p.add_argument('--steps', type=int); p.add_argument('--only', nargs='*')
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -92,7 +97,7 @@ def main():
             learn = seg_learner(dls, encoder='resnet18', pretrained=False, loss=losses(weight)[name], metrics=[], keep_best=False)
             start = time.time()
             with learn.no_bar(), learn.no_logging():
-                train_segmenter(learn, 1, settings['lr'], cbs=[Cut(a.steps)] if a.steps else None)
+                train_segmenter(learn, 1, settings['lr'], cbs=[NoValidation()] + ([Cut(a.steps)] if a.steps else []))
             took = time.time() - start
             train = [round(float(o), 4) for o in learn.recorder.losses]
             if a.steps: print(name, train, f'{took:.0f} s', flush=True); continue

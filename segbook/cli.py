@@ -353,7 +353,7 @@ def evaluate(
     "Count the validation images as the training's metrics do, and each one for itself."
     import torch
     from segbook.metrics import Confusion
-    K, ignore = len(learn.segmenter['codes']), learn.segmenter['ignore_index']
+    K, ignore = learn.segmenter['n_classes'], learn.segmenter['ignore_index']
     total, scores = Confusion(K, ignore), []
     learn.model.eval()
     with torch.no_grad():

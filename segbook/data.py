@@ -816,10 +816,10 @@ def _lost(folder, lost):
     return f'valid.txt of {folder.path} names {len(lost)} files that are not among its images: {", ".join(lost[:3])}{" ..." if len(lost) > 3 else ""}{hint}. Expected file names as in the images folder. Correct the list.'
 
 # %% ../nbs/03_data.ipynb #67932a28
-def _check_train(folder, train, bs, repeat=1):
+def _check_train(folder, train, bs, repeat=1, what='images'):
     "Raise a SegbookError when training would have no batch, or nothing to learn from."
     if bs < 1: raise SegbookError(f'bs={bs}; expected 1 or more.')
-    if bs > (n := len(train)*repeat): raise SegbookError(f'Batches of {bs} from {n} training {"images" if repeat == 1 else "windows"}: an incomplete batch is dropped, so there would be none at all. Pass bs={n} or less.')
+    if bs > (n := len(train)*repeat): raise SegbookError(f'Batches of {bs} from {n} training {what}: an incomplete batch is dropped, so there would be none at all. Pass bs={n} or less.')
     v = folder.ignore_index
     if v is not None and not any((read_mask(folder.labels[i]) != v).any() for i in train):
         raise SegbookError(f'All pixels of all {len(train)} training masks are {folder.codes[v]} (id {v}): there is nothing to learn from. Expected ids of other classes; check_masks(folder) shows what the masks hold.')
@@ -927,7 +927,7 @@ def seg_dataloaders(
     window = _window(folder, crops, size, crop_classes, crops_per_image, [shapes[i] for i in train], train)
     channels,hw = _find_channels(folder, shapes, channels),None if window else _one_size(folder, shapes, size)
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
-    _check_train(folder, train, bs, crops_per_image)
+    _check_train(folder, train, bs, crops_per_image, 'windows' if window else 'images')
     resize = [_Squish(hw)] if hw and any(s[:2] != hw for s in shapes) else []
     block = _block(folder, channels, train*crops_per_image, val, resize + [window]*bool(window) + list(item_tfms or []), batch_tfms)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,

@@ -4,17 +4,19 @@
 
 # %% ../nbs/12_learner.ipynb #301231ca
 from __future__ import annotations
-import copy, random
+import copy, difflib, functools, math, random
 from pathlib import Path
 
 import numpy as np, torch
 from torch import nn, Tensor
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.schedule import ParamScheduler, SchedCos, combine_scheds
-from fastai.vision.all import Adam, Callback, DataLoaders, Learner, L, Normalize, OptimWrapper, Pipeline, default_split, params, set_seed
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, TrackerCallback
+from fastai.optimizer import set_item_pg
+from fastai.vision.all import Adam, Callback, DataLoaders, Learner, L, Normalize, OptimWrapper, Pipeline, get_model, params, rank_distrib, set_seed
 from .losses import CrossEntropyLoss, class_weights
 from .masks import SegbookError, _replace_file, find_void
-from .metrics import MeanDice, MeanIoU, PixelAccuracy
+from .metrics import MeanDice, MeanIoU, PixelAccuracy, _class_id
 from .models import encoder_stats, seg_model
 
 # %% auto #0
@@ -54,8 +56,9 @@ class SeedEpochs(Callback):
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
         s = (self.seed*1_000_003 + self.n) % 2**32
-        set_seed(s)
-        self.learn.dls.train.rng = random.Random(s)
+        set_seed((s + 7919*rank_distrib()) % 2**32) # each of several processes draws its own augmentation ...
+        dl = self.learn.dls.train
+        getattr(dl, 'dl', dl).rng = random.Random(s) # ... from one common order of the images
         self.n += 1
 
 # %% ../nbs/12_learner.ipynb #5bdc03c1
@@ -78,10 +81,10 @@ class KeepBest(Callback):
         name = self.monitor if self.monitor in names else 'valid_loss'
         v = float(self.recorder.values[-1][names.index(name)])
         self.new_best = not np.isnan(v) and (self.best is None or (v < self.best if 'loss' in name else v > self.best))
-        if self.new_best: self.best, self.kept = v, (self.epoch, {k: o.detach().cpu().clone() for k, o in self.model.state_dict().items()})
+        if self.new_best: self.best, self.kept = v, (self.epoch, {k: o.detach().cpu().clone() for k, o in get_model(self.model).state_dict().items()})
 
     def after_fit(self):
-        if self.epochs_trained and self.kept is not None: self.model.load_state_dict(self.kept[1])
+        if self.epochs_trained and self.kept is not None: get_model(self.model).load_state_dict(self.kept[1])
         self.go_on = False
 
 # %% ../nbs/12_learner.ipynb #f1c7f17c
@@ -97,6 +100,16 @@ def _channels_of(dls) -> int:
     return getattr(dls, 'channels', None) or int(dls.one_batch()[0].shape[1])
 
 # %% ../nbs/12_learner.ipynb #70e5e45a
+class _Setting(dict):
+    "Settings of one group of parameters; what is written here is written to the optimiser."
+    def __init__(self, settings, group, names): super().__init__(settings); self.group, self.names = group, names
+    def __setitem__(self, k, v): super().__setitem__(k, v); set_item_pg(self.group, self.names[k], v)
+
+class _FusedAdam(OptimWrapper):
+    "fastai's wrapper hands out copies of the settings, so that ReduceLROnPlateau would change nothing."
+    @property
+    def hypers(self): return [_Setting(h, g, self.bwd_map) for h, g in zip(OptimWrapper.hypers.fget(self), self.opt.param_groups)]
+
 def fast_adam(
     params, # groups of parameters, as the splitter makes them
     lr:float, # learning rate
@@ -105,7 +118,7 @@ def fast_adam(
     "fastai's Adam; on a processor PyTorch's fused AdamW with the same settings. Weight decay there takes in the normalisation layers and biases."
     first = next(o for g in params for o in (g if isinstance(g, (list, L)) else [g]))
     if first.device.type != 'cpu' or not hasattr(torch, '_fused_adamw_'): return Adam(params, lr=lr, **kwargs)
-    return OptimWrapper(params, torch.optim.AdamW, **{'lr': lr, 'betas': (.9, .99), 'eps': 1e-5, 'weight_decay': .01, 'fused': True, **kwargs})
+    return _FusedAdam(params, torch.optim.AdamW, **{'lr': lr, 'betas': (.9, .99), 'eps': 1e-5, 'weight_decay': .01, 'fused': True, **kwargs})
 
 # %% ../nbs/12_learner.ipynb #03d543fd
 def _seeded_model(seed, *args, **kwargs) -> nn.Module:
@@ -114,9 +127,55 @@ def _seeded_model(seed, *args, **kwargs) -> nn.Module:
         if seed is not None: torch.manual_seed(seed)
         return seg_model(*args, **kwargs)
 
-def seg_splitter(model) -> L:
-    "Groups of parameters for freezing and discriminative rates: the encoder, and all the rest."
-    return L(model[0], model[1:]).map(params) if isinstance(model, nn.Sequential) or hasattr(model, 'layers') else default_split(model)
+def _encoder_of(model):
+    "The part of a network that turns the image into features, or None where no name and no order tells."
+    for name in ('encoder', 'backbone'):
+        if isinstance(part := getattr(model, name, None), nn.Module): return part
+    parts = model if isinstance(model, nn.Sequential) else getattr(model, 'layers', None)
+    return parts[0] if isinstance(parts, (nn.Sequential, nn.ModuleList)) and len(parts) > 1 else None
+
+def seg_splitter(
+    model:nn.Module, # any network
+) -> L: # one or two lists of parameters, each parameter in exactly one
+    """Groups of parameters for freezing and discriminative rates: the encoder, and all the rest.
+
+    The encoder is `model.encoder` or `model.backbone`, or the first part of a chain (`nn.Sequential`, fastai's DynamicUnet). A network that
+    shows none, or has all its parameters on one side, is one group. Raises SegbookError for what has no parameters."""
+    if not isinstance(model, nn.Module): raise SegbookError(f'found {type(model).__name__}; expected a network (nn.Module), such as seg_model returns')
+    every, first = params(model), _encoder_of(model)
+    if not every: raise SegbookError(f'{type(model).__name__} has no parameters, so there is nothing to train. Cure: a network with weights')
+    ids = set() if first is None else {id(p) for p in params(first)}
+    groups = [[p for p in every if id(p) in ids], [p for p in every if id(p) not in ids]]
+    return L(o for o in groups if o)
+
+# %% ../nbs/12_learner.ipynb #45ea7221
+def _check_one_channel(codes, ignore):
+    "Raise a SegbookError unless ids 0 and 1 are the two classes, and nothing else but Void follows."
+    if [k for k in range(len(codes)) if k != ignore] != [0, 1]:
+        raise SegbookError(f'one_channel=True answers with one number a pixel, for class 1 against class 0; found the codes {", ".join(codes)}'
+            f'{"" if ignore is None else f" (Void has id {ignore})"}. Expected two classes, the background first, and Void, if there is one, last. '
+            'Cure: such codes (segbook_check --fix --map writes a copy with other ids), or one_channel=False')
+
+def _check_loss(loss, K, ignore):
+    "Raise a SegbookError for class weights of another number than the classes, and for one channel with a loss that does not leave Void out."
+    for o in loss.modules() if isinstance(loss, nn.Module) else [loss]:
+        w = getattr(o, 'weight', None)
+        if isinstance(w, Tensor) and w.ndim == 1 and len(w) != max(K, 2):
+            raise SegbookError(f'the weight of {type(o).__name__} has {len(w)} numbers; expected {max(K, 2)}, one for each '
+                               f'class{" (class 0 and class 1, without Void)" if K == 1 else ", Void included"}: class_weights(dls){"[:2]" if K == 1 else ""}')
+        if K == 1 and ignore is not None and getattr(o, 'ignore_index', ignore) != ignore:
+            raise SegbookError(f'{type(o).__name__} has ignore_index={o.ignore_index}, and Void has id {ignore}; with one channel there is '
+                               f'no class {ignore} that it could be. Cure: ignore_index={ignore}')
+
+def _fitted_metrics(metrics, K, ignore, codes):
+    "The metrics, told of one channel where they ask the codes; a SegbookError for those that count other classes."
+    for m in L(metrics):
+        n = getattr(m, 'n_classes', K)
+        if isinstance(n, int) and max(n, 2) != max(K, 2):
+            raise SegbookError(f'{type(m).__name__} counts {n} classes; the network answers with {max(K, 2)}. Cure: {type(m).__name__}() takes the number from the data')
+        if n is None and K == 1: m.n_classes = 2
+        if hasattr(m, 'cls'): _class_id(m.cls, max(K, 2), ignore, codes)
+    return metrics
 
 # %% ../nbs/12_learner.ipynb #6cdd4691
 def seg_learner(
@@ -126,6 +185,7 @@ def seg_learner(
     loss=None, # None: CrossEntropyLoss without Void and with class weights; or any loss of logits [B,K,H,W] and ids [B,H,W]
     metrics=None, # None: PixelAccuracy, MeanIoU, MeanDice
     pretrained:bool=True, # start the encoder from ImageNet weights, and freeze it as fastai does
+    one_channel:bool=False, # two classes: one logit a pixel, for class 1, instead of one for each class
     seed:int|None=42, # weights, order and augmentation depend on it; None leaves the global random state in charge
     keep_best:bool=True, # put the weights of the best epoch back when training ends
     model_kwargs:dict|None=None, # for the builder of the architecture, e.g. dict(self_attention=True)
@@ -135,31 +195,45 @@ def seg_learner(
 ) -> Learner:
     """A fastai Learner for semantic segmentation that leaves Void out of everything.
 
-    Raises SegbookError: no vocab, unknown names (with the nearest), weights that cannot be had."""
+    Raises SegbookError before any work: no vocab, unknown names (with the nearest), weights that cannot be had, a loss or a metric of
+    another number of classes, and codes that one channel cannot tell apart."""
     codes, channels = _codes_of(dls), _channels_of(dls)
-    model = _seeded_model(seed, arch, len(codes), encoder, channels, pretrained, **(model_kwargs or {}))
     ignore = getattr(dls, 'ignore_index', None) if hasattr(dls, 'ignore_index') else find_void(codes)
+    if one_channel: _check_one_channel(codes, ignore)
+    K = 1 if one_channel else len(codes)
+    _check_loss(loss, K, ignore)
+    metrics = _fitted_metrics([o(max(K, 2), ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)] if metrics is None else metrics, K, ignore, codes)
+    model = _seeded_model(seed, arch, K, encoder, channels, pretrained, **(model_kwargs or {}))
     new = _normalized(dls, encoder, channels)
-    if loss is None: loss = CrossEntropyLoss(class_weights(dls, ignore_index=ignore).to(dls.device or 'cpu'), ignore_index=ignore)
-    if metrics is None: metrics = [o(len(codes), ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
+    if loss is None: loss = CrossEntropyLoss(class_weights(dls, ignore_index=ignore)[:max(K, 2)].to(dls.device or 'cpu'), ignore_index=ignore)
     own = [ChannelsLast()] + [SeedEpochs(seed)]*(seed is not None) + [KeepBest()]*keep_best
     learn = Learner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)), path=path,
                     **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
-    norm = _normalize_of(new)
-    learn.segmenter = dict(arch=arch, encoder=encoder, in_channels=channels, n_classes=len(codes), model_kwargs=model_kwargs or {},
-        codes=codes, ignore_index=ignore, size=getattr(dls, 'size', None), pretrained=pretrained,
-        mean=norm.mean.flatten().tolist(), std=norm.std.flatten().tolist())
+    return _described(learn, arch, encoder, K, model_kwargs or {}, codes, ignore, channels, pretrained)
+
+# %% ../nbs/12_learner.ipynb #ad16312a
+def _described(learn, arch, encoder, K, model_kwargs, codes, ignore, channels, pretrained) -> Learner:
+    "The learner with the facts that prediction and export need, frozen if pretrained, and in 16 bits on a GPU."
+    norm, device = _normalize_of(learn.dls), torch.device(learn.dls.device or 'cpu')
+    learn.segmenter = dict(arch=arch, encoder=encoder, in_channels=channels, n_classes=K, model_kwargs=model_kwargs, codes=codes, ignore_index=ignore,
+        size=getattr(learn.dls, 'size', None), pretrained=pretrained, mean=norm.mean.flatten().tolist(), std=norm.std.flatten().tolist())
     if pretrained: learn.freeze()
-    if torch.device(dls.device or 'cpu').type == 'cuda': learn = learn.to_fp16()
-    return learn
+    return learn.to_fp16() if device.type == 'cuda' else learn
 
 # %% ../nbs/12_learner.ipynb #4888e5e4
-def _run_id(learn, epochs, lr) -> dict:
+def _trackers(learn) -> list:
+    "fastai's callbacks that watch a column of the table: early stopping, decay on a plateau ..."
+    return [o for o in learn.cbs if isinstance(o, TrackerCallback)]
+
+def _run_id(learn, epochs, lr, schedule, cbs=()) -> dict:
     "What must agree for a run to be continued."
     cfg = getattr(learn, 'segmenter', {})
     seeds = [o.seed for o in learn.cbs if isinstance(o, SeedEpochs)]
-    return dict(epochs=epochs, lr=float(lr), seed=seeds[0] if seeds else None, bs=learn.dls.bs, n_train=len(learn.dls.train_ds),
-                n_valid=len(learn.dls.valid_ds), **{k: cfg.get(k) for k in ('arch', 'encoder', 'in_channels', 'codes', 'pretrained')})
+    opt = learn.opt_func.func if isinstance(learn.opt_func, functools.partial) else learn.opt_func
+    watch = [f'{type(o).__name__}({o.monitor}{f", patience {o.patience}" if hasattr(o, "patience") else ""})' for o in [*_trackers(learn), *cbs] if isinstance(o, TrackerCallback)]
+    return dict(epochs=epochs, lr=lr, schedule=schedule, seed=seeds[0] if seeds else None, bs=learn.dls.bs, n_train=len(learn.dls.train_ds),
+                n_valid=len(learn.dls.valid_ds), loss=type(learn.loss_func).__name__, optimiser=getattr(opt, '__name__', str(opt)), watch=watch,
+                **{k: cfg.get(k) for k in ('arch', 'encoder', 'in_channels', 'n_classes', 'codes', 'pretrained')})
 
 # %% ../nbs/12_learner.ipynb #6c188e48
 def _state(o, f):
@@ -172,24 +246,38 @@ def _state(o, f):
 class Checkpoint(Callback):
     "After each epoch, write all that is needed to go on into `folder`; at the start too, so that a stop in the first epoch can be resumed."
     order = KeepBest.order + 10
-    def __init__(self, folder, run, done=0, history=(), smooth=None):
-        self.folder, self.run_id, self.done, self.history, self.smooth = Path(folder), run, done, list(history), smooth
+    def __init__(self, folder, run, done=0, history=(), smooth=None, watched=()):
+        self.folder, self.run_id, self.done, self.history = Path(folder), run, done, list(history)
+        self.smooth, self.watched, self.ended, self.rows = smooth, list(watched), False, 0
     def before_fit(self):
+        self.rows = 0
         if self.smooth is not None: self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
+        for o, was in zip(_trackers(self.learn), self.watched): o.__dict__.update(was)
         if self.done == 0: self.write()
     def after_epoch(self):
-        self.done += 1
+        self.done += 1; self.rows += 1
         self.history.append([float(o) for o in self.recorder.values[-1]])
         self.write()
-    def write(self):
-        keep = next((o for o in self.learn.cbs if isinstance(o, KeepBest)), None)
-        best = None if keep is None or keep.kept is None else float(keep.best)
-        if best is not None and (getattr(keep, 'new_best', False) or not (self.folder/'best.pt').exists()):
-            _replace_file(self.folder/'best.pt', lambda f: torch.save(dict(epoch=keep.kept[0], model=keep.kept[1]), f))
-        state = dict(run=self.run_id, done=self.done, names=list(self.recorder.metric_names[1:-1]), history=self.history, best=best,
-                     smooth=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)],
-                     model=self.model.state_dict(), opt=_state(self.opt.state_dict(), lambda t: t.detach()) if self.done else None)
-        _replace_file(self.folder/'last.pt', lambda f: torch.save(state, f))
+    def after_cancel_fit(self): # an end in the middle of after_epoch, as early stopping makes it, has left the last epoch unwritten
+        if len(self.recorder.values) == self.rows: return
+        self.ended = any(isinstance(o, EarlyStoppingCallback) and o.wait >= o.patience for o in self.learn.cbs)
+        self.after_epoch()
+
+# %% ../nbs/12_learner.ipynb #e5e9a04d
+def _write(self):
+    "Both files, whole or not at all; of several processes the first one writes."
+    if rank_distrib(): return
+    keep = next((o for o in self.learn.cbs if isinstance(o, KeepBest)), None)
+    best = None if keep is None or keep.kept is None else float(keep.best)
+    if best is not None and (getattr(keep, 'new_best', False) or not (self.folder/'best.pt').exists()):
+        _replace_file(self.folder/'best.pt', lambda f: torch.save(dict(epoch=keep.kept[0], model=keep.kept[1]), f))
+    watched = [{k: float(v) for k, v in o.__dict__.items() if k in ('best', 'wait')} for o in _trackers(self.learn)]
+    state = dict(run=self.run_id, done=self.done, ended=self.ended, names=list(self.recorder.metric_names[1:-1]), history=self.history, best=best,
+                 smooth=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)], watched=watched,
+                 model=get_model(self.model).state_dict(), opt=_state(self.opt.state_dict(), lambda t: t.detach()) if self.done else None)
+    _replace_file(self.folder/'last.pt', lambda f: torch.save(state, f))
+
+Checkpoint.write = _write
 
 # %% ../nbs/12_learner.ipynb #9641b715
 def _load_checkpoint(learn, folder, run) -> dict:
@@ -215,39 +303,64 @@ class OneCycle(ParamScheduler):
     def __init__(self, scheds, done, total): super().__init__(scheds); self.done, self.total = done, total
     def before_batch(self): self._update_val((self.done + self.epoch + self.iter/self.n_iter)/self.total)
 
-def _one_cycle(learn, lr, done, total, pct_start=0.25, div=25., div_final=1e5) -> OneCycle:
+def _one_cycle(learn, done, total, pct_start=0.25, div=25., div_final=1e5) -> OneCycle:
     "Schedules as in `fit_one_cycle`, for each group of parameters its own rate."
-    learn.opt.set_hyper('lr', lr)
     top = np.array([h['lr'] for h in learn.opt.hypers])
     cos = lambda a, b, c: combine_scheds([pct_start, 1 - pct_start], [SchedCos(a, b), SchedCos(b, c)])
     return OneCycle({'lr': cos(top/div, top, top/div_final), 'mom': cos(*learn.moms)}, done, total)
+
+# %% ../nbs/12_learner.ipynb #650a9fbd
+def _rates(lr, pretrained) -> list[float]:
+    "Lowest and highest rate: of the encoder and of the rest."
+    low, high = (lr.start, lr.stop) if isinstance(lr, slice) else (None, lr)
+    try: high = float(high); low = float(low) if low is not None else high/10 if pretrained or isinstance(lr, slice) else high
+    except (TypeError, ValueError): low = high = math.nan
+    if not 0 < low <= high < math.inf: raise SegbookError(f'lr={lr!r}; expected a number above 0 such as 1e-3, or slice(1e-4, 1e-3): the encoder\'s rate, and the decoder\'s')
+    return [low, high]
+
+def _check_run(learn, epochs, schedule, resume, folder, cbs):
+    "Raise a SegbookError for what would be found out only after hours, or never."
+    if not isinstance(epochs, int) or epochs < 1: raise SegbookError(f'epochs={epochs!r}: expected a whole number of at least 1')
+    if resume and folder is None: raise SegbookError('resume=True needs the folder of the run. Cure: folder=...')
+    if schedule not in ('one_cycle', 'flat'): raise SegbookError(f"schedule={schedule!r}; expected 'one_cycle' or 'flat'")
+    columns = ['train_loss', 'valid_loss', *[o.name for o in learn.metrics]]
+    for o in [*_trackers(learn), *[o for o in cbs if isinstance(o, TrackerCallback)]]:
+        if o.monitor not in columns:
+            near = difflib.get_close_matches(o.monitor, columns, 3, .4) or columns
+            raise SegbookError(f'{type(o).__name__} watches {o.monitor!r}, which is no column of the table; nearest: {", ".join(near)}. Cure: monitor={near[0]!r}')
+        if isinstance(o, ReduceLROnPlateau) and schedule == 'one_cycle':
+            raise SegbookError("ReduceLROnPlateau and one cycle both set the learning rate, and the cycle, which sets it before each batch, would win. Cure: schedule='flat'")
 
 # %% ../nbs/12_learner.ipynb #a638a078
 def train_segmenter(
     learn:Learner, # from `seg_learner`
     epochs:int, # epochs of the whole run, those before a stop included
-    lr:float=1e-3, # highest learning rate; a pretrained encoder gets a tenth of it
+    lr:float|slice=1e-3, # highest learning rate, a pretrained encoder gets a tenth of it; slice(a, b): a for the encoder, b for the rest
     folder=None, # where checkpoints go (folder/checkpoint); None: no checkpoints
     resume:bool=False, # go on from the checkpoint in `folder`
     cbs=None, # further callbacks
+    schedule:str='one_cycle', # or 'flat': the same rate in each step, for callbacks that change it
 ) -> list[list[float]]: # one row per epoch of the whole run: train_loss, valid_loss, metrics
-    """Train by one cycle, with a checkpoint after each epoch; a resumed run ends as the unbroken one would have.
+    """Train with a checkpoint after each epoch; a resumed run ends as the unbroken one would have, also if that ends early.
 
-    Raises SegbookError: nothing to resume, a checkpoint of another run, `epochs` below 1."""
-    if not isinstance(epochs, int) or epochs < 1: raise SegbookError(f'epochs={epochs!r}: expected a whole number of at least 1')
-    if resume and folder is None: raise SegbookError('resume=True needs the folder of the run. Cure: folder=...')
-    run = _run_id(learn, epochs, lr)
+    Raises SegbookError before any work: nothing to resume, a checkpoint of another run, `epochs` below 1, a rate that is no positive
+    number, a callback that watches no column of the table, and ReduceLROnPlateau with one cycle."""
+    cbs = [o() if isinstance(o, type) else o for o in L(cbs)]
+    _check_run(learn, epochs, schedule, resume, folder, cbs)
+    low, high = _rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
+    run, state = _run_id(learn, epochs, high if low == high else [low, high], schedule, cbs), {}
     learn.unfreeze()
     if learn.opt is None: learn.create_opt()
-    done, history, smooth, box = 0, [], None, None
-    if folder is not None:
-        box = Path(folder)/'checkpoint'; box.mkdir(parents=True, exist_ok=True)
-        if resume: state = _load_checkpoint(learn, box, run); done, history, smooth = state['done'], state['history'], state['smooth']
+    learn.opt.set_hyper('lr', slice(low, high))
+    box = None if folder is None else Path(folder)/'checkpoint'
+    if box is not None: box.mkdir(parents=True, exist_ok=True)
+    cycle = [_one_cycle(learn, 0, epochs)] if schedule == 'one_cycle' else []
+    if resume: state = _load_checkpoint(learn, box, run)
+    done, history = state.get('done', 0), state.get('history', [])
     for o in learn.cbs:
         if isinstance(o, SeedEpochs): o.n = done
-    check = [] if box is None else [Checkpoint(box, run, done, history, smooth)]
-    pretrained = getattr(learn, 'segmenter', {}).get('pretrained')
-    cycle = _one_cycle(learn, slice(lr/10, lr) if pretrained else lr, done, epochs)
-    if done < epochs: learn.fit(epochs - done, cbs=[cycle] + check + list(L(cbs)))
+    for o in cycle: o.done = done
+    check = [] if box is None else [Checkpoint(box, run, done, history, state.get('smooth'), state.get('watched', []))]
+    if done < epochs and not state.get('ended'): learn.fit(epochs - done, lr=[h['lr'] for h in learn.opt.hypers], cbs=cycle + check + cbs)
     elif (keep := next((o for o in learn.cbs if isinstance(o, KeepBest) and o.kept), None)): learn.model.load_state_dict(keep.kept[1])
     return check[0].history if check else history + [[float(v) for v in r] for r in learn.recorder.values]

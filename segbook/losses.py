@@ -4,8 +4,9 @@
 
 # %% ../nbs/08_losses.ipynb #c85b0e3a
 from __future__ import annotations
-import warnings
+import operator, warnings
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
@@ -17,7 +18,7 @@ __all__ = ['CrossEntropyLoss', 'class_weights', 'FocalLoss', 'DiceLoss', 'Jaccar
 
 # %% ../nbs/08_losses.ipynb #394dd050
 def _check_shapes(x, mask):
-    "Raise a SegbookError unless `x` are logits [B,K,H,W] and `mask` ids [B,H,W] of the same size."
+    "Raise a SegbookError unless `x` are logits [B,K,H,W] and `mask` ids [B,H,W] of the same size, on the same device."
     want = 'expected logits [B,K,H,W] (float) and a mask [B,H,W] of class ids (integer)'
     if not x.is_floating_point() or x.ndim!=4:
         raise SegbookError(f'the prediction is {list(x.shape)} {x.dtype}; {want}. Pass what the model returns, not a mask made of it')
@@ -25,8 +26,10 @@ def _check_shapes(x, mask):
         raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; {want}. Use mask.long() if its values are whole ids; '
                            'fractions come from a mask resized by anything but nearest')
     if (x.shape[0],*x.shape[2:])!=tuple(mask.shape):
-        raise SegbookError(f'the logits are {list(x.shape)} and the mask {list(mask.shape)}; {want} of the same B, H and W. '
-                           'Bring the logits to the mask with F.interpolate(logits, mask.shape[-2:])')
+        cure = 'Bring the logits to the mask with F.interpolate(logits, mask.shape[-2:])'
+        if mask.ndim==4: cure = 'Take the mask out of its channel: mask[:,0]' if mask.shape[1]==1 else 'Of a one-hot mask take mask.argmax(1)'
+        raise SegbookError(f'the logits are {list(x.shape)} and the mask {list(mask.shape)}; {want} of the same B, H and W. {cure}')
+    if x.device!=mask.device: raise SegbookError(f'the logits are on {x.device} and the mask on {mask.device}; expected one device: mask.to(logits.device)')
 
 # %% ../nbs/08_losses.ipynb #a7c64049
 def _count_ids(mask, n_classes, ignore_index):
@@ -46,9 +49,20 @@ def _count_ids(mask, n_classes, ignore_index):
     raise SegbookError(f'the mask {list(mask.shape)} holds {found}; expected ids 0 to {K-1} for {K} classes{void}. If such an id '
         'means "no class", pass it as ignore_index; otherwise there are more codes than the model has classes')
 
+# %% ../nbs/08_losses.ipynb #a3c1f0d2
+def _as_id(v):
+    "`v` as a plain int, or None. Raises SegbookError for a name, a list, a fraction, True and False."
+    try: return None if v is None else operator.index('' if isinstance(v, bool) else v)
+    except TypeError: raise SegbookError(f'ignore_index is {v!r}; expected one whole number or None: the id of a name is codes.index(name), '
+                                         'that of Void dls.ignore_index') from None
+
+def _as_reduction(v):
+    if v not in ('mean', 'sum', 'none'): raise SegbookError(f"reduction is {v!r}; expected 'mean', 'sum' or 'none'")
+    return v
+
 # %% ../nbs/08_losses.ipynb #7473859f
 class _SegLoss(nn.Module):
-    "What all losses of this chapter share: class weights, the ignored id, the reduction."
+    "What all losses of this chapter share: class weights, the ignored id, the reduction, and a look at what comes in."
     def __init__(self, weight=None, ignore_index=None, reduction='mean'):
         super().__init__()
         if weight is not None:
@@ -56,51 +70,91 @@ class _SegLoss(nn.Module):
             if not weight.is_floating_point(): weight = weight.float()
             if weight.ndim!=1 or not weight.isfinite().all() or (weight<0).any():
                 raise SegbookError(f'weight is {weight}; expected one finite number of at least 0 for each class')
-        if reduction not in ('mean', 'sum', 'none'): raise SegbookError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
         self.register_buffer('weight', weight)
-        self.ignore_index,self.reduction = ignore_index,reduction
-        self._looked,self._warned = False,False
+        self.ignore_index,self.reduction = _as_id(ignore_index),_as_reduction(reduction)
+        self._looked,self._said = False,set()
 
-# %% ../nbs/08_losses.ipynb #7daf30cd
-class CrossEntropyLoss(_SegLoss):
-    """Mean over the pixels of -log(probability given to the true class); pixels of id `ignore_index` take no part.
+    def forward(self,
+        logits:torch.Tensor, # [B,K,H,W] any float dtype; K=1: the logit of class 1 against class 0
+        mask:torch.Tensor, # [B,H,W] class ids, any integer dtype
+    ) -> torch.Tensor: # one number; with reduction 'none' [B,H,W] of a loss per pixel, [B] of a loss per class
+        "The loss of a batch."
+        return self._run(logits, mask)
 
-    Equal to `F.cross_entropy`, with weights a mean divided by the sum of the pixels' weights, and: logits [B,1,H,W] are
-    binary (sigmoid), a batch without any counted pixel gives 0 and a zero gradient and warns once, 16-bit logits are
-    computed in 32 bits, and fastai finds `activation` and `decodes`.
-    Raises SegbookError for sizes that differ, float masks, weights of the wrong length and ids that are no class
-    (on a GPU these are looked for in the first call only, so that it never waits)."""
-    def __init__(self,
-        weight:torch.Tensor|None=None, # [K] weight of each class (2 for binary), e.g. from class_weights; None: all 1
-        ignore_index:int|None=None, # id of the pixels to leave out, among 0 to K-1 or outside; None: none
-        label_smoothing:float=0., # share of each target that is spread evenly over the K classes, 0 to 1
-        reduction:str='mean', # 'mean', 'sum', or 'none' for [B,H,W] with 0 at ignored pixels
-    ):
-        super().__init__(weight, ignore_index, reduction)
-        if not 0<=label_smoothing<=1: raise SegbookError(f'label_smoothing is {label_smoothing}; expected 0 to 1')
-        self.label_smoothing = label_smoothing
-
-# %% ../nbs/08_losses.ipynb #32b0ddc2
-@patch
-def forward(self:CrossEntropyLoss,
-    logits:torch.Tensor, # [B,K,H,W] any float dtype
-    mask:torch.Tensor, # [B,H,W] class ids, any integer dtype
-) -> torch.Tensor: # one number, or [B,H,W] if reduction is 'none'
-    "The loss of a batch."
-    x,t = self._checked(logits, mask)
-    if x.shape[1]==1: x = torch.cat([torch.zeros_like(x), x], 1)
-    w = self._weight_for(x, x.shape[1])
-    total = self._total(t, x.shape[1], w)
-    loss = F.cross_entropy(x, t, w, ignore_index=-100 if self.ignore_index is None else self.ignore_index,
-        reduction='none' if self.reduction=='none' else 'sum', label_smoothing=self.label_smoothing)
-    return loss/total if self.reduction=='mean' else loss
+# %% ../nbs/08_losses.ipynb #5c2d7e80
+class _Batch(NamedTuple):
+    "What a loss computes with, after the look."
+    x:torch.Tensor # [B,K,H,W] logits, at least 32 bits
+    t:torch.Tensor # [B,H,W] ids, -100 where a pixel takes no part
+    keep:torch.Tensor|None # [B,H,W] which pixels do; None: all
+    w:torch.Tensor|None # [K] class weights, 2 for one logit
+    total:torch.Tensor # sum of the weights of the pixels that take part, infinite if there are none
+    unknown:torch.Tensor|None # on a GPU 0, or nan if an id is no class; None: they were looked at
 
 @patch
-def _checked(self:_SegLoss, logits, mask):
-    "Plain tensors, after their shapes were looked at: logits in at least 32 bits, ids as int64."
+def _ready(self:_SegLoss, logits, mask):
+    "A _Batch; raises SegbookError for shapes, weights and ids that do not fit."
     x,t = (o.as_subclass(torch.Tensor) for o in (logits, mask))
     _check_shapes(x, t)
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x,t.long()
+    x,t,K = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x,t.long(),max(2, x.shape[1])
+    self._check_left(x.shape[1])
+    w = self._weight_for(x, K)
+    keep,total,unknown = (self._seen if self._looks(t) else self._unseen)(t, K, w)
+    if keep is not None: x,t = _without(x, keep),t.masked_fill(~keep, -100)
+    return _Batch(x, t, keep, w, total.to(x.dtype).where(total>0, torch.inf), unknown)
+
+def _without(x, keep):
+    "Logits that are 0 where a pixel takes no part; on a CPU only if some of them is no finite number."
+    return x if x.device.type=='cpu' and x.detach().sum().isfinite() else x.masked_fill(~keep[:,None], 0)
+
+@patch
+def _run(self:_SegLoss, logits, mask, *args):
+    "The loss, in full precision even if the network runs in 16 bits."
+    b = self._ready(logits, mask)
+    with torch.autocast(b.x.device.type, enabled=False): loss = self._value(b, *args)
+    return loss if b.unknown is None else loss+b.unknown
+
+# %% ../nbs/08_losses.ipynb #7e9a2b36
+@patch
+def _looks(self:_SegLoss, t):
+    "Whether to look at the ids: on a CPU always, on a GPU in the first call."
+    first,self._looked = not self._looked,True
+    return first or t.device.type=='cpu'
+
+@patch
+def _seen(self:_SegLoss, t, K, w):
+    "Which pixels take part (None: all), and the sum of their weights, by counting the ids. Warns once if there are none."
+    n = _count_ids(t, K, self.ignore_index).to(t.device)
+    total = n.sum() if w is None else (n*w).sum()
+    if t.numel() and not total:
+        self._say(f'no pixel of this batch counts: all {t.numel()} are ignored (id {self.ignore_index}) or of classes of weight '
+                  '0, and the loss is 0. segbook.masks.check_masks(folder) shows how much of the masks is Void.')
+    return None if n.sum()==t.numel() else t!=self.ignore_index,total,None
+
+@patch
+def _unseen(self:_SegLoss, t, K, w):
+    "The same without waiting, and nan if some id is no class."
+    void = torch.zeros_like(t, dtype=torch.bool) if self.ignore_index is None else t==self.ignore_index
+    known = (t>=0) & (t<K)
+    keep = known & ~void
+    return keep,keep.sum() if w is None else (w[t.clamp(0, K-1)]*keep).sum(),torch.where((known | void).all(), 0., torch.nan)
+
+# %% ../nbs/08_losses.ipynb #8f1c3d47
+@patch
+def _say(self:_SegLoss, text):
+    "Warn once of each kind of thing."
+    if text[:12] not in self._said: warnings.warn(text)
+    self._said.add(text[:12])
+
+@patch
+def _check_left(self:_SegLoss, channels):
+    "Two classes of which one is ignored: a SegbookError for one logit, a warning for two."
+    v = self.ignore_index
+    if v is None or not 0<=v<max(2, channels)<=2: return
+    text = (f'ignore_index {v} is one of only two classes: class {1-v} alone is left, and a network that answers {1-v} everywhere costs nothing. '
+            'The background is a class like any other, do not ignore it; give pixels that nobody labelled an id of their own, such as 255')
+    if channels==1: raise SegbookError(text)
+    self._say(text)
 
 @patch
 def _weight_for(self:_SegLoss, x, K):
@@ -112,33 +166,30 @@ def _weight_for(self:_SegLoss, x, K):
     if self.weight.device!=x.device: self.weight = self.weight.to(x.device)
     return self.weight.to(x.dtype)
 
-# %% ../nbs/08_losses.ipynb #9e465e49
-@patch
-def _total(self:_SegLoss, t, K, w):
-    "Sum of the weights of the counted pixels; infinite if there are none."
-    look,self._looked = t.device.type=='cpu' or not self._looked,True
-    total = self._looked_at(t, K, w) if look else self._unseen(t, w)
-    return total.to(torch.float32 if w is None else w.dtype).where(total>0, torch.inf)
+# %% ../nbs/08_losses.ipynb #7daf30cd
+def _two(x): return torch.cat([torch.zeros_like(x), x], 1) if x.shape[1]==1 else x  # one logit z is the pair (0, z)
 
-@patch
-def _looked_at(self:_SegLoss, t, K, w):
-    n = _count_ids(t, K, self.ignore_index).to(t.device)
-    total = n.sum() if w is None else (n*w).sum()
-    if not total: self._warn(t.numel())
-    return total
+class CrossEntropyLoss(_SegLoss):
+    """Mean over the pixels of -log(probability given to the true class); pixels of id `ignore_index` take no part.
 
-@patch
-def _warn(self:_SegLoss, n):
-    "Say once that nothing counts."
-    if self._warned: return
-    self._warned = True
-    warnings.warn(f'no pixel of this batch counts: all {n} are ignored (id {self.ignore_index}) or of classes of weight '
-                  '0, and the loss is 0. segbook.masks.check_masks(folder) shows how much of the masks is Void.')
+    Equal to `F.cross_entropy`, with weights a mean divided by the sum of the pixels' weights, and: logits [B,1,H,W] are
+    binary (sigmoid), a batch without any counted pixel gives 0 and a zero gradient and warns once, 16-bit logits are
+    computed in 32 bits, and fastai finds `activation` and `decodes`.
+    Raises SegbookError for sizes that differ, float masks, weights of the wrong length, one of two classes ignored, and ids that
+    are no class (on a GPU these are looked for in the first call only, so that it never waits; later they make the value nan)."""
+    def __init__(self,
+        weight:torch.Tensor|None=None, # [K] weight of each class (2 for binary), e.g. from class_weights; None: all 1
+        ignore_index:int|None=None, # id of the pixels to leave out, among 0 to K-1 or outside; None: none
+        label_smoothing:float=0., # share of each target that is spread evenly over the K classes, 0 to 1
+        reduction:str='mean', # 'mean', 'sum', or 'none' for [B,H,W] with 0 at ignored pixels
+    ):
+        super().__init__(weight, ignore_index, reduction)
+        if not 0<=label_smoothing<=1: raise SegbookError(f'label_smoothing is {label_smoothing}; expected 0 to 1')
+        self.label_smoothing = label_smoothing
 
-@patch
-def _unseen(self:_SegLoss, t, w):
-    keep = torch.ones_like(t, dtype=torch.bool) if self.ignore_index is None else t!=self.ignore_index
-    return keep.sum() if w is None else (w[t.where(keep, 0)]*keep).sum()
+    def _value(self, b):
+        loss = F.cross_entropy(_two(b.x), b.t, b.w, reduction='none' if self.reduction=='none' else 'sum', label_smoothing=self.label_smoothing)
+        return loss/b.total if self.reduction=='mean' else loss
 
 # %% ../nbs/08_losses.ipynb #97fc0365
 def _frequency(n): return n.sum(0)/n.sum()
@@ -197,7 +248,7 @@ class FocalLoss(_SegLoss):
 
     With gamma 0 it is the cross entropy. The class weights are what the paper calls alpha; p comes from the softmax over all
     classes and is not touched by them. Raises SegbookError as CrossEntropyLoss, and for a negative gamma.
-    Source: Lin et al. 2017, arXiv 1708.02002."""
+    Source: Lin et al. 2017, arXiv 1708.02002, equation 5."""
     def __init__(self,
         weight:torch.Tensor|None=None, # [K] weight of each class (2 for binary); None: all 1
         ignore_index:int|None=None, # id of the pixels to leave out
@@ -208,34 +259,26 @@ class FocalLoss(_SegLoss):
         if not gamma>=0: raise SegbookError(f'gamma is {gamma}; expected a number of at least 0')
         self.gamma = gamma
 
-    def forward(self,
-        logits:torch.Tensor, # [B,K,H,W] any float dtype
-        mask:torch.Tensor, # [B,H,W] class ids
-    ) -> torch.Tensor: # one number, or [B,H,W] if reduction is 'none'
-        "The loss of a batch."
-        x,t = self._checked(logits, mask)
-        if x.shape[1]==1: x = torch.cat([torch.zeros_like(x), x], 1)
-        w = self._weight_for(x, x.shape[1])
-        total = self._total(t, x.shape[1], w)
-        loss = F.cross_entropy(x, t, ignore_index=-100 if self.ignore_index is None else self.ignore_index, reduction='none')
+    def _value(self, b):
+        loss = F.cross_entropy(_two(b.x), b.t, reduction='none')
         if self.gamma: loss = (-torch.expm1(-loss)).clamp_min(1e-12)**self.gamma*loss
-        if w is not None: loss = loss*w[t.where(t!=self.ignore_index, 0) if self.ignore_index is not None else t]
-        return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/total
+        if b.w is not None: loss = loss*b.w[b.t.clamp(min=0)]
+        return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/b.total
 
 # %% ../nbs/08_losses.ipynb #49d058e6
+def _wide(p): return torch.float32 if p.device.type=='mps' else torch.float64  # Apple's GPUs have no 64-bit numbers
+
 def _overlaps(p, t, keep, squared):
     "Sums over each image, [B,K]: p where class k is true; p (or its square) everywhere; true pixels. And [B,1] pixels that count."
-    one,k = p.shape[1]==1,torch.ones_like(t, dtype=torch.bool) if keep is None else keep
-    n = k.flatten(1).sum(1, keepdim=True)
-    k = k.to(p.dtype)
-    if one: inside,T = (p[:,0]*(t==1)*k).flatten(1).sum(1, keepdim=True),((t==1)*k).flatten(1).sum(1, keepdim=True)
+    n = t.new_full((len(t), 1), t[0].numel()) if keep is None else keep.flatten(1).sum(1, keepdim=True)
+    if p.shape[1]==1: inside,T = (o.flatten(1).sum(1, keepdim=True) for o in (p[:,0]*(t==1), t==1))
     else:
-        t = t if keep is None else t.where(keep, 0)
-        def per_class(v): return v.new_zeros(len(p), p.shape[1], dtype=torch.float64).scatter_add(1, t.flatten(1), v.flatten(1).double()).to(p.dtype)
-        inside,T = per_class(p.gather(1, t[:,None])[:,0]*k),per_class(k)
+        ids,k = (t,torch.ones_like(p[:,0])) if keep is None else (t.clamp(min=0),keep.to(p.dtype))
+        def per_class(v): return v.new_zeros(p.shape[:2], dtype=_wide(p)).scatter_add(1, ids.flatten(1), v.flatten(1).to(_wide(p)))
+        inside,T = per_class(p.gather(1, ids[:,None])[:,0]*k),per_class(k)
     q = p*p if squared else p
-    P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, k)
-    return inside,P,T,n
+    P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, keep.to(p.dtype))
+    return inside.to(p.dtype),P,T.to(p.dtype),n
 
 # %% ../nbs/08_losses.ipynb #a806fb53
 class _OverlapLoss(_SegLoss):
@@ -247,41 +290,32 @@ class _OverlapLoss(_SegLoss):
         if absent not in (None, 'skip', 'push'): raise SegbookError(f"absent is {absent!r}; expected 'skip', 'push' or None")
         self.per_image,self.smooth,self.absent = per_image,smooth,absent
 
-    def _by_class(self, logits, mask, per_image):
+    def _by_class(self, b, per_image):
         "Loss and whether it counts, [B,K] or for the batch as one [1,K]."
-        x,t = self._checked(logits, mask)
-        K,v = x.shape[1],self.ignore_index
-        self._total(t, max(K, 2), None)
-        I,P,T,n = _overlaps(x.sigmoid() if K==1 else x.softmax(1), t, None if v is None else t!=v, self.squared)
+        K = b.x.shape[1]
+        I,P,T,n = _overlaps(b.x.sigmoid() if K==1 else b.x.softmax(1), b.t, b.keep, self.squared)
         if not per_image: I,P,T,n = (o.sum(0, keepdim=True) for o in (I, P, T, n))
         loss,here = self._loss(I, P.where(T>0, 1), T),T>0
-        if (self.absent or ('push' if K==1 else 'skip'))=='push': loss,here = loss.where(here, P/n.clamp(min=1)),(n>0).expand_as(T)
-        if v is not None and 0<=v<K and K>1: here = here & (torch.arange(K, device=here.device)!=v)
-        return loss,here
+        if (self.absent or ('push' if K==1 else 'skip'))=='skip': return loss,here
+        nobody = torch.arange(K, device=T.device)==(-1 if K==1 or self.ignore_index is None else self.ignore_index)
+        return loss.where(here, P/n.clamp(min=1)),(n>0) & ~nobody
 
-    def forward(self,
-        logits:torch.Tensor, # [B,K,H,W] any float dtype
-        mask:torch.Tensor, # [B,H,W] class ids
-    ) -> torch.Tensor: # one number, or [B] if reduction is 'none': each image by itself
-        "The loss of a batch."
-        loss,here = self._by_class(logits, mask, self.per_image or self.reduction=='none')
-        return self._mean_of(loss, here)
+    def _value(self, b):
+        return self._mean_of(*self._by_class(b, self.per_image or self.reduction=='none'), b.w)
 
     def per_class(self,
         logits:torch.Tensor, # [B,K,H,W]
         mask:torch.Tensor, # [B,H,W]
     ) -> torch.Tensor: # [K], or [B,K] if per_image; nan where a class does not count
         "The loss of each class, without weights."
-        loss,here = self._by_class(logits, mask, self.per_image)
-        return loss.where(here, torch.nan).squeeze(0) if not self.per_image else loss.where(here, torch.nan)
+        loss,here = self._by_class(self._ready(logits, mask), self.per_image)
+        return loss.where(here, torch.nan) if self.per_image else loss.where(here, torch.nan).squeeze(0)
 
 # %% ../nbs/08_losses.ipynb #92f4b102
 @patch
-def _mean_of(self:_SegLoss, loss, here):
+def _mean_of(self:_SegLoss, loss, here, w):
     "The weighted mean, sum, or mean of each row, of a loss [N,K] over what counts; 0 where nothing does."
-    K = loss.shape[1]
-    w = self._weight_for(loss, max(K, 2))
-    share = here.to(loss.dtype) if w is None else here*w[-K:]
+    share = here.to(loss.dtype) if w is None else here*w[-loss.shape[1]:]
     loss = loss.where(here, 0)*share
     if self.reduction=='sum': return loss.sum()
     dims = 1 if self.reduction=='none' else (0, 1)
@@ -356,7 +390,7 @@ def _falling(e):
 def _jaccard_steps(e, fg):
     "By how much the Jaccard loss grows with each pixel, if those of larger error `e` [n] are wrong already; `fg` [n] are true."
     order = _falling(e)
-    f = fg[order].double()
+    f = fg[order].to(_wide(e))
     there,found = f.sum(),f.cumsum(0)
     loss = 1-(there-found)/(there+torch.arange(1, len(f)+1, device=f.device)-found)
     return torch.empty_like(e).scatter_(0, order, loss.diff(prepend=loss.new_zeros(1)).to(e.dtype))
@@ -376,29 +410,21 @@ class LovaszLoss(_SegLoss):
         super().__init__(weight, ignore_index, reduction)
         self.per_image = per_image
 
-    def forward(self,
-        logits:torch.Tensor, # [B,K,H,W] any float dtype
-        mask:torch.Tensor, # [B,H,W] class ids
-    ) -> torch.Tensor: # one number, or [B] if reduction is 'none'
-        "The loss of a batch."
-        x,t = self._checked(logits, mask)
-        K,v = x.shape[1],self.ignore_index
-        self._total(t, max(K, 2), None)
-        keep = None if v is None else t!=v
-        p = x if K==1 else x.softmax(1)
-        sets = [slice(b, b+1) for b in range(len(t))] if self.per_image or self.reduction=='none' else [slice(None)]
-        pairs = [self._of_class(p[s,k], t[s]==(k if K>1 else 1), None if keep is None else keep[s], hinge=K==1) for s in sets for k in range(K)]
-        loss,here = (torch.stack(o).view(len(sets), K) for o in zip(*pairs))
-        if v is not None and 0<=v<K and K>1: here = here & (torch.arange(K, device=here.device)!=v)
-        return self._mean_of(loss, here)
+    def _value(self, b):
+        K,n = b.x.shape[1],1 if self.per_image or self.reduction=='none' else max(1, len(b.t))
+        def sets(o): return [None]*-(-len(b.t)//n) if o is None else o.split(n)     # images by themselves, or all as one
+        of_class = [sets(p) for p in (b.x if K==1 else b.x.softmax(1)).unbind(1)]
+        pairs = [self._of_class(of_class[k][i], t==(k if K>1 else 1), keep, hinge=K==1)
+                 for i,(t,keep) in enumerate(zip(sets(b.t), sets(b.keep))) for k in range(K)]
+        loss,here = (torch.stack(o).view(-1, K) for o in zip(*pairs))
+        return self._mean_of(loss, here, b.w)
 
 # %% ../nbs/08_losses.ipynb #e17ce286
 @patch
 def _of_class(self:LovaszLoss, p, fg, keep, hinge):
-    "(loss, whether it counts) of one class: `p` [n,H,W] are its probabilities, or logits if `hinge`."
-    if keep is not None: fg = fg & keep
+    "(loss, whether it counts) of one class: `p` [n,H,W] are its probabilities, or logits if `hinge`; `fg` where it is true."
     here = fg.any() if not hinge else fg.new_ones(()) if keep is None else keep.any()
-    if p.device.type=='cpu' and not here: return (p*0).sum(),here
+    if p.device.type=='cpu' and not here: return p.flatten()[:1].sum()*0,here
     e = 1-p*(2*fg.to(p.dtype)-1) if hinge else (fg.to(p.dtype)-p).abs()
     if keep is not None: e = e.where(keep, -torch.inf)
     e,fg = e.flatten(),fg.flatten()
@@ -460,37 +486,37 @@ class BorderWeightedLoss(_SegLoss):
         border:torch.Tensor|None=None, # [B,H,W] weights (float) or ids of instances (integer); None: from the mask
     ) -> torch.Tensor: # one number, or [B,H,W] if reduction is 'none'
         "The loss of a batch."
-        x,t = self._checked(logits, mask)
-        if x.shape[1]==1: x = torch.cat([torch.zeros_like(x), x], 1)
-        w = self._weight_for(x, x.shape[1])
-        self._total(t, x.shape[1], w)
-        keep = torch.ones_like(t, dtype=torch.bool) if self.ignore_index is None else t!=self.ignore_index
-        m = self._map(t, keep, border).to(x)*keep
-        if w is not None: m = m*w[t.where(keep, 0)]
-        loss = m*F.cross_entropy(x, t.where(keep, 0), reduction='none')
+        return self._run(logits, mask, border)
+
+    def _value(self, b, border):
+        m = self._map(b.t, border).to(b.x)
+        if b.w is not None: m = m*b.w[b.t.clamp(min=0)]
+        m = m.where(b.t>=0, 0)
+        loss = m*F.cross_entropy(_two(b.x), b.t, reduction='none')
         return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/m.sum().where(m.sum()>0, torch.inf)
 
 # %% ../nbs/08_losses.ipynb #7b7b3b3f
 @patch
-def _map(self:BorderWeightedLoss, t, keep, border):
-    "The weights [B,H,W], from what was given."
+def _map(self:BorderWeightedLoss, t, border):
+    "The weights [B,H,W], from what was given; `t` is below 0 where a pixel takes no part."
     if border is None:
         from scipy.ndimage import label
-        cell = ((t!=self.background) & keep).cpu().numpy()
-        border = torch.from_numpy(np.stack([label(c)[0] for c in cell])).to(t.device)
-    border = torch.as_tensor(border).as_subclass(torch.Tensor)
+        cells = ((t!=self.background) & (t>=0)).cpu().numpy()
+        border = torch.from_numpy(np.array([label(c)[0] for c in cells], np.int32).reshape(t.shape)).to(t.device)
+    border = torch.as_tensor(border).as_subclass(torch.Tensor).to(t.device)
     if border.shape!=t.shape: raise SegbookError(f'the border weights are {list(border.shape)} and the mask {list(t.shape)}; expected the same [B,H,W]')
     if not border.is_floating_point(): return unet_weight_map(border, self.w0, self.sigma, inside=self.inside)
-    if t.device.type=='cpu' and not (border>=0).all(): raise SegbookError('the border weights hold negative numbers or nan; expected those of unet_weight_map')
+    if t.device.type=='cpu' and not (border.where(t>=0, 0)>=0).all():
+        raise SegbookError('the border weights hold negative numbers or nan; expected those of unet_weight_map')
     return border
 
 # %% ../nbs/08_losses.ipynb #5febf46b
 class CombinedLoss(_SegLoss):
     """A weighted sum of losses: CombinedLoss(CrossEntropyLoss(ignore_index=v), DiceLoss(ignore_index=v), weights=(1, 0.5)).
 
-    `ignore_index` and `reduction` are those of the parts, and setting them sets the parts'. With 'none' each part gives one
-    number for each image, [B]. `.parts` holds the last value of each part, to be looked at.
-    Raises SegbookError for parts that ignore different ids, a wrong number of weights, and no part at all."""
+    `ignore_index` and `reduction` are those of the parts, and setting them sets the parts'. With 'none' the result is the sum
+    for each image by itself, [B]. `.parts` holds the last value of each part, to be looked at.
+    Raises SegbookError for parts that ignore different ids, parts of another kind, a wrong number of weights, and no part at all."""
     def __init__(self,
         *losses, # two or more losses of this module
         weights=None, # one number for each loss; None: all 1
@@ -499,31 +525,43 @@ class CombinedLoss(_SegLoss):
         nn.Module.__init__(self)
         weights = [1.]*len(losses) if weights is None else [float(o) for o in weights]
         if not losses or len(weights)!=len(losses): raise SegbookError(f'{len(losses)} losses and {len(weights)} weights; expected at least one loss, and a weight for each')
+        for o in losses:
+            if not isinstance(o, _SegLoss): raise SegbookError(f'a part is {o!r}; expected losses of segbook.losses, made: DiceLoss(), not DiceLoss')
         ignored = {o.ignore_index for o in losses}
         if len(ignored)>1: raise SegbookError(f'the losses ignore different ids: {", ".join(f"{type(o).__name__} {o.ignore_index}" for o in losses)}; give all the same ignore_index')
         self.losses,self.weights,self.parts = nn.ModuleList(losses),weights,{}
         self.reduction = reduction
-
-    @property
-    def ignore_index(self): return self.losses[0].ignore_index
-    @ignore_index.setter
-    def ignore_index(self, v):
-        for o in self.losses: o.ignore_index = v
-    @property
-    def reduction(self): return self.losses[0].reduction
-    @reduction.setter
-    def reduction(self, v):
-        for o in self.losses: o.reduction = v
 
     def forward(self,
         logits:torch.Tensor, # [B,K,H,W]
         mask:torch.Tensor, # [B,H,W] class ids
     ) -> torch.Tensor: # one number, or [B] if reduction is 'none'
         "The weighted sum."
+        if self.reduction=='none': return self._of_images(logits, mask)
         each = [f(logits, mask) for f in self.losses]
-        if self.reduction=='none': each = [o if o.ndim==1 else o.flatten(1).mean(1) for o in each]
-        self.parts = {type(f).__name__: o.detach() for f,o in zip(self.losses, each)}
+        names = [type(f).__name__ for f in self.losses]
+        self.parts = {n if names.count(n)==1 else f'{n} {i}': o.detach() for i,(n,o) in enumerate(zip(names, each))}
         return sum(w*o for w,o in zip(self.weights, each))
+
+# %% ../nbs/08_losses.ipynb #b4d2a6e8
+@patch(as_prop=True)
+def ignore_index(self:CombinedLoss): return self.losses[0].ignore_index
+@patch(set_prop=True)
+def ignore_index(self:CombinedLoss, v):
+    for o in self.losses: o.ignore_index = v if isinstance(o, CombinedLoss) else _as_id(v)
+
+@patch(as_prop=True)
+def reduction(self:CombinedLoss): return self.losses[0].reduction
+@patch(set_prop=True)
+def reduction(self:CombinedLoss, v):
+    for o in self.losses: o.reduction = _as_reduction(v)
+
+@patch
+def _of_images(self:CombinedLoss, logits, mask):
+    "[B]: the mean of each image by itself."
+    self.reduction = 'mean'
+    try: return torch.stack([self(x[None], t[None]) for x,t in zip(logits, mask)])
+    finally: self.reduction = 'none'
 
 # %% ../nbs/08_losses.ipynb #9d8043fa
 @patch

@@ -12,7 +12,8 @@ from fastai.torch_core import maybe_gather, num_distrib
 from .masks import SegbookError, find_void
 
 # %% auto #0
-__all__ = ['Confusion', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU']
+__all__ = ['Confusion', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 'boundary_pixels', 'boundary_f1', 'hausdorff95',
+           'BoundaryF1', 'Hausdorff95']
 
 # %% ../nbs/09_metrics.ipynb #61f5fadc
 def _bad_ids(ids, counts, where, n_classes, ignore_index):
@@ -266,10 +267,15 @@ def _real_batch(learn):
     n = _n_real(getattr(learn, 'dl', None), len(learn.y))
     return learn.pred[:n],learn.y[:n]
 
+def _memo_of(learn):
+    "The memo of the batch at hand."
+    memo = learn.__dict__.get('_segbook_memo')
+    if memo is None or not memo.holds(learn.pred, learn.y): memo = learn.__dict__['_segbook_memo'] = _Memo(learn.pred, learn.y)
+    return memo
+
 def _add_batch(learn, old, n_classes, ignore_index, per_image=False):
     "`old` and the batch at hand as a new Confusion, the same one for every metric that asks with this `old`."
-    key,memo = (n_classes, ignore_index),learn.__dict__.get('_segbook_memo')
-    if memo is None or not memo.holds(learn.pred, learn.y): memo = learn.__dict__['_segbook_memo'] = _Memo(learn.pred, learn.y)
+    key,memo = (n_classes, ignore_index),_memo_of(learn)
     if key not in memo.counts: memo.counts[key] = _count(*_real_batch(learn), *key, first=old is None)
     ask = (*key, per_image, id(old))
     if ask not in memo.totals:
@@ -375,3 +381,211 @@ class ClassIoU(_ConfusionMetric):
         super().accumulate(learn)
 
     def _score(self, conf): return conf.iou()[self.id].item()
+
+# %% ../nbs/09_metrics.ipynb #04d72d5e
+def _edges(ids, named):
+    "bool like the NumPy array `ids` [...,H,W]: pixels with a neighbour of another id, both of them `named`."
+    edge = np.zeros(ids.shape, bool)
+    for a,b in ((np.s_[...,1:,:], np.s_[...,:-1,:]), (np.s_[...,1:], np.s_[...,:-1])):
+        differ = (ids[a]!=ids[b]) & named[a] & named[b]
+        edge[a] |= differ; edge[b] |= differ
+    return edge
+
+def boundary_pixels(
+    mask:torch.Tensor, # [B,H,W] or [H,W] class ids
+    ignore_index:int|None=None, # id of the pixels without a class, which neither are a boundary nor make one
+) -> torch.Tensor:
+    """bool like `mask`: pixels with another class above, below, left or right; the image border makes no boundary.
+
+    Raises SegbookError for a float mask."""
+    mask = torch.as_tensor(mask).as_subclass(torch.Tensor)
+    if mask.is_floating_point():
+        raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; expected integers, one class id a pixel: mask.long()')
+    ids = mask.cpu().numpy()
+    return torch.from_numpy(_edges(ids, np.full(ids.shape, True) if ignore_index is None else ids!=ignore_index)).to(mask.device)
+
+# %% ../nbs/09_metrics.ipynb #2757823a
+def _boundary_case(pred, mask, n_classes, ignore_index):
+    "(predicted ids, true ids, pixels with a truth, K), the first three NumPy [B,H,W]; raises SegbookError as `Confusion` does."
+    pred,mask = (torch.as_tensor(o).detach().as_subclass(torch.Tensor) for o in (pred, mask))
+    if mask.ndim not in (2, 3): raise SegbookError(f'the mask is {list(mask.shape)}; expected ids [B,H,W] or [H,W]; mask.squeeze(1) takes a channel away')
+    K,logits = n_classes,_check_pair(pred, mask, n_classes or (pred.shape[-3] if pred.ndim>mask.ndim else 2))
+    mask = mask.long()
+    named = torch.ones_like(mask, dtype=torch.bool) if ignore_index is None else mask!=ignore_index
+    if K is None: K = pred.shape[-3] if logits else 1+max((int(o.max()) for o in (pred, mask[named]) if o.numel()), default=1)
+    K = max(K, 2)
+    ids = _pred_ids(pred, mask, K)
+    if (named & ((mask<0) | (mask>=K))).any(): raise _find_bad_ids(mask, K, ignore_index)
+    return *((o if o.ndim==3 else o[None]).cpu().numpy() for o in (ids, mask, named)),K
+
+# %% ../nbs/09_metrics.ipynb #450bb3b5
+def _nearest(points, others):
+    "float64 [n]: the distance of each point of `points` [n,2] to the nearest of `others`; inf if there are none."
+    from scipy.spatial import KDTree
+    return KDTree(others).query(points)[0] if len(points) and len(others) else np.full(len(points), np.inf)
+
+def _boundary_distances(pred, mask, n_classes=None, ignore_index=None, spacing=(1., 1.)):
+    "[B,K,2] of arrays: the distances of the predicted boundary pixels to the true ones, and of the true to the predicted."
+    *pair,named,K = _boundary_case(pred, mask, n_classes, ignore_index)
+    d = np.empty((len(named), K, 2), object)
+    for b,ok in enumerate(named):
+        edges = [_edges(ids[b], ok) for ids in pair]
+        points,of = [np.argwhere(e)*spacing for e in edges],[ids[b][e] for ids,e in zip(pair, edges)]
+        for k in range(K):
+            x,y = (xy[i==k] if k!=ignore_index else xy[:0] for xy,i in zip(points, of))
+            d[b,k,0],d[b,k,1] = _nearest(x, y),_nearest(y, x)
+    return d
+
+# %% ../nbs/09_metrics.ipynb #72a96889
+def _pixel_size(spacing):
+    "(height, width) of a pixel from one number or two; raises SegbookError unless both are above 0."
+    try: s = np.broadcast_to(np.asarray(spacing, np.float64), (2,))
+    except (TypeError, ValueError): s = np.zeros(2)
+    if not ((s>0) & np.isfinite(s)).all():
+        raise SegbookError(f'spacing is {spacing!r}; expected the size of a pixel: a number above 0, or two, (height, width)')
+    return tuple(s.tolist())
+
+def _distance(tolerance, size, spacing):
+    "The tolerance as a distance: 0.75 % of the diagonal of an image of `size`, at least one pixel, if it is None."
+    if tolerance is None: return max(0.0075*np.hypot(*np.multiply(size, spacing)), *spacing)
+    if isinstance(tolerance, (int, float)) and 0<=tolerance<np.inf: return tolerance
+    raise SegbookError(f'the tolerance is {tolerance!r}; expected a distance in pixels (of `spacing`, if that is given) of 0 or more, '
+                       'or None for 0.75 % of the image diagonal')
+
+def _f1(near, back, tolerance):
+    "Boundary F1 from the distances of predicted to true boundary pixels and back; NaN if both are empty, 0 if one is."
+    if not len(near) and not len(back): return np.nan
+    if not len(near) or not len(back): return 0.
+    p,r = (np.mean(d<=tolerance*(1+1e-9)) for d in (near, back))
+    return 2*p*r/(p+r) if p+r else 0.
+
+# %% ../nbs/09_metrics.ipynb #d6cd4c47
+def _rows(distances, score):
+    "float64 [B,K]: `score` of the two lists of distances of each image and class."
+    rows = torch.empty(distances.shape[:2], dtype=torch.float64)
+    for i in np.ndindex(*rows.shape): rows[i] = score(*distances[i])
+    return rows
+
+def boundary_f1(
+    logits_or_mask:torch.Tensor, # logits [B,K,H,W] or predicted ids [B,H,W]; both also without B
+    mask:torch.Tensor, # [B,H,W] or [H,W] true class ids
+    n_classes:int|None=None, # K; None: the channels of the logits, or as many as the ids need, two at least
+    ignore_index:int|None=None, # id of the pixels without a class
+    tolerance:float|None=None, # distance up to which an edge counts as met; None: 0.75 % of the diagonal, one pixel at least
+    spacing:float|tuple=1., # size of a pixel, or (height, width); the tolerance is in its unit
+) -> torch.Tensor:
+    """float64 [B,K] or [K]: F1 of the boundary pixels of each class within `tolerance`.
+
+    NaN where neither truth nor prediction has a boundary, 0 where only one has. The image border and Void make no
+    boundary. Raises SegbookError for sizes, ids, tolerance or spacing that do not fit.
+    Source: Csurka and others, What is a good evaluation measure for semantic segmentation?, BMVC 2013, section 3."""
+    spacing = _pixel_size(spacing); d = _boundary_distances(logits_or_mask, mask, n_classes, ignore_index, spacing)
+    tolerance,mask = _distance(tolerance, mask.shape[-2:], spacing),torch.as_tensor(mask)
+    f1 = _rows(d, lambda near,back: _f1(near, back, tolerance))
+    return f1 if mask.ndim==3 else f1[0]
+
+# %% ../nbs/09_metrics.ipynb #0084a266
+_ONE_EMPTY = ['inf', 'diagonal', 'skip']
+
+def _farthest(near, back, percentile, one_empty):
+    "The larger of the two percentiles; NaN if both lists are empty, the number `one_empty` if one is."
+    if not len(near) and not len(back): return np.nan
+    return max(np.percentile(d, percentile) for d in (near, back)) if len(near) and len(back) else one_empty
+
+def _missing(one_empty, size, spacing):
+    return dict(inf=np.inf, diagonal=np.hypot(*np.multiply(size, spacing)), skip=np.nan)[_one_of('one_empty', one_empty, _ONE_EMPTY)]
+
+def _percent(percentile):
+    if isinstance(percentile, (int, float)) and 0<percentile<=100: return percentile
+    raise SegbookError(f'the percentile is {percentile!r}; expected a number above 0, at most 100 (which is the largest distance)')
+
+def hausdorff95(
+    logits_or_mask:torch.Tensor, # logits [B,K,H,W] or predicted ids [B,H,W]; both also without B
+    mask:torch.Tensor, # [B,H,W] or [H,W] true class ids
+    n_classes:int|None=None, # K; None: the channels of the logits, or as many as the ids need, two at least
+    ignore_index:int|None=None, # id of the pixels without a class
+    percentile:float=95., # share of the distances that counts; 100 for the largest, Hausdorff's own
+    spacing:float|tuple=1., # size of a pixel, or (height, width), in which the distances are measured
+    one_empty:str='inf', # value where only one of the two has a boundary: 'inf', the image's 'diagonal', or 'skip' (NaN)
+) -> torch.Tensor:
+    """float64 [B,K] or [K]: the larger of the two directed 95 % Hausdorff distances of each class's boundaries.
+
+    NaN where neither truth nor prediction has a boundary. The image border and Void make no boundary. Raises
+    SegbookError for sizes, ids, percentile, spacing or `one_empty` that do not fit.
+    Source: Huttenlocher and others, Comparing images using the Hausdorff distance, 1993; the larger of both as in MONAI."""
+    spacing = _pixel_size(spacing); d = _boundary_distances(logits_or_mask, mask, n_classes, ignore_index, spacing)
+    mask,percentile = torch.as_tensor(mask),_percent(percentile)
+    alone = _missing(one_empty, mask.shape[-2:], spacing)
+    hd = _rows(d, lambda near,back: _farthest(near, back, percentile, alone))
+    return hd if mask.ndim==3 else hd[0]
+
+# %% ../nbs/09_metrics.ipynb #7f5ce63d
+class _BoundaryMetric(Metric):
+    def __init__(self, n_classes, ignore_index, spacing, cls):
+        self.n_classes,self.ignore_index,self.spacing,self.cls = n_classes,ignore_index,_pixel_size(spacing),cls
+        self.reset()
+
+    def reset(self): self.rows,self._whole = [],None
+
+    def accumulate(self, learn):
+        K,ignore,codes = _policy(self, learn)
+        self.id = None if self.cls is None else _class_id(self.cls, K, ignore, codes)
+        key,memo,(pred,mask) = ('boundary', K, ignore, self.spacing),_memo_of(learn),_real_batch(learn)
+        if key not in memo.counts: memo.counts[key] = _boundary_distances(pred, mask, *key[1:])
+        self.rows.append(_rows(memo.counts[key], self._score(mask.shape[-2:])))
+        self._whole,self._device = None,mask.device
+
+    @property
+    def per_image(self) -> torch.Tensor|None:
+        "float64 [N,K], a row for each image of all processes; NaN where there is no boundary; None before the first batch."
+        if self._whole is None and self.rows:
+            rows = torch.cat(self.rows)
+            self._whole = _gather_rows(rows.to(self._device)).cpu() if num_distrib()>1 else rows
+        return self._whole
+
+    @property
+    def value(self):
+        rows = self.per_image
+        if rows is None: return float('nan')
+        return (rows.nanmean(1) if self.id is None else rows[:,self.id]).nanmean().item()
+
+    @property
+    def name(self): return self._name if self.cls is None else f'{self._name}_{self.cls}'
+
+# %% ../nbs/09_metrics.ipynb #c9cebd7c
+class BoundaryF1(_BoundaryMetric):
+    "Mean `boundary_f1` over the classes of an image and then the images of an epoch; its column is `boundary_f1`, or `boundary_f1_Pole`."
+    _name = 'boundary_f1'
+    def __init__(self,
+        n_classes:int|None=None, # K; None: one for each name in learn.dls.vocab
+        ignore_index:int|None|str='dls', # id that is not counted, None if there is none; 'dls': learn.dls.ignore_index
+        tolerance:float|None=None, # distance up to which an edge counts as met; None: 0.75 % of the diagonal, one pixel at least
+        spacing:float|tuple=1., # size of a pixel, or (height, width); the tolerance is in its unit
+        cls:str|int|None=None, # one class, by name or id, instead of the mean
+    ):
+        super().__init__(n_classes, ignore_index, spacing, cls)
+        self.tolerance = tolerance
+        _distance(tolerance, (1, 1), self.spacing)
+
+    def _score(self, size):
+        theta = _distance(self.tolerance, size, self.spacing)
+        return lambda near,back: _f1(near, back, theta)
+
+# %% ../nbs/09_metrics.ipynb #45446653
+class Hausdorff95(_BoundaryMetric):
+    "Mean `hausdorff95` over the classes of an image and then the images of an epoch; its column is `hausdorff95`, or `hausdorff95_Pole`."
+    def __init__(self,
+        n_classes:int|None=None, # K; None: one for each name in learn.dls.vocab
+        ignore_index:int|None|str='dls', # id that is not counted, None if there is none; 'dls': learn.dls.ignore_index
+        percentile:float=95., # share of the distances that counts; 100 for the largest
+        spacing:float|tuple=1., # size of a pixel, or (height, width), in which the distances are measured
+        one_empty:str='diagonal', # value where only one of the two has a boundary: the image's 'diagonal', 'inf' or 'skip'
+        cls:str|int|None=None, # one class, by name or id, instead of the mean
+    ):
+        super().__init__(n_classes, ignore_index, spacing, cls)
+        self.percentile,self.one_empty,self._name = _percent(percentile),one_empty,f'hausdorff{percentile:g}'
+        _missing(one_empty, (1, 1), self.spacing)
+
+    def _score(self, size):
+        alone = _missing(self.one_empty, size, self.spacing)
+        return lambda near,back: _farthest(near, back, self.percentile, alone)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['draw_mask_explorer', 'mask_explorer', 'convolution_explorer', 'draw_convolution', 'receptive_field_explorer',
-           'draw_receptive_field', 'upsampling_explorer', 'draw_upsampling', 'figure_slider']
+           'draw_receptive_field', 'upsampling_explorer', 'draw_upsampling', 'loss_explorer', 'draw_losses',
+           'metric_explorer', 'draw_metrics', 'figure_slider']
 
 # %% ../nbs/16_widgets.ipynb #7641b2d8
 _VIEWS = ('image', 'overlay', 'mask', 'one class')
@@ -168,6 +169,11 @@ _CSS = """
 .segbook-key button { border: none; padding: .1em .2em; display: flex; gap: .4em; align-items: center; }
 .segbook-swatch { display: inline-block; width: 1.1em; height: 1.1em; border: 1px solid #777; }
 .segbook-void { background: repeating-linear-gradient(135deg, #3c3c3c 0 2px, #e6e6e6 2px 4px, transparent 4px 7px); }
+.segbook-explorer canvas[tabindex] { touch-action: none; }
+.segbook-bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .25em .8em; align-items: center; font-variant-numeric: tabular-nums; }
+.segbook-bars > div { display: contents; }
+.segbook-track { height: .8em; border: 1px solid #888; }
+.segbook-bar { display: block; height: 100%; background: #3b82c4; }
 .segbook-say { min-height: 1.4em; }
 """
 
@@ -277,20 +283,23 @@ function choice(model, label, key, names) {
   e.value = model.get(key); model.on('change:' + key, () => { e.value = model.get(key); });
   return html('label', {}, label, e);
 }
-function sheet(model, el, controls, width, height, size, at, draw) {  // size(): rows and columns of units; at(x, y): the unit below the pointer
-  const canvas = html('canvas', { width, height, tabIndex: 0, role: 'img' }), say = html('div', { className: 'segbook-say', role: 'status' });
-  canvas.dataset.lmSuppressShortcuts = 'true';
-  const go = (r, c) => { const [h, w] = size(); put(model, { row: Math.max(0, Math.min(h - 1, r)), col: Math.max(0, Math.min(w - 1, c)) }); };
-  const point = e => { const b = canvas.getBoundingClientRect(), u = at((e.clientX - b.left)*width/b.width, (e.clientY - b.top)*height/b.height); if (u) go(...u); };
+function sheet(model, el, controls, width, height, size, at, draw) {  // size(): rows and columns of units, and the first of each; at(x, y, begin): the unit below the pointer
+  const canvas = html('canvas', { tabIndex: 0, role: 'img' }), say = html('div', { className: 'segbook-say', role: 'status' });
+  canvas.dataset.lmSuppressShortcuts = 'true'; canvas.style.aspectRatio = `${width}/${height}`;
+  const go = (r, c) => { const [h, w, top = 0, left = 0] = size(); put(model, { row: Math.max(top, Math.min(h - 1, r)), col: Math.max(left, Math.min(w - 1, c)) }); };
+  const point = e => { const b = canvas.getBoundingClientRect(), u = at((e.clientX - b.left)*width/b.width, (e.clientY - b.top)*height/b.height, e.type === 'pointerdown'); if (u) go(...u); };
   canvas.onpointerdown = e => { canvas.setPointerCapture(e.pointerId); point(e); };
   canvas.onpointermove = e => { if (e.buttons) point(e); };
   canvas.onkeydown = e => { const d = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[e.key]; if (d) { go(model.get('row') + d[0], model.get('col') + d[1]); e.preventDefault(); e.stopPropagation(); } };
+  let wide = width;
   const show = () => {
-    const began = performance.now(), g = canvas.getContext('2d');
-    g.fillStyle = '#fff'; g.fillRect(0, 0, width, height); g.font = '12px sans-serif';
-    say.textContent = canvas.ariaLabel = draw(g); canvas.dataset.ms = (performance.now() - began).toFixed(1); canvas.dataset.shown = say.textContent;
+    const began = performance.now(), g = canvas.getContext('2d'), k = wide/width*(window.devicePixelRatio || 1), zoom = Math.min(1.5, Math.max(1, width/wide));
+    canvas.width = Math.round(width*k); canvas.height = Math.round(height*k);  // as many pixels as the screen has there, and larger letters where the sheet is small
+    g.setTransform(k, 0, 0, k, 0, 0); g.fillStyle = '#fff'; g.fillRect(0, 0, width, height); g.font = `${12*zoom}px sans-serif`;
+    say.textContent = canvas.ariaLabel = draw(g, zoom); canvas.dataset.ms = (performance.now() - began).toFixed(1); canvas.dataset.shown = say.textContent;
   };
   el.classList.add('segbook-explorer'); el.append(html('div', { className: 'segbook-controls' }, ...controls), canvas, say);
+  new ResizeObserver(() => { const now = canvas.clientWidth; if (now && now !== wide) { wide = now; show(); } }).observe(canvas);
   model.on('change', show); show();
   return show;
 }
@@ -486,15 +495,15 @@ function render({ model, el }) {
     const [back, ink] = color(v); g.fillStyle = back; g.fillRect(x + j*cell, y + i*cell, cell, cell); g.strokeStyle = '#999'; g.strokeRect(x + j*cell + .5, y + i*cell + .5, cell, cell);
     if (text) { g.fillStyle = ink; g.textAlign = 'center'; g.fillText(text(v), x + (j + .5)*cell, y + (i + .5)*cell + 4); g.textAlign = 'left'; }
   }));
-  const draw = g => {
+  const draw = (g, zoom) => {
     const way = d.ways[model.get('way')], r = Math.min(N - 1, model.get('row')), c = Math.min(N - 1, model.get('col')), w = way.weights[r*N + c];
     const all = way.out.flat(), lo = Math.min(0, ...all), hi = Math.max(...all), big = Math.max(...w.flat().map(Math.abs), 1e-9);
     g.fillStyle = '#111'; g.fillText('small map', 10, 16); g.fillText('weights of the chosen pixel', 10, 42 + n*s); g.fillText('large map', 330, 16);
-    g.font = '11px sans-serif';
+    g.font = `${Math.min(14, 11*zoom)}px sans-serif`;
     grid(g, 10, 24, d.input, s, v => tone(v, 0, 9), v => v);
     grid(g, 10, 50 + n*s, w, s, v => [v < 0 ? `rgba(37,99,200,${-v/big})` : `rgba(224,130,20,${v/big})`, '#111'], v => v ? v.toFixed(2) : '');
     grid(g, 330, 24, way.out, S, v => tone(v, lo, hi));
-    g.strokeStyle = '#e08214'; g.lineWidth = 3; g.strokeRect(330 + c*S + 1, 24 + r*S + 1, S - 2, S - 2); g.lineWidth = 1; g.font = '12px sans-serif';
+    g.strokeStyle = '#e08214'; g.lineWidth = 3; g.strokeRect(330 + c*S + 1, 24 + r*S + 1, S - 2, S - 2); g.lineWidth = 1;
     const used = w.flat().filter(v => v).length;
     return `${way.name}: pixel (${r}, ${c}) is ${way.out[r][c].toFixed(2)}, made of ${used} value${used === 1 ? '' : 's'} whose weights add up to ${w.flat().reduce((a, b) => a + b, 0).toFixed(2)}.`;
   };
@@ -550,6 +559,322 @@ def draw_upsampling(
         ax.imshow(o, cmap='gray')
         used = '' if w is None else sorted(set((w != 0).flatten(2).sum(-1).flatten().tolist()))
         ax.set_title(name if w is None else f'{name}\nmade of {", ".join(map(str, used[:4]))}{" ..." if len(used) > 4 else ""}', fontsize=8)
+    return fig
+
+# %% ../nbs/16_widgets.ipynb #2f9f6ece
+_LOSSES = ('cross entropy', 'focal', 'border-weighted', 'Dice', 'Jaccard', 'Tversky', 'Lovász')
+_PUSHES = ((0, 32, 77), (124, 123, 120), (255, 234, 70)) # pushed down, left alone, pushed up: they differ in lightness, too
+_LOSS_RANGES = dict(radius=(2, 24), softness=(1, 8), confidence=(1, 8))
+
+def _blob_settings(size, loss, **values):
+    "The settings of the blob, looked at; it begins in the middle."
+    if loss not in _LOSSES: raise SegbookError(f'No loss {loss!r}; expected one of {", ".join(_LOSSES)}.')
+    for k,(a,b) in dict(_LOSS_RANGES, row=(0, size[0] - 1), col=(0, size[1] - 1)).items():
+        if not isinstance(values[k], int) or not a <= values[k] <= b: raise SegbookError(f'{k}={values[k]!r}; expected a whole number from {a} to {b}.')
+    return values
+
+# %% ../nbs/16_widgets.ipynb #1190de5f
+def _two_cells():
+    "A mask [48,48] of two cells that nearly touch, one larger than the other."
+    y,x = np.mgrid[:48, :48]
+    return (((y - 21)/13)**2 + ((x - 16)/9)**2 < 1) | (((y - 27)/10)**2 + ((x - 34)/8)**2 < 1)
+
+def _truth(truth):
+    "A mask of one object class as uint8 [H,W] of 0 and 1, and the weights of its borders."
+    from scipy import ndimage
+    from segbook.losses import unet_weight_map
+    t = (_np_mask(_two_cells() if truth is None else truth) > 0).astype(np.uint8)
+    if not 8 <= max(t.shape) <= 96 or t.min() == t.max(): raise SegbookError(f'the truth is {t.shape[0]}x{t.shape[1]} with {t.sum()} pixels of an object; expected 8 to 96 pixels a side, and both object and background. Cut a piece out of the mask, or resize it by nearest.')
+    return t, unet_weight_map(ndimage.label(t)[0], inside=False)
+
+def _blob(h, w, row, col, radius, softness, confidence):
+    "Logits [h,w] of a soft disc: confidence far inside, 0 at the radius, -confidence far outside."
+    y,x = np.mgrid[:h, :w]
+    x = (radius - np.sqrt((y - row)**2 + (x - col)**2))/softness
+    return confidence*x/np.sqrt(1 + x*x)
+
+def _losses_at(truth, logits):
+    "{name: (value, gradient [H,W])}, by the library's losses with their defaults, one logit a pixel."
+    import torch; from segbook.losses import BorderWeightedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
+    fs = (CrossEntropyLoss, FocalLoss, BorderWeightedLoss, DiceLoss, JaccardLoss, TverskyLoss, LovaszLoss)
+    z,t = torch.tensor(logits)[None,None].requires_grad_(),torch.tensor(truth).long()[None]
+    values = [f()(z, t) for f in fs]
+    return {n: (v.item(), torch.autograd.grad(v, z)[0][0,0].numpy()) for n,v in zip(_LOSSES, values)}
+
+# %% ../nbs/16_widgets.ipynb #f5d71d2a
+_JS_MARKS = """
+function paint(g, x, y, h, w, s, color) {  // h rows of w squares of side s; color(i): [red, green, blue] of each
+  const c = html('canvas', { width: w, height: h }), im = new ImageData(w, h);
+  for (let i = 0; i < h*w; i++) im.data.set([...color(i), 255], 4*i);
+  c.getContext('2d').putImageData(im, 0, 0); g.imageSmoothingEnabled = false; g.drawImage(c, x, y, w*s, h*s);
+}
+function rim(g, x, y, h, w, s, mask) {  // the lines between pixels of different ids, dark on white
+  g.beginPath();
+  for (let i = 0; i < h*w; i++) {
+    const r = Math.floor(i/w), c = i % w, a = x + c*s, b = y + r*s;
+    if (c && mask[i] !== mask[i - 1]) { g.moveTo(a, b); g.lineTo(a, b + s); }
+    if (r && mask[i] !== mask[i - w]) { g.moveTo(a, b); g.lineTo(a + s, b); }
+  }
+  for (const [color, width] of [['#fff', 2.6], ['#111', 1.2]]) { g.strokeStyle = color; g.lineWidth = width; g.stroke(); }
+}
+function key(parts) {  // [[CSS background, what it means]]
+  return html('div', { className: 'segbook-key' }, ...parts.map(([back, what]) => { const swatch = html('span', { className: 'segbook-swatch' }); swatch.style.background = back; return html('span', {}, swatch, ' ' + what); }));
+}
+function bars(pick) {  // .show(rows, most): a name, a bar as part of `most` (but for `bare` rows), a number; with `pick` the names are buttons
+  const all = html('div', { className: 'segbook-bars', role: 'list' });
+  let rows = [];
+  all.show = (list, most, chosen) => {
+    if (rows.map(r => r.name.textContent).join() !== list.map(o => o.name).join()) {
+      rows = list.map((o, i) => ({ name: pick ? html('button', { type: 'button', textContent: o.name, onclick: () => pick(i) }) : html('span', { textContent: o.name }), bar: html('span', { className: 'segbook-bar' }), says: html('span') }));
+      all.replaceChildren(...rows.map(r => html('div', { role: 'listitem' }, r.name, html('span', { className: 'segbook-track' }, r.bar), r.says)));
+    }
+    list.forEach((o, i) => {
+      rows[i].bar.parentNode.style.visibility = o.bare ? 'hidden' : ''; rows[i].bar.style.width = `${100*Math.min(1, o.value/most) || 0}%`; rows[i].says.textContent = o.text; rows[i].says.dataset.value = o.value;
+      if (pick) rows[i].name.ariaPressed = String(i === chosen);
+    });
+  };
+  return all;
+}
+"""
+
+# %% ../nbs/16_widgets.ipynb #e2c8c2a7
+_JS_LOSS_SUMS = """
+function blob(h, w, row, col, radius, softness, confidence) {  // logits of a soft disc: confidence far inside, 0 at the radius, -confidence far outside
+  return Array.from({ length: h*w }, (_, i) => { const r = Math.floor(i/w) - row, c = i % w - col, x = (radius - Math.sqrt(r*r + c*c))/softness; return confidence*x/Math.sqrt(1 + x*x); });
+}
+function lossesOf(z, t, weight) {  // logits, truth (0 or 1), border weights; of each loss its value and its gradient, a number a pixel
+  const each = f => z.map((_, i) => f(i)), add = a => a.reduce((s, v) => s + v, 0), n = z.length;
+  const p = z.map(v => 1/(1 + Math.exp(-v))), cost = each(i => Math.max(z[i], 0) - t[i]*z[i] + Math.log1p(Math.exp(-Math.abs(z[i])))), missing = each(i => Math.abs(t[i] - p[i])), sign = t.map(v => 2*v - 1);
+  const perPixel = (f, df, w) => { const all = add(each(w)); return { value: add(each(i => w(i)*f(i)))/all, grad: each(i => w(i)*df(i)/all) }; };
+  const ce = w => perPixel(i => cost[i], i => p[i] - t[i], w);
+  const focal = perPixel(i => missing[i]**2*cost[i], i => -sign[i]*(2*(1 - missing[i])*missing[i]**2*cost[i] + missing[i]**3), () => 1);
+  const I = add(each(i => p[i]*t[i])), P = add(p), T = add(t), U = P + T - I, a = .3, b = .7, D = I + a*(P - I) + b*(T - I);
+  const overlap = (value, inside, outside) => ({ value, grad: each(i => (t[i] ? inside : outside)*p[i]*(1 - p[i])) });  // by p the slope is one number inside the truth, another outside
+  return [ce(() => 1), focal, ce(i => weight[i]), overlap(1 - 2*I/(P + T), -2*(P + T - I)/(P + T)**2, 2*I/(P + T)**2), overlap(1 - I/U, -1/U, I/U**2),
+    overlap(1 - I/D, -(D - I*(1 - b))/D**2, I*a/D**2), lovasz(each(i => 1 - sign[i]*z[i]), t, sign)];
+}
+function lovasz(error, t, sign) {  // the hinge form: errors in falling order, each times the step of the Jaccard loss
+  const order = error.map((_, i) => i).sort((i, j) => error[j] - error[i]), T = t.reduce((s, v) => s + v, 0), grad = error.map(() => 0);
+  let value = 0, found = 0, before = 0;
+  order.forEach((i, k) => {
+    found += t[i];
+    const jaccard = 1 - (T - found)/(T + k + 1 - found), step = jaccard - before;
+    before = jaccard;
+    if (error[i] > 0) { value += error[i]*step; grad[i] = -sign[i]*step; }
+  });
+  return { value, grad };
+}
+"""
+
+# %% ../nbs/16_widgets.ipynb #a92aa9e8
+_JS_LOSS = """
+function render({ model, el }) {
+  const { h, w, truth, weight, names, colors } = model.get('data'), s = Math.floor(288/Math.max(h, w)), right = 20 + w*s, v = k => model.get(k);
+  const mix = (a, b, f) => a.map((o, i) => Math.round(o + f*(b[i] - o))), table = bars(i => put(model, { loss: i }));
+  const draw = g => {
+    const z = blob(h, w, v('row'), v('col'), v('radius'), v('softness'), v('confidence')), all = lossesOf(z, truth, weight), chosen = all[v('loss')], name = names[v('loss')], most = Math.max(...chosen.grad.map(Math.abs)) || 1;
+    g.fillStyle = '#111'; g.fillText('probability, truth outlined', 10, 18); g.fillText(`pushes of ${name}`, right, 18);
+    paint(g, 10, 26, h, w, s, i => Array(3).fill(Math.round(255/(1 + Math.exp(-z[i])))));
+    paint(g, right, 26, h, w, s, i => { const up = -chosen.grad[i]/most; return up > 0 ? mix(colors[1], colors[2], up) : mix(colors[1], colors[0], -up); });
+    for (const x of [10, right]) rim(g, x, 26, h, w, s, truth);
+    const x = 10 + (v('col') + .5)*s, y = 26 + (v('row') + .5)*s;
+    for (const [color, width] of [['#fff', 5], ['#c2410c', 2.5]]) { g.strokeStyle = color; g.lineWidth = width; g.beginPath(); g.moveTo(x - 7, y); g.lineTo(x + 7, y); g.moveTo(x, y - 7); g.lineTo(x, y + 7); g.stroke(); }
+    const push = o => o.grad.reduce((sum, x) => sum + Math.abs(x), 0), moved = sign => chosen.grad.filter(x => sign*x > most/10).length;
+    table.show(all.map((o, i) => ({ name: names[i], value: o.value, text: `${o.value.toFixed(3)}, pushes ${push(o).toFixed(4)}` })), Math.max(1, ...all.map(o => o.value)), v('loss'));
+    return `${name} is ${chosen.value.toFixed(3)} with the blob at row ${v('row')}, column ${v('col')}. At least a tenth as hard as the hardest, it pushes ${moved(-1)} pixels up and ${moved(1)} down.`;
+  };
+  const at = (x, y) => [Math.floor((y - 26)/s), Math.floor((x - (x < right ? 10 : right))/s)], color = o => `rgb(${o})`;
+  sheet(model, el, [range(model, 'radius', 'radius', 2, 24), range(model, 'softness', 'softness', 1, 8), range(model, 'confidence', 'confidence', 1, 8)], right + w*s + 10, 34 + h*s, () => [h, w], at, draw);
+  el.querySelector('canvas').after(key([[color(colors[2]), 'pushed up'], [color(colors[1]), 'left alone'], [color(colors[0]), 'pushed down']]), table);
+}
+export default { render };
+"""
+
+# %% ../nbs/16_widgets.ipynb #48fbe0e6
+def loss_explorer(
+    truth = None, # [H,W] mask: what is not 0 is the object; None: two drawn cells
+    loss:str = 'Dice', # whose gradient is shown first: 'cross entropy', 'focal', 'border-weighted', 'Dice', 'Jaccard', 'Tversky' or 'Lovász'
+    row:int = 22, col:int = 28, # the middle of the blob, in pixels
+    radius:int = 10, # in pixels, 2..24
+    softness:int = 2, # pixels over which it fades, 1..8
+    confidence:int = 4, # logit far inside, and minus that far outside, 1..8
+) -> AnyWidget: # `.row`, `.col`, `.radius`, `.softness`, `.confidence` and `.loss`, a number, can be read and set
+    """Drag a predicted blob over the truth: every loss of chapter 08, and where the chosen one pushes the logits up or down.
+
+    Raises SegbookError for an unknown loss, a setting outside its range, a truth without object or background, and when anywidget is missing."""
+    t,weights = _truth(truth)
+    values = _blob_settings(t.shape, loss, row=row, col=col, radius=radius, softness=softness, confidence=confidence)
+    data = dict(h=t.shape[0], w=t.shape[1], truth=t.ravel().tolist(), weight=[round(o, 5) for o in weights.ravel().tolist()], names=list(_LOSSES), colors=_PUSHES)
+    return _sheet_class('loss explorer', _JS_MARKS + _JS_LOSS_SUMS + _JS_LOSS, (('loss', 0), ('radius', 0), ('softness', 0), ('confidence', 0)))(data=data, loss=_LOSSES.index(loss), **values)
+
+# %% ../nbs/16_widgets.ipynb #96da69dc
+def draw_losses(
+    truth = None, # [H,W] mask: what is not 0 is the object; None: two drawn cells
+    row:int = 22, col:int = 28, # the middle of the blob, in pixels
+    radius:int = 10, # in pixels, 2..24
+    softness:int = 2, # pixels over which it fades, 1..8
+    confidence:int = 4, # logit far inside, and minus that far outside, 1..8
+) -> Figure: # closed
+    """A predicted blob over the truth, and for each loss its value and where its gradient pushes. Raises SegbookError as `loss_explorer`."""
+    import matplotlib.pyplot as plt; from matplotlib.colors import LinearSegmentedColormap
+    t,_ = _truth(truth)
+    z = _blob(*t.shape, **_blob_settings(t.shape, 'Dice', row=row, col=col, radius=radius, softness=softness, confidence=confidence))
+    fig,axs = plt.subplots(2, 4, figsize=(9, 4.8), layout='constrained'); plt.close(fig)
+    axs[0,0].imshow(1/(1 + np.exp(-z)), cmap='gray', vmin=0, vmax=1); axs[0,0].set_title('probability', fontsize=9); axs[0,0].plot(col, row, '+', color='#c2410c', ms=10, mew=2)
+    for ax,(name,(value,grad)) in zip(axs.flat[1:], _losses_at(t, z).items()):
+        most = np.abs(grad).max() or 1
+        shown = ax.imshow(-grad/most, cmap=LinearSegmentedColormap.from_list('pushes', np.array(_PUSHES)/255), vmin=-1, vmax=1)
+        ax.set_title(f'{name} {value:.3f}\npushes {np.abs(grad).sum():.3f}', fontsize=9)
+    for ax in axs.flat: ax.contour(t, [.5], colors='w', linewidths=2); ax.contour(t, [.5], colors='k', linewidths=1); ax.axis('off')
+    bar = fig.colorbar(shown, ax=axs, shrink=.6, ticks=[-1, 0, 1]); bar.ax.set_yticklabels(['down', '0', 'up'], fontsize=8)
+    return fig
+
+# %% ../nbs/16_widgets.ipynb #64a1afb3
+def _metric_scenes():
+    "{name: (class names, mask [40,64])}: ships of three sizes, thin poles, and a street of four classes; id 0 is the background."
+    y,x = np.mgrid[:40, :64]
+    def ship(a, b): # a hull, pointed at both ends, of length 2a and width 2b, and turned a little
+        u,v = (x - 31)*.94 + (y - 20)*.34, (y - 20)*.94 - (x - 31)*.34
+        return (np.abs(u) < a) & (np.abs(v) < b*(1 - (u/a)**2))
+    def box(top, left, h, w): return (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
+    street = np.select([box(4, 50, 34, 1), box(16, 42, 14, 4), box(18, 8, 14, 24) & ~box(18, 8, 5, 5) & ~box(18, 27, 5, 5)], [3, 2, 1], 0)
+    poles = np.any([box(8 - k % 3*3, 9 + 15*k, 28 + k % 3*3, 1 + k % 2) for k in range(4)], 0)
+    sea = ['sea', 'ship']
+    return {'a large ship': (sea, ship(26, 8)), 'a ship': (sea, ship(11, 3.2)), 'a small ship': (sea, ship(6, 2)), 'poles': (['background', 'pole'], poles), 'a street': (['street', 'car', 'pedestrian', 'pole'], street)}
+
+def _truths(truth, codes):
+    "[(name, class names, mask)]: all scenes, the one of that name, or a mask that was given."
+    scenes = _metric_scenes()
+    if truth is None: return [(k, c, m.astype(np.uint8)) for k,(c,m) in scenes.items()]
+    if isinstance(truth, str):
+        if truth not in scenes: raise SegbookError(f'No truth {truth!r}; expected a mask, or one of {", ".join(scenes)}.')
+        return [(truth, scenes[truth][0], scenes[truth][1].astype(np.uint8))]
+    m = _np_mask(truth)
+    if not 4 <= min(m.shape) <= max(m.shape) <= 96: raise SegbookError(f'the truth is {m.shape[0]}x{m.shape[1]}; expected 4 to 96 pixels a side. Cut a piece out of the mask, or resize it by nearest.')
+    return [('truth', list(_codes_for(m, codes)), m)]
+
+# %% ../nbs/16_widgets.ipynb #d8572a72
+def _changed(truth, down=0, right=0, grow=0, lost=0, void=None):
+    "A prediction [H,W], made of the truth: grown or eroded by a disc, with pieces of 4x4 pixels lost, moved."
+    from scipy import ndimage
+    h,w = truth.shape
+    n = abs(grow); near = np.add.outer(np.arange(-n, n + 1)**2, np.arange(-n, n + 1)**2) <= n*n
+    m = np.where(truth == (-1 if void is None else void), 0, truth).astype(int)
+    if n: m = ndimage.grey_dilation(m, footprint=near, mode='constant', cval=0) if grow > 0 else ndimage.grey_erosion(m, footprint=near, mode='constant', cval=999)
+    r,c = np.arange(h)[:,None]//4, np.arange(w)//4
+    m = np.where((37*r + 61*c + 17*r*c) % 100 < lost, 0, m)
+    r,c = np.arange(h)[:,None] - down, np.arange(w) - right
+    return np.where((r >= 0) & (r < h) & (c >= 0) & (c < w), m[r.clip(0, h - 1), c.clip(0, w - 1)], 0)
+
+def _scores(truth, pred, names):
+    "{name: score} as the library counts: pixel accuracy, mean IoU, IoU of each class, Dice of each but the background, and two of the boundaries; Void is left out."
+    from segbook.metrics import Confusion, boundary_f1, hausdorff95
+    void = find_void(names); ids = [k for k in range(len(names)) if k != void]
+    c = Confusion(len(names), void).update(pred, truth)
+    return {'pixel accuracy': c.pixel_accuracy(), 'mean IoU': c.mean_iou(), **{f'IoU of {names[k]}': c.iou()[k].item() for k in ids}, **{f'Dice of {names[k]}': c.dice()[k].item() for k in ids if k},
+        'boundary F1': boundary_f1(pred, truth, len(names), void).nanmean().item(), 'Hausdorff 95': hausdorff95(pred, truth, len(names), void, one_empty='diagonal').nanmean().item()}
+
+# %% ../nbs/16_widgets.ipynb #ac906e65
+_JS_METRIC_COUNTS = """
+function changed(truth, h, w, grow, lost, down, right) {  // the truth grown (each pixel takes the largest id within reach) or eroded (the smallest), with pieces lost, moved
+  const near = [], n = Math.abs(grow), pick = grow > 0 ? Math.max : Math.min, row = i => Math.floor(i/w);
+  for (let r = -n; r <= n; r++) for (let c = -n; c <= n; c++) if (r*r + c*c <= n*n) near.push([r, c]);
+  const at = (mask, r, c, none) => r < 0 || c < 0 || r >= h || c >= w ? none : mask[r*w + c];
+  const grown = truth.map((id, i) => near.reduce((v, [r, c]) => pick(v, at(truth, row(i) + r, i % w + c, v)), id));
+  const kept = grown.map((id, i) => { const r = Math.floor(row(i)/4), c = Math.floor(i % w/4); return (37*r + 61*c + 17*r*c) % 100 < lost ? 0 : id; });
+  return truth.map((_, i) => at(kept, row(i) - down, i % w - right, 0));
+}
+function scores(truth, pred, K, ignore) {  // from the confusion matrix: pixel accuracy, IoU and Dice of each class (NaN for a class that is nowhere), mean IoU
+  const m = Array(K*K).fill(0), ids = [...Array(K).keys()], add = f => ids.reduce((s, k) => s + f(k), 0);
+  truth.forEach((t, i) => { if (t !== ignore) m[t*K + pred[i]]++; });
+  const right = ids.map(k => m[k*K + k]), either = ids.map(k => k === ignore ? 0 : add(j => m[k*K + j] + m[j*K + k]) - right[k]), iou = ids.map(k => right[k]/either[k]);
+  const there = iou.filter(v => !isNaN(v));
+  return { accuracy: add(k => right[k])/add(k => add(j => m[k*K + j])), iou, dice: ids.map(k => 2*right[k]/(right[k] + either[k])), mean: there.reduce((s, v) => s + v, 0)/there.length };
+}
+function boundary(truth, pred, h, w, K, ignore) {  // means over the classes: F1 of the boundaries within a tolerance, and 95 % Hausdorff distance
+  const named = truth.map(t => t !== ignore), tolerance = Math.max(.0075*Math.hypot(h, w), 1)*(1 + 1e-9), mean = a => a.reduce((s, v) => s + v, 0)/a.length;
+  const edges = ids => { const sets = Array.from({ length: K }, () => []); ids.forEach((id, i) => {
+    const r = Math.floor(i/w), c = i % w, near = [r > 0 && i - w, r < h - 1 && i + w, c > 0 && i - 1, c < w - 1 && i + 1];
+    if (named[i] && near.some(j => j !== false && named[j] && ids[j] !== id)) sets[id].push([r, c]); }); return sets; };
+  const a = edges(pred), b = edges(truth), nearest = (x, y) => x.map(([r, c]) => Math.sqrt(y.reduce((m, [p, q]) => Math.min(m, (r - p)**2 + (c - q)**2), Infinity)));
+  const far = d => { const s = [...d].sort((x, y) => x - y), at = .95*(s.length - 1), low = Math.floor(at); return s[low] + (at - low)*((s[low + 1] ?? s[low]) - s[low]); };
+  const pairs = [...Array(K).keys()].filter(k => k !== ignore && (a[k].length || b[k].length)).map(k => {
+    if (!a[k].length || !b[k].length) return [0, Math.hypot(h, w)];
+    const there = nearest(a[k], b[k]), back = nearest(b[k], a[k]), p = mean(there.map(v => +(v <= tolerance))), r = mean(back.map(v => +(v <= tolerance)));
+    return [p + r ? 2*p*r/(p + r) : 0, Math.max(far(there), far(back))];
+  });
+  return { f1: mean(pairs.map(o => o[0])), hausdorff: mean(pairs.map(o => o[1])) };
+}
+"""
+
+# %% ../nbs/16_widgets.ipynb #c27825fd
+_JS_METRIC = """
+function render({ model, el }) {
+  const { h, w, scenes, reach } = model.get('data'), s = Math.min(9, Math.floor(576/w)), v = k => model.get(k), table = bars();
+  const fill = { ground: [233, 233, 233], right: [23, 69, 107], missed: [224, 130, 20], invented: [255, 255, 255], mixed: [224, 130, 20], Void: [190, 190, 190] };
+  const draw = g => {
+    const { truth, names, ignore } = scenes[v('scene')], pred = changed(truth.map(t => t === ignore ? 0 : t), h, w, v('grow'), v('lost'), v('row'), v('col')), found = scores(truth, pred, names.length, ignore), rims = boundary(truth, pred, h, w, names.length, ignore);
+    const kind = truth.map((t, i) => t === ignore ? 'Void' : t === pred[i] ? (t ? 'right' : 'ground') : !pred[i] ? 'missed' : t ? 'mixed' : 'invented'), count = k => kind.filter(o => o === k).length;
+    paint(g, 10, 10, h, w, s, i => fill[kind[i]]);
+    g.strokeStyle = '#111'; g.lineWidth = 1; g.beginPath();
+    kind.forEach((k, i) => { if (k === 'invented' || k === 'mixed') { const x = 10 + i % w*s, y = 10 + Math.floor(i/w)*s; g.moveTo(x, y + s); g.lineTo(x + s, y); } });
+    g.stroke(); rim(g, 10, 10, h, w, s, truth);
+    const row = (name, value) => ({ name, value, text: isNaN(value) ? 'nowhere' : value.toFixed(3) }), ids = names.map((_, k) => k).filter(k => k !== ignore);
+    table.show([row('pixel accuracy', found.accuracy), row('mean IoU', found.mean), ...ids.map(k => row(`IoU of ${names[k]}`, found.iou[k])), ...ids.filter(k => k).map(k => row(`Dice of ${names[k]}`, found.dice[k])), row('boundary F1', rims.f1),
+      { name: 'Hausdorff 95', value: rims.hausdorff, text: isNaN(rims.hausdorff) ? 'nowhere' : `${rims.hausdorff.toFixed(1)} pixels`, bare: true }], 1);
+    const mixed = count('mixed');
+    return `Pixel accuracy ${found.accuracy.toFixed(3)}, mean IoU ${found.mean.toFixed(3)}: moved ${v('row')} down and ${v('col')} right, grown by ${v('grow')}, ${v('lost')} % of the pieces lost; ${count('missed')} pixels missed, ${count('invented')} invented${mixed ? `, ${mixed} of another class` : ''}.`;
+  };
+  let held = [0, 0];  // what to take from the pointer's place: the picture moves as far as the pointer
+  const at = (x, y, begin) => { if (begin) held = [y/s - v('row'), x/s - v('col')]; return [Math.round(y/s - held[0]), Math.round(x/s - held[1])]; };
+  const controls = [['down', 'row', -reach, reach], ['right', 'col', -reach, reach], ['grow', 'grow', -4, 4], ['lost %', 'lost', 0, 100]].map(o => range(model, ...o));
+  if (scenes.length > 1) controls.unshift(choice(model, 'truth', 'scene', scenes.map(o => o.name)));
+  sheet(model, el, controls, 20 + w*s, 20 + h*s, () => [reach + 1, reach + 1, -reach, -reach], at, draw);
+  const color = k => `rgb(${fill[k]})`, lines = k => `linear-gradient(to bottom right, ${color(k)} 45%, #111 45% 55%, ${color(k)} 55%)`;
+  el.querySelector('canvas').after(key([[color('right'), 'right'], [color('missed'), 'missed (FN)'], [lines('invented'), 'invented (FP)'], ...(scenes.some(o => o.names.length > 2) ? [[lines('mixed'), 'another class']] : []), ...(scenes.some(o => o.ignore >= 0) ? [[color('Void'), 'Void']] : [])]), table);
+}
+export default { render };
+"""
+
+# %% ../nbs/16_widgets.ipynb #214a8897
+_REACH = 12 # pixels that a prediction can be moved
+
+def metric_explorer(
+    truth = None, # [H,W] mask of class ids with 0 as background; the name of one of the drawn scenes; None: all of them, to choose from
+    codes = None, # class names of the mask: a list, a file, or None
+) -> AnyWidget: # `.row`, `.col` (pixels down and right), `.grow`, `.lost` and `.scene` can be read and set
+    """Move, grow or erode a prediction that was perfect, and let pieces get lost: pixel accuracy hardly notices, IoU and Dice do.
+
+    Raises SegbookError for an unknown scene, a mask that is too large, ids outside the codes, and when anywidget is missing."""
+    truths = _truths(truth, codes); h,w = truths[0][2].shape
+    scenes = [dict(name=k, names=list(c), truth=m.ravel().tolist(), ignore=-1 if find_void(c) is None else find_void(c)) for k,c,m in truths]
+    return _sheet_class('metric explorer', _JS_MARKS + _JS_METRIC_COUNTS + _JS_METRIC, (('scene', 0), ('grow', 0), ('lost', 0)))(data=dict(h=h, w=w, scenes=scenes, reach=_REACH), scene=min(1, len(scenes) - 1), row=1, col=2)
+
+# %% ../nbs/16_widgets.ipynb #9fe6329a
+def draw_metrics(
+    truth = 'a ship', # [H,W] mask of class ids with 0 as background, or the name of a drawn scene
+    down:int = 1, right:int = 2, # pixels that the prediction is moved; negative: up, left
+    grow:int = 0, # pixels that it is grown; negative: eroded
+    lost:int = 0, # percent of its pieces that are lost
+    codes = None, # class names of the mask: a list, a file, or None
+) -> Figure: # closed
+    """A prediction made of the truth, where it is right and wrong, and its scores. Raises SegbookError as `metric_explorer`, and for settings that are out of range."""
+    import matplotlib.pyplot as plt
+    for k,v,(a,b) in (('down', down, (-_REACH, _REACH)), ('right', right, (-_REACH, _REACH)), ('grow', grow, (-4, 4)), ('lost', lost, (0, 100))):
+        if not isinstance(v, int) or not a <= v <= b: raise SegbookError(f'{k}={v!r}; expected a whole number from {a} to {b}.')
+    (name,names,t), = _truths(truth, codes)
+    void = find_void(names); pred = _changed(t, down, right, grow, lost, void)
+    counts,wrong = t != (-1 if void is None else void), pred != t
+    colors = np.select([~counts, wrong & (t > 0), wrong, t > 0], [1, 2, 3, 4], 0)
+    fig,(ax,bars) = plt.subplots(1, 2, figsize=(9, 2.9), layout='constrained', gridspec_kw=dict(width_ratios=(3, 2))); plt.close(fig)
+    ax.imshow(np.array([(233,)*3, (190,)*3, (224, 130, 20), (255,)*3, (23, 69, 107)], np.uint8)[colors])
+    r,c = np.nonzero(wrong & counts & (pred > 0)); ax.plot(c, r, 'k', ls='', marker=(2, 2, -45), ms=4)
+    if t.any(): ax.contour(t > 0, [.5], colors='k', linewidths=.8)
+    ax.set_title('dark: right; orange: missed (FN); stroke: invented (FP)', fontsize=9); ax.axis('off')
+    s = _scores(t, pred, names)
+    full = [0 if k == 'Hausdorff 95' or np.isnan(v) else v for k,v in s.items()]
+    bars.barh(list(s), full, color='#3b82c4'); bars.invert_yaxis(); bars.set_xlim(0, 1.25); bars.tick_params(labelsize=8); bars.spines[['top', 'right']].set_visible(False)
+    for i,(k,v) in enumerate(s.items()): bars.text(full[i] + .02, i, f'{v:.1f} pixels' if k == 'Hausdorff 95' else f'{v:.3f}', va='center', fontsize=8)
     return fig
 
 # %% ../nbs/16_widgets.ipynb #0f26c2dc

@@ -54,7 +54,7 @@ class Watched:
 def settled(page):
     "Wait until formulas and widgets stand"
     page.wait_for_function('() => !window.MathJax || !MathJax.startup || !MathJax.startup.promise || MathJax.startup.promise.then(() => true)')
-    for e in page.locator('.segbook-explorer').all(): e.locator('canvas[data-shown]').wait_for()
+    page.wait_for_function("""() => [...document.querySelectorAll('script[type$="widget-view+json"]')].every(s => s.previousElementSibling?.querySelector('canvas[data-shown], img'))""")
 
 # ---- every page
 
@@ -229,10 +229,164 @@ def drive_upsampling(page):
     box = box_of(e); old = said(e)
     page.mouse.click(box['x'] + .9*box['width'], box['y'] + .5*box['height']); becomes(page, e, old)
 
+def drag(page, e, start, end):
+    "Drag from one place of an explorer's canvas to another, both as parts of its width and height"
+    box = box_of(e)
+    (x, y), (x2, y2) = ((box['x'] + a*box['width'], box['y'] + b*box['height']) for a, b in (start, end))
+    page.mouse.move(x, y); page.mouse.down(); page.mouse.move(x2, y2, steps=4); page.mouse.up()
+
+def numbers(e): return e.locator('[data-value]').evaluate_all('es => es.map(e => +e.dataset.value)')
+
+def drive_losses(page):
+    e = by_name(page, 'it pushes')
+    old, before = said(e), pixels_of(e)
+    drag(page, e, (.2, .5), (.12, .8))
+    assert (becomes(page, e, old) != before).mean() > .05
+    old, before, had = said(e), pixels_of(e), numbers(e)
+    e.locator('canvas').focus(); page.keyboard.press('ArrowUp'); page.keyboard.press('ArrowUp')
+    assert (becomes(page, e, old) != before).any()
+    for name in ('radius', 'softness', 'confidence'):
+        old, before = said(e), pixels_of(e)
+        e.get_by_role('slider', name=name).focus(); page.keyboard.press('ArrowRight')
+        assert (becomes(page, e, old) != before).any()
+    assert len(had) == 7 and all(a != b for a, b in zip(had, numbers(e)))
+    old, before = said(e), pixels_of(e)
+    e.get_by_role('button', name='focal', exact=True).click()
+    assert (becomes(page, e, old) != before).any() and said(e).startswith('focal is ')
+    assert e.get_by_role('button', pressed=True).all_inner_texts() == ['focal']
+
+def drive_metrics(page):
+    e = by_name(page, 'Pixel accuracy')
+    e.get_by_role('combobox', name='truth').select_option(label='poles')
+    old, before = said(e), pixels_of(e)
+    drag(page, e, (.3, .5), (.34, .5))
+    assert (becomes(page, e, old) != before).any() and re.search('moved 1 down and [45] right', said(e)), said(e)  # from 2, by .04 of the width
+    e.locator('canvas').focus(); old = said(e); page.keyboard.press('ArrowLeft'); becomes(page, e, old)
+    for name, key in (('down', 'ArrowLeft'), ('right', 'Home'), ('grow', 'ArrowRight'), ('lost', 'ArrowRight')):
+        old = said(e); e.get_by_role('slider', name=name).focus(); page.keyboard.press(key); becomes(page, e, old)
+    assert 'moved 0 down and -12 right, grown by 1, 1 %' in said(e)
+    for name, key in (('grow', 'ArrowLeft'), ('lost', 'Home')): e.get_by_role('slider', name=name).focus(); page.keyboard.press(key)
+    e.get_by_role('combobox', name='truth').select_option(label='a small ship')
+    accuracy, mean, _, iou, *_ = numbers(e)
+    assert accuracy > .97 and iou == 0 and mean < .5, 'the lesson: the ship is missed, and nearly all pixels are right'
+
+def drive_all(page):
+    for drive in (drive_convolution, drive_field, drive_upsampling, drive_losses, drive_metrics): drive(page)
+
 def test_explorers_move_without_a_kernel(base, chromium):
     with Watched(chromium) as w:
         w.page.goto(base + '16_widgets.html', wait_until='networkidle'); settled(w.page)
-        drive_convolution(w.page); drive_field(w.page); drive_upsampling(w.page)
+        drive_all(w.page)
+        assert not w.wrong, w.wrong
+
+def test_a_finger_drags(base, chromium):
+    "On a touch screen: the disc follows the finger, and the page stays where it is"
+    context = chromium.new_context(viewport=dict(width=390, height=800), has_touch=True, is_mobile=True)
+    page = context.new_page(); page.goto(base + '16_widgets.html', wait_until='networkidle'); settled(page)
+    e, touch = by_name(page, 'it pushes'), context.new_cdp_session(page)
+    box, old, before = box_of(e), said(e), page.evaluate('scrollY')
+    for kind, part in (('touchStart', .3), *[('touchMove', .3 + i/20) for i in range(1, 9)], ('touchEnd', None)):
+        points = [] if part is None else [dict(x=box['x'] + .2*box['width'], y=box['y'] + part*box['height'])]
+        touch.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=points))
+    becomes(page, e, old)
+    row = int(re.search(r'row (\d+)', said(e))[1])
+    assert row > 25 and page.evaluate('scrollY') == before, (row, said(e))
+    context.close()
+
+# ---- the arithmetic of the browser against the library
+
+def in_browser(page, js, call, *args): return page.evaluate(f'args => {{ {js}\nreturn {call}(...args); }}', args)
+
+def library_losses(z, t, weights):
+    "[(value, gradient [H,W])] of the seven losses, as the explorer lists them, in float64"
+    import torch; from segbook import losses as L
+    z, t, w = torch.tensor(z, dtype=torch.float64)[None, None].requires_grad_(), torch.tensor(t).long()[None], torch.tensor(weights, dtype=torch.float64)[None]
+    values = [f()(z, t) for f in (L.CrossEntropyLoss, L.FocalLoss)] + [L.BorderWeightedLoss()(z, t, w)] + [f()(z, t) for f in (L.DiceLoss, L.JaccardLoss, L.TverskyLoss, L.LovaszLoss)]
+    return [(v.item(), torch.autograd.grad(v, z)[0][0, 0].numpy()) for v in values]
+
+def same_gradient(mine, want): return np.abs(np.asarray(mine) - want.ravel()).max() <= 1e-4*np.abs(want).max()
+
+@pytest.mark.parametrize('seed', range(6))
+def test_losses_in_the_browser_are_those_of_the_library(seed, chromium):
+    from segbook.widgets import _JS_LOSS_SUMS
+    rng = np.random.default_rng(seed); h, w = rng.integers(5, 15, 2)
+    z, t, weights = rng.normal(0, 10**(seed/3 - .5), (h, w)), rng.integers(0, 2, (h, w)), rng.uniform(.5, 10, (h, w))
+    with Watched(chromium) as page: got = in_browser(page.page, _JS_LOSS_SUMS, 'lossesOf', *(o.ravel().tolist() for o in (z, t, weights)))
+    want = library_losses(z, t, weights)
+    assert len(got) == len(want) == 7
+    for g, (value, grad) in zip(got, want): assert abs(g['value'] - value) <= 1e-4*max(1, abs(value)) and same_gradient(g['grad'], grad)
+
+def state_of(page, name):
+    "The stored values of the explorer that holds `name`"
+    states = json.loads(page.locator('script[type="application/vnd.jupyter.widget-state+json"]').inner_text())['state'].values()
+    return next(m['state']['data'] for m in states if name in m['state'].get('data', {}))
+
+def test_loss_explorer_shows_what_the_library_says(base, chromium):
+    from scipy.ndimage import label; from segbook.losses import unet_weight_map
+    with Watched(chromium) as w:
+        w.page.goto(base + '16_widgets.html', wait_until='networkidle'); settled(w.page)
+        e, d = by_name(w.page, 'it pushes'), state_of(w.page, 'weight')
+        t = np.array(d['truth']).reshape(d['h'], d['w'])
+        assert np.abs(np.array(d['weight']).reshape(t.shape) - unet_weight_map(label(t)[0], inside=False)).max() < 1e-4
+        for turn, (place, chosen) in enumerate([((.2, .5), 0), ((.05, .9), 2), ((.3, .3), 3), ((.7, .2), 5)]):
+            old = said(e); drag(w.page, e, (.4, .6), place); becomes(w.page, e, old)
+            if turn == 2: e.get_by_role('slider', name='confidence').focus(); w.page.keyboard.press('End')
+            e.locator('.segbook-bars button').nth(chosen).click()
+            row, col = map(int, re.search(r'row (\d+), column (\d+)', said(e)).groups())
+            y, x = np.mgrid[:t.shape[0], :t.shape[1]]; x = (10 - np.hypot(y - row, x - col))/2
+            z = (8 if turn > 1 else 4)*x/np.sqrt(1 + x*x)
+            want = library_losses(z, t, unet_weight_map(label(t)[0], inside=False))
+            assert np.abs(np.array(numbers(e)) - [v for v, _ in want]).max() < 1e-4
+            assert e.locator('.segbook-bars button').nth(chosen).inner_text() in said(e)
+            grad, picture = want[chosen][1], pixels_of(e)
+            up, k, side = -grad/np.abs(grad).max(), picture.shape[1]/(30 + 12*t.shape[1]), 6  # sides of 6 units, two maps and three gaps of 10
+            at = picture[np.ix_(((26 + side*(np.arange(t.shape[0]) + .5))*k).astype(int), ((20 + side*(t.shape[1] + np.arange(t.shape[1]) + .5))*k).astype(int))]
+            middle, low, high = (np.array(c) for c in ((124, 123, 120), (0, 32, 77), (255, 234, 70)))
+            colour = middle + np.abs(up)[..., None]*(np.where(up[..., None] > 0, high, low) - middle)
+            assert np.abs(at - colour).max() <= 1.01
+        assert not w.wrong, w.wrong
+
+@pytest.mark.parametrize('seed', range(8))
+def test_metrics_in_the_browser_are_those_of_the_library(seed, chromium):
+    from segbook.metrics import Confusion, boundary_f1, hausdorff95
+    from segbook.widgets import _JS_METRIC_COUNTS, _changed
+    rng = np.random.default_rng(seed); h, w, K = rng.integers(9, 30), rng.integers(9, 30), int(rng.integers(2, 5))
+    void = K - 1 if seed % 2 else None
+    truth = np.kron(rng.integers(0, K, (-(-h//4), -(-w//4))), np.ones((4, 4), int))[:h, :w]
+    down, right, grow, lost = (int(rng.integers(a, b)) for a, b in ((-5, 6), (-5, 6), (-3, 4), (0, 60)))
+    if seed == 7: down = 40  # nothing is left
+    plain, ignore = np.where(truth == void, 0, truth), -1 if void is None else void
+    with Watched(chromium) as page:
+        pred = in_browser(page.page, _JS_METRIC_COUNTS, 'changed', plain.ravel().tolist(), int(h), int(w), grow, lost, down, right)
+        args = truth.ravel().tolist(), pred
+        got = in_browser(page.page, _JS_METRIC_COUNTS, 'scores', *args, K, ignore)
+        rims = in_browser(page.page, _JS_METRIC_COUNTS, 'boundary', *args, int(h), int(w), K, ignore)
+    pred = np.array(pred).reshape(truth.shape)
+    assert (pred == _changed(truth, down, right, grow, lost, void)).all() and (seed != 7 or not pred.any())
+    c = Confusion(K, void).update(pred, truth)
+    number = lambda v: np.array([np.nan if o is None else o for o in v], float)
+    for mine, want in (([got['accuracy'], got['mean']], [c.pixel_accuracy(), c.mean_iou()]), (got['iou'], c.iou()), (got['dice'], c.dice()),
+        ([rims['f1'], rims['hausdorff']], [boundary_f1(pred, truth, K, void).nanmean(), hausdorff95(pred, truth, K, void, one_empty='diagonal').nanmean()])):
+        np.testing.assert_allclose(number(mine), np.asarray(want), atol=1e-9)
+
+def test_metric_explorer_shows_what_the_library_says(base, chromium):
+    from segbook.metrics import Confusion
+    with Watched(chromium) as w:
+        w.page.goto(base + '16_widgets.html', wait_until='networkidle'); settled(w.page)
+        e, d = by_name(w.page, 'Pixel accuracy'), state_of(w.page, 'scenes')
+        for scene in d['scenes']:
+            e.get_by_role('combobox', name='truth').select_option(label=scene['name'])
+            t, K = np.array(scene['truth']).reshape(d['h'], d['w']), len(scene['names'])
+            pred = np.zeros_like(t); pred[1:, 2:] = t[:-1, :-2]  # as it begins: one down, two to the right
+            c = Confusion(K).update(pred, t)
+            want = [c.pixel_accuracy(), c.mean_iou(), *c.iou().tolist(), *c.dice().tolist()[1:]]
+            assert np.abs(np.array(numbers(e)[:len(want)]) - want).max() < 1e-9, scene['name']
+            names = e.locator('.segbook-bars > div > span:first-child').all_inner_texts()
+            assert names == ['pixel accuracy', 'mean IoU', *[f'IoU of {n}' for n in scene['names']], *[f'Dice of {n}' for n in scene['names'][1:]], 'boundary F1', 'Hausdorff 95']
+            picture, side = pixels_of(e), 9; k = picture.shape[1]/(20 + side*d['w'])
+            at = picture[np.ix_(((10 + side*(np.arange(d['h']) + .3))*k).astype(int), ((10 + side*(np.arange(d['w']) + .3))*k).astype(int))]  # beside the stroke
+            want = np.select([(t == pred) & (t > 0), t == pred, (pred == 0) | (t > 0)], [1, 0, 2], 3)
+            assert (at == np.array([(233,)*3, (23, 69, 107), (224, 130, 20), (255,)*3])[want]).all(), scene['name']
         assert not w.wrong, w.wrong
 
 # ---- with a kernel
@@ -289,18 +443,18 @@ def test_explorer_in_jupyterlab(folder, chromium):
         moves(w.page)
         assert not [o for o in w.wrong if o.startswith('asks')], w.wrong
 
-THREE = """import torch; from torch import nn; from segbook.widgets import *
+DRAWN = """import torch; from torch import nn; from segbook.widgets import *
 net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1))
-display(convolution_explorer()); display(receptive_field_explorer(net, (64, 96), ['0', '2'])); display(upsampling_explorer())"""
+for e in (convolution_explorer(), receptive_field_explorer(net, (64, 96), ['0', '2']), upsampling_explorer(), loss_explorer(), metric_explorer()): display(e)"""
 
-def test_three_explorers_in_jupyterlab(folder, chromium):
-    (Path(folder)/'three.ipynb').write_text(notebook(THREE))
+def test_drawn_explorers_in_jupyterlab(folder, chromium):
+    (Path(folder)/'drawn.ipynb').write_text(notebook(DRAWN))
     with lab(folder) as server, Watched(chromium) as w:
-        w.page.goto(server.url('lab/tree/three.ipynb'))
+        w.page.goto(server.url('lab/tree/drawn.ipynb'))
         w.page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click(timeout=60_000)
         w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
         w.page.keyboard.press('Shift+Enter')
-        drive_convolution(w.page); drive_field(w.page); drive_upsampling(w.page)
+        drive_all(w.page)
         assert not [o for o in w.wrong if o.startswith('asks')], w.wrong
 
 def test_explorer_in_voila(folder, chromium):
