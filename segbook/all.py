@@ -18,6 +18,8 @@ from .convolution import *
 from .receptive_field import *
 from .upsampling import *
 from .skip_connections import *
+from .imbalance import *
+from .augmentation import *
 from .data import *
 from .losses import *
 from .metrics import *

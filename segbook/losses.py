@@ -100,12 +100,12 @@ def _ready(self:_SegLoss, logits, mask):
     self._check_left(x.shape[1])
     w = self._weight_for(x, K)
     keep,total,unknown = (self._seen if self._looks(t) else self._unseen)(t, K, w)
-    if keep is not None: x,t = _without(x, keep),t.masked_fill(~keep, -100)
+    if keep is not None: x,t = _without(x, keep),t.where(keep, -100)
     return _Batch(x, t, keep, w, total.to(x.dtype).where(total>0, torch.inf), unknown)
 
 def _without(x, keep):
     "Logits that are 0 where a pixel takes no part; on a CPU only if some of them is no finite number."
-    return x if x.device.type=='cpu' and x.detach().sum().isfinite() else x.masked_fill(~keep[:,None], 0)
+    return x if x.device.type=='cpu' and x.detach().sum().isfinite() else x.where(keep[:,None], 0)
 
 @patch
 def _run(self:_SegLoss, logits, mask, *args):
@@ -243,6 +243,12 @@ def class_weights(
     return (w*here.sum()/w.sum()).float()
 
 # %% ../nbs/08_losses.ipynb #410ebecb
+def _cost(b):
+    "-log p of each pixel, [B,H,W]; 0 where a pixel takes no part."
+    if b.x.shape[1]>1: return F.cross_entropy(b.x, b.t, reduction='none')
+    loss = F.binary_cross_entropy_with_logits(b.x[:,0], (b.t==1).to(b.x.dtype), reduction='none')
+    return loss if b.keep is None else loss.where(b.keep, 0)
+
 class FocalLoss(_SegLoss):
     """Mean over the pixels of (1-p)^gamma * -log(p), where p is the probability given to the true class; Void takes no part.
 
@@ -260,8 +266,9 @@ class FocalLoss(_SegLoss):
         self.gamma = gamma
 
     def _value(self, b):
-        loss = F.cross_entropy(_two(b.x), b.t, reduction='none')
-        if self.gamma: loss = (-torch.expm1(-loss)).clamp_min(1e-12)**self.gamma*loss
+        loss = _cost(b)
+        missing = -torch.expm1(-loss) if self.gamma>=1 else (-torch.expm1(-loss)).clamp_min(1e-12)
+        if self.gamma: loss = missing**self.gamma*loss
         if b.w is not None: loss = loss*b.w[b.t.clamp(min=0)]
         return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/b.total
 
@@ -270,15 +277,16 @@ def _wide(p): return torch.float32 if p.device.type=='mps' else torch.float64  #
 
 def _overlaps(p, t, keep, squared):
     "Sums over each image, [B,K]: p where class k is true; p (or its square) everywhere; true pixels. And [B,1] pixels that count."
-    n = t.new_full((len(t), 1), t[0].numel()) if keep is None else keep.flatten(1).sum(1, keepdim=True)
-    if p.shape[1]==1: inside,T = (o.flatten(1).sum(1, keepdim=True) for o in (p[:,0]*(t==1), t==1))
-    else:
-        ids,k = (t,torch.ones_like(p[:,0])) if keep is None else (t.clamp(min=0),keep.to(p.dtype))
-        def per_class(v): return v.new_zeros(p.shape[:2], dtype=_wide(p)).scatter_add(1, ids.flatten(1), v.flatten(1).to(_wide(p)))
-        inside,T = per_class(p.gather(1, ids[:,None])[:,0]*k),per_class(k)
+    k = torch.ones_like(p[:,0]) if keep is None else keep.to(p.dtype)
     q = p*p if squared else p
-    P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, keep.to(p.dtype))
-    return inside.to(p.dtype),P,T.to(p.dtype),n
+    def per_image(v): return v.flatten(1).sum(1, keepdim=True)
+    if p.shape[1]==1:
+        y = (t==1).to(p.dtype)
+        return per_image(p[:,0]*y),per_image(q if keep is None else q[:,0]*k),per_image(y),per_image(k)
+    ids = t if keep is None else t.clamp(min=0)
+    def per_class(v): return v.new_zeros(p.shape[:2], dtype=_wide(p)).scatter_add(1, ids.flatten(1), v.flatten(1).to(_wide(p))).to(p.dtype)
+    P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, k)
+    return per_class(p.gather(1, ids[:,None])[:,0]*k),P,per_class(k),per_image(k)
 
 # %% ../nbs/08_losses.ipynb #a806fb53
 class _OverlapLoss(_SegLoss):
@@ -412,7 +420,7 @@ class LovaszLoss(_SegLoss):
 
     def _value(self, b):
         K,n = b.x.shape[1],1 if self.per_image or self.reduction=='none' else max(1, len(b.t))
-        def sets(o): return [None]*-(-len(b.t)//n) if o is None else o.split(n)     # images by themselves, or all as one
+        def sets(o): return [None]*max(1, -(-len(b.t)//n)) if o is None else o.split(n)     # images by themselves, or all as one
         of_class = [sets(p) for p in (b.x if K==1 else b.x.softmax(1)).unbind(1)]
         pairs = [self._of_class(of_class[k][i], t==(k if K>1 else 1), keep, hinge=K==1)
                  for i,(t,keep) in enumerate(zip(sets(b.t), sets(b.keep))) for k in range(K)]
@@ -492,7 +500,7 @@ class BorderWeightedLoss(_SegLoss):
         m = self._map(b.t, border).to(b.x)
         if b.w is not None: m = m*b.w[b.t.clamp(min=0)]
         m = m.where(b.t>=0, 0)
-        loss = m*F.cross_entropy(_two(b.x), b.t, reduction='none')
+        loss = m*_cost(b)
         return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/m.sum().where(m.sum()>0, torch.inf)
 
 # %% ../nbs/08_losses.ipynb #7b7b3b3f

@@ -477,8 +477,8 @@ def draw_receptive_field(
     f = receptive_field(model, input_size, layer, unit, in_channels)
     h,w = f.input_size
     fig,ax = plt.subplots(figsize=(4.2, 3.2)); plt.close(fig)
-    ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else _np_image(image))
-    if n: e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels); ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)), e.numpy()**.5*.9]))
+    ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else _np_image(image), interpolation='nearest')
+    if n: e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels); ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)), e.numpy()**.5*.9]), interpolation='nearest')
     if f.box is not None:
         def frame(b, **kw): ax.add_patch(plt.Rectangle((b[1] - .5, b[0] - .5), b[3] - b[1] + 1, b[2] - b[0] + 1, fill=False, **kw))
         frame(f.box, ec='.3', ls='--'); frame(f.clipped, ec='#c2410c', lw=2)
@@ -496,7 +496,8 @@ function render({ model, el }) {
     if (text) { g.fillStyle = ink; g.textAlign = 'center'; g.fillText(text(v), x + (j + .5)*cell, y + (i + .5)*cell + 4); g.textAlign = 'left'; }
   }));
   const draw = (g, zoom) => {
-    const way = d.ways[model.get('way')], r = Math.min(N - 1, model.get('row')), c = Math.min(N - 1, model.get('col')), w = way.weights[r*N + c];
+    const way = d.ways[model.get('way')], r = Math.min(N - 1, model.get('row')), c = Math.min(N - 1, model.get('col')), w = d.input.map(v => v.map(() => 0));
+    for (const [i, j, v] of way.weights[r*N + c]) w[i][j] = v;
     const all = way.out.flat(), lo = Math.min(0, ...all), hi = Math.max(...all), big = Math.max(...w.flat().map(Math.abs), 1e-9);
     g.fillStyle = '#111'; g.fillText('small map', 10, 16); g.fillText('weights of the chosen pixel', 10, 42 + n*s); g.fillText('large map', 330, 16);
     g.font = `${Math.min(14, 11*zoom)}px sans-serif`;
@@ -543,7 +544,7 @@ def upsampling_explorer(
 
     Raises SegbookError for a map that is not a small square, and when anywidget is missing."""
     x,ways = _upsampled(_SMALL if values is None else values)
-    data = dict(input=[[round(float(v), 2) for v in r] for r in x], ways=[dict(name=k, out=[[round(float(v), 3) for v in r] for r in o], weights=[[[round(float(v), 3) or 0 for v in r] for r in m] for m in w.flatten(0, 1)]) for k,o,w in ways])
+    data = dict(input=[[round(float(v), 2) for v in r] for r in x], ways=[dict(name=k, out=[[round(float(v), 3) for v in r] for r in o], weights=[[[i, j, round(float(m[i,j]), 3)] for i,j in m.nonzero().tolist()] for m in w.flatten(0, 1)]) for k,o,w in ways])
     return _sheet_class('upsampling explorer', _JS_UPSAMPLING, (('way', 1),))(data=data, row=3, col=4)
 
 # %% ../nbs/16_widgets.ipynb #d939af63
@@ -719,11 +720,11 @@ def draw_losses(
     import matplotlib.pyplot as plt; from matplotlib.colors import LinearSegmentedColormap
     t,_ = _truth(truth)
     z = _blob(*t.shape, **_blob_settings(t.shape, 'Dice', row=row, col=col, radius=radius, softness=softness, confidence=confidence))
-    fig,axs = plt.subplots(2, 4, figsize=(9, 4.8), layout='constrained'); plt.close(fig)
-    axs[0,0].imshow(1/(1 + np.exp(-z)), cmap='gray', vmin=0, vmax=1); axs[0,0].set_title('probability', fontsize=9); axs[0,0].plot(col, row, '+', color='#c2410c', ms=10, mew=2)
+    fig,axs = plt.subplots(2, 4, figsize=(8.4, 4.5), layout='constrained'); plt.close(fig)
+    axs[0,0].imshow(1/(1 + np.exp(-z)), cmap='gray', vmin=0, vmax=1, interpolation='nearest'); axs[0,0].set_title('probability', fontsize=9); axs[0,0].plot(col, row, '+', color='#c2410c', ms=10, mew=2)
     for ax,(name,(value,grad)) in zip(axs.flat[1:], _losses_at(t, z).items()):
         most = np.abs(grad).max() or 1
-        shown = ax.imshow(-grad/most, cmap=LinearSegmentedColormap.from_list('pushes', np.array(_PUSHES)/255), vmin=-1, vmax=1)
+        shown = ax.imshow(-grad/most, cmap=LinearSegmentedColormap.from_list('pushes', np.array(_PUSHES)/255), vmin=-1, vmax=1, interpolation='nearest')
         ax.set_title(f'{name} {value:.3f}\npushes {np.abs(grad).sum():.3f}', fontsize=9)
     for ax in axs.flat: ax.contour(t, [.5], colors='w', linewidths=2); ax.contour(t, [.5], colors='k', linewidths=1); ax.axis('off')
     bar = fig.colorbar(shown, ax=axs, shrink=.6, ticks=[-1, 0, 1]); bar.ax.set_yticklabels(['down', '0', 'up'], fontsize=8)

@@ -229,3 +229,121 @@ def _(rng):
     for K in (3, 11):
         tp,fp,fn = rng.integers(1, 100, (3, K)).tolist()
         yield 'many classes', (tensor([a/(a+b+c) for a,b,c in zip(tp, fp, fn)]),), sum(2*a/(2*a+b+c) for a,b,c in zip(tp, fp, fn))/K
+
+# %% ../../nbs/tasks/09_metrics.ipynb #8418fb4d
+ex6 = Exercise('09.6', 'One score an image', """
+The masks of several patients, 1 where the lesion is. Write `mean_over_images`: the IoU of the lesion in each image, and of these the mean, as one number. An image without a lesion in truth *and* prediction has no score and is left out; if none is left, the answer is NaN. An image with a lesion in only one of the two has 0.""")
+
+@ex6.stub
+def mean_over_images(
+    pred, # [N,H,W] int64 of 0 and 1
+    targ, # [N,H,W] int64 of 0 and 1
+):
+    ...
+
+@ex6.solution
+def mean_over_images(pred, targ):
+    inter = ((pred == 1) & (targ == 1)).sum((1, 2))
+    union = ((pred == 1) | (targ == 1)).sum((1, 2))
+    return (inter/union).nanmean().item()  # 0/0 is NaN, and is skipped
+
+# %% ../../nbs/tasks/09_metrics.ipynb #091796c5
+@ex6.slip('throwing the pixels of all images together')
+def mean_over_images(pred, targ): return (pred & targ).sum()/(pred | targ).sum()
+
+@ex6.slip('calling a healthy image perfect')
+def mean_over_images(pred, targ): return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2))).nan_to_num(1).mean()
+
+@ex6.slip('calling a healthy image a miss')
+def mean_over_images(pred, targ): return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2))).nan_to_num(0).mean()
+
+@ex6.slip('leaving out images in which only the prediction has a lesion')
+def mean_over_images(pred, targ):
+    ill = targ.any(2).any(1)
+    return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2)))[ill].mean()
+
+@ex6.slip('taking the Dice')
+def mean_over_images(pred, targ): return (2*(pred & targ).sum((1, 2))/(pred.sum((1, 2)) + targ.sum((1, 2)))).nanmean()
+
+ex6.hint('Intersection and union are sums of pixels. `x.sum((1, 2))` adds up each image by itself.',
+         'An image that has neither gives 0/0, which is NaN. Which mean leaves NaN out?')
+ex6.case('one image', tensor([[[1, 1, 0]]]), tensor([[[1, 0, 0]]]), want=.5)
+ex6.case('a large and a small lesion', tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]]), tensor([[[1, 1, 1, 1]], [[0, 0, 0, 1]]]), want=.5)
+ex6.case('a healthy image', tensor([[[1, 0]], [[0, 0]]]), tensor([[[1, 1]], [[0, 0]]]), want=.5)
+ex6.case('a lesion that is only predicted', tensor([[[1, 1]], [[0, 1]]]), tensor([[[1, 1]], [[0, 0]]]), want=.5)
+ex6.case('only healthy images', tensor([[[0, 0]]]), tensor([[[0, 0]]]), want=nan)
+
+# %% ../../nbs/tasks/09_metrics.ipynb #58f16a13
+@ex6.more
+def _(rng):
+    for n,h,w in ((3, 3, 5), (5, 7, 4)):
+        p,t = (torch.from_numpy(rng.integers(0, 2, (n, h, w))) for _ in range(2))
+        p[1] = t[1] = 0
+        scores = []
+        for i in range(n):
+            P,T = ({(y, x) for y in range(h) for x in range(w) if m[i][y][x]} for m in (p.tolist(), t.tolist()))
+            if P | T: scores.append(len(P & T)/len(P | T))
+        yield 'many images', (p, t), sum(scores)/len(scores)
+
+# %% ../../nbs/tasks/09_metrics.ipynb #0410ae26
+ex7 = Exercise('09.7', 'Hausdorff distance of two boundaries', """
+Two boundaries, each as a list of pixels (row, column). Each pixel asks for the nearest pixel of the other boundary. Write `hausdorff`: of these distances take the given percentile, for each direction by itself (`torch.quantile` wants a share, so 0.95 for 95), and of the two results the larger, as one number. If only one of the boundaries has pixels, the answer is infinite; if none has, it is NaN.""")
+
+@ex7.stub
+def hausdorff(
+    a,          # [N,2] float, pixels of one boundary
+    b,          # [M,2] float, pixels of the other
+    percentile, # above 0, at most 100
+):
+    ...
+
+@ex7.solution
+def hausdorff(a, b, percentile):
+    if len(a) == 0 or len(b) == 0: return float('inf') if len(a) or len(b) else float('nan')
+    d = torch.cdist(a, b)  # [N,M], every distance
+    return max(near.quantile(percentile/100).item() for near in (d.amin(1), d.amin(0)))
+
+# %% ../../nbs/tasks/09_metrics.ipynb #f822b930
+def _nearest(a, b): return torch.cdist(a, b).amin(1)
+
+@ex7.slip('looking from the first boundary to the second only')
+def hausdorff(a, b, percentile): return _nearest(a, b).quantile(percentile/100) if len(a) and len(b) else ex7.answer(a, b, percentile)
+
+@ex7.slip('throwing both directions together')
+def hausdorff(a, b, percentile):
+    return torch.cat([_nearest(a, b), _nearest(b, a)]).quantile(percentile/100) if len(a) and len(b) else ex7.answer(a, b, percentile)
+
+@ex7.slip('taking the mean of the two directions')
+def hausdorff(a, b, percentile):
+    return (_nearest(a, b).quantile(percentile/100) + _nearest(b, a).quantile(percentile/100))/2 if len(a) and len(b) else ex7.answer(a, b, percentile)
+
+@ex7.slip('always taking the largest distance')
+def hausdorff(a, b, percentile): return ex7.answer(a, b, 100)
+
+@ex7.slip('taking the farthest pixel instead of the nearest')
+def hausdorff(a, b, percentile): return torch.cdist(a, b).flatten().quantile(percentile/100) if len(a) and len(b) else ex7.answer(a, b, percentile)
+
+@ex7.slip('calling a missing boundary perfect')
+def hausdorff(a, b, percentile): return ex7.answer(a, b, percentile) if len(a) and len(b) else 0.
+
+ex7.hint('`torch.cdist(a, b)` holds the distance of every pair, a row for each pixel of `a`.',
+         'The smallest of a row is the distance of that pixel of `a` to the nearest of `b`; the smallest of a column looks the other way.')
+
+# %% ../../nbs/tasks/09_metrics.ipynb #4ce617c0
+ex7.case('one pixel each', tensor([[0., 0.]]), tensor([[3., 4.]]), 100, want=5.)
+ex7.case('a stray pixel', tensor([[0., 2.], [0., 4.], [0., 6.]]), tensor([[0., 2.], [0., 4.]]), 100, want=2.)
+ex7.case('a missed pixel', tensor([[0., 2.], [0., 4.]]), tensor([[0., 2.], [0., 4.], [0., 6.]]), 100, want=2.)
+ex7.case('95 %', tensor([[0., 2.], [0., 4.], [0., 6.]]), tensor([[0., 2.], [0., 4.]]), 95, want=1.8)
+ex7.case('half of the pixels', tensor([[0., 0.], [0., 1.], [9., 0.]]), tensor([[0., 0.], [0., 1.]]), 50, want=0.)
+ex7.case('one boundary is missing', torch.zeros(0, 2), tensor([[1., 1.]]), 95, want=float('inf'))
+ex7.case('both are missing', torch.zeros(0, 2), torch.zeros(0, 2), 95, want=nan)
+
+@ex7.more
+def _(rng):
+    for n,m,q in ((7, 4, 95), (5, 9, 60)):
+        a,b = (torch.from_numpy(rng.integers(0, 20, (i, 2))).float() for i in (n, m))
+        def directed(us, vs):
+            d = sorted(min(((u[0]-v[0])**2 + (u[1]-v[1])**2)**.5 for v in vs) for u in us)
+            i = q/100*(len(d)-1); low = int(i)
+            return d[low] + (i-low)*(d[min(low+1, len(d)-1)]-d[low])
+        yield 'many pixels', (a, b, q), max(directed(a.tolist(), b.tolist()), directed(b.tolist(), a.tolist()))

@@ -299,3 +299,159 @@ ex5.case('no image', 0, 42, 3, want='as asked')
 ex5.case('the first epoch', 24, 42, 0, want='as asked')
 ex5.case('a later epoch', 24, 1, 2, want='as asked')
 ex5.case('an odd number of images', 31, 0, 7, want='as asked')
+
+# %% ../../nbs/tasks/12_learner.ipynb #6921d33d
+ex6 = Exercise('12.6', 'Clip a gradient', """
+Write `clip`: the gradients of all parameters, shortened together so that their common length is at most `limit`. The common length is the root of the sum of the squares of all numbers in all tensors. Gradients that are short enough stay as they are; the others keep their direction.""", tol=1e-5)
+
+@ex6.stub
+def clip(
+    grads, # list of float tensors, one for each parameter, of any shapes
+    limit, # float above 0
+):         # list of tensors of the same shapes
+    ...
+
+@ex6.solution
+def clip(grads, limit):
+    length = sum((g**2).sum() for g in grads)**.5
+    return [g*limit/length if length > limit else g for g in grads]
+
+# %% ../../nbs/tasks/12_learner.ipynb #9e8a414d
+@ex6.slip('each tensor by itself')
+def clip(grads, limit): return [ex6.answer([g], limit)[0] for g in grads]
+
+@ex6.slip('cutting off numbers instead of shortening')
+def clip(grads, limit): return [g.clamp(-limit, limit) for g in grads]
+
+@ex6.slip('making short gradients longer')
+def clip(grads, limit):
+    length = sum((g**2).sum() for g in grads)**.5
+    return [g*limit/length if length > 0 else g for g in grads]
+
+@ex6.slip('adding lengths instead of squares')
+def clip(grads, limit):
+    length = sum((g**2).sum()**.5 for g in grads)
+    return [g*limit/length if length > limit else g for g in grads]
+
+@ex6.slip('forgetting the root')
+def clip(grads, limit):
+    length = sum((g**2).sum() for g in grads)
+    return [g*limit/length if length > limit else g for g in grads]
+
+ex6.hint('All tensors are one long vector. Its squared length is the sum of the squares of all its numbers.', 'A vector of length 5 becomes one of length 1 when each number is divided by 5.',
+         'First the length over all tensors, then one factor for all: `limit/length`, if that is below 1.')
+ex6.case('one gradient', [tensor([3., 4.])], 1., want=[tensor([.6, .8])])
+ex6.case('short enough', [tensor([.3, .4])], 1., want=[tensor([.3, .4])])
+ex6.case('two tensors', [tensor([3.]), tensor([[4.]])], 1., want=[tensor([.6]), tensor([[.8]])])
+ex6.case('a negative number', [tensor([-6., 8.])], 5., want=[tensor([-3., 4.])])
+ex6.case('no gradient at all', [tensor([0., 0.])], 1., want=[tensor([0., 0.])])
+
+@ex6.more
+def _(rng):
+    for limit in (.5, 100.):
+        xs = [rng.normal(size=s)*3 for s in ((4, 3), (5,), (2, 2, 2))]
+        flat = [v for x in xs for v in x.ravel().tolist()]
+        share = min(1., limit/math.sqrt(math.fsum(v*v for v in flat)))
+        yield 'three tensors', ([torch.from_numpy(x).float() for x in xs], limit), [torch.from_numpy(x*share).float() for x in xs]
+
+# %% ../../nbs/tasks/12_learner.ipynb #5c830c49
+ex7 = Exercise('12.7', 'Look ahead', """
+Write `lookahead`: where a single weight, which starts at 0, ends after all `moves`. Each move is added to the fast weight. After every `k` moves the slow weight goes the share `alpha` of the way to the fast one, and the fast one is put where the slow one is then. The answer is the fast weight.""", tol=1e-6)
+
+@ex7.stub
+def lookahead(
+    moves, # list of floats, what the inner optimiser adds in each step
+    k,     # int, steps between two looks back
+    alpha, # float, share of the way
+):         # float
+    ...
+
+@ex7.solution
+def lookahead(moves, k, alpha):
+    fast = slow = 0.
+    for step, move in enumerate(moves, 1):
+        fast += move
+        if step % k == 0: slow = fast = slow + alpha*(fast - slow)
+    return fast
+
+# %% ../../nbs/tasks/12_learner.ipynb #f8710fb5
+@ex7.slip('the fast weight goes on from where it was')
+def lookahead(moves, k, alpha):
+    fast = slow = 0.
+    for step, move in enumerate(moves, 1):
+        fast += move
+        if step % k == 0: slow += alpha*(fast - slow)
+    return fast
+
+@ex7.slip('answering with the slow weight')
+def lookahead(moves, k, alpha): return ex7.answer(moves[:len(moves)//k*k], k, alpha)
+
+@ex7.slip('going the share of the way from the fast weight')
+def lookahead(moves, k, alpha): return ex7.answer(moves, k, 1 - alpha)
+
+@ex7.slip('looking back before the first move')
+def lookahead(moves, k, alpha):
+    fast = slow = 0.
+    for step, move in enumerate(moves):
+        if step % k == 0: slow = fast = slow + alpha*(fast - slow)
+        fast += move
+    return fast
+
+@ex7.slip('plain steps')
+def lookahead(moves, k, alpha): return float(sum(moves))
+
+ex7.hint('Two variables, both 0 at the start.', 'Count the steps from 1: it is time to look back when `step % k == 0`.', 'Then `slow = slow + alpha*(fast - slow)`, and `fast = slow`.')
+ex7.case('one move', [1.], 6, .5, want=1.)
+ex7.case('six moves', [1.]*6, 6, .5, want=3.)
+ex7.case('seven moves', [1.]*7, 6, .5, want=4.)
+ex7.case('back and forth', [2., -2., 2., -2.], 2, .5, want=0.)
+ex7.case('a quarter of the way', [4., 4.], 1, .25, want=2.)
+ex7.case('no move', [], 6, .5, want=0.)
+
+@ex7.more
+def _(rng):
+    for k,n,a in ((3, 11, .5), (2, 8, .2)):
+        moves = rng.normal(size=n).round(2).tolist()
+        whole = [math.fsum(moves[i:i+k])*(a if i+k <= n else 1) for i in range(0, n, k)]  # each full round counts by the share a
+        yield 'many moves', (moves, k, a), math.fsum(whole)
+
+# %% ../../nbs/tasks/12_learner.ipynb #d55af3ca
+ex8 = Exercise('12.8', 'One channel of two', """
+Write `one_of_two`: from the logits of two classes make the logit of class 1 alone, so that its sigmoid is the probability that the softmax of the two gave to class 1.""", tol=1e-5)
+
+@ex8.stub
+def one_of_two(
+    logits, # [B,2,H,W] float
+):          # [B,1,H,W] float
+    ...
+
+@ex8.solution
+def one_of_two(logits): return logits[:,1:] - logits[:,:1]
+
+# %% ../../nbs/tasks/12_learner.ipynb #0928bf90
+@ex8.slip('taking the second channel')
+def one_of_two(logits): return logits[:,1:]
+
+@ex8.slip('the difference the other way round')
+def one_of_two(logits): return logits[:,:1] - logits[:,1:]
+
+@ex8.slip('the probability instead of the logit')
+def one_of_two(logits): return logits.softmax(1)[:,1:]
+
+@ex8.slip('losing the dimension of the channel')
+def one_of_two(logits): return logits[:,1] - logits[:,0]
+
+@ex8.slip('the logarithm of the probability')
+def one_of_two(logits): return logits.log_softmax(1)[:,1:]
+
+ex8.hint('The softmax of a and b gives b the share exp(b)/(exp(a) + exp(b)). Divide above and below by exp(b).', 'That is 1/(1 + exp(a - b)), which is the sigmoid of b - a.', '`logits[:,1:]` keeps the dimension of the channel, `logits[:,1]` loses it.')
+ex8.case('one pixel', tensor([2., 5.]).view(1, 2, 1, 1), want=tensor([3.]).view(1, 1, 1, 1))
+ex8.case('equal logits', tensor([1., 1.]).view(1, 2, 1, 1), want=tensor([0.]).view(1, 1, 1, 1))
+ex8.case('two pixels', tensor([[[[0., 1.]], [[-2., 4.]]]]), want=tensor([[[[-2., 3.]]]]))
+ex8.case('large logits', tensor([-100., 100.]).view(1, 2, 1, 1), want=tensor([200.]).view(1, 1, 1, 1))
+
+@ex8.more
+def _(rng):
+    x = torch.from_numpy(rng.normal(size=(2, 2, 3, 5)))
+    p = torch.from_numpy(np.exp(x.numpy()[:,1])/np.exp(x.numpy()).sum(1))
+    yield 'an odd size', (x.float(),), (p/(1 - p)).log()[:,None].float()

@@ -248,3 +248,130 @@ ex4.case('a bright pixel', px([200, 250, 240]), ids(0), 1, want=px([230, 230, 23
 ex4.case('a mean to round', px([1, 1, 3]), ids(0), 1, want=px([1, 1, 1]))
 ex4.case('both', px([9, 0, 0], [9, 0, 0]), ids(0, 1), 1, want=px([3, 3, 3], [9, 0, 0]))
 ex4.case('an absent class', px([9, 0, 0], [0, 0, 12]), ids(0, 1), 2, want=px([3, 3, 3], [4, 4, 4]))
+
+# %% ../../nbs/tasks/16_widgets.ipynb #e56beb74
+ex5 = Exercise('16.5', 'Move a mask', """
+The metric explorer moves a prediction that was perfect. Write `moved`: a new array `[H,W]` in which everything lies `down` pixels further down and `right` pixels further to the right than in `mask`; negative numbers move up and to the left. What leaves the picture is gone, and where nothing was, 0 comes in. A move may be larger than the picture. The mask must not be changed. (NumPy is imported as `np`.)""")
+
+@ex5.stub
+def moved(
+    mask,  # [H,W] uint8 array of class ids
+    down,  # rows to move by, may be negative
+    right, # columns to move by, may be negative
+):
+    ...
+
+@ex5.solution
+def moved(mask, down, right):
+    h, w = mask.shape
+    out = np.zeros_like(mask)
+    for r in range(h):
+        for c in range(w):
+            if 0 <= r - down < h and 0 <= c - right < w: out[r, c] = mask[r - down, c - right]
+    return out
+
+# %% ../../nbs/tasks/16_widgets.ipynb #ea96c906
+@ex5.slip('`np.roll`, in which what leaves on one side comes back on the other')
+def moved(mask, down, right): return np.roll(mask, (down, right), (0, 1))
+
+@ex5.slip('taking rows for columns')
+def moved(mask, down, right): return ex5.answer(mask, right, down)
+
+@ex5.slip('moving to the other side: the new pixel (r, c) comes from (r - down, c - right)')
+def moved(mask, down, right): return ex5.answer(mask, -down, -right)
+
+@ex5.slip('slices that are right until the move is larger than the picture: then their end is negative, and counts from behind')
+def moved(mask, down, right):
+    h, w = mask.shape; out = np.zeros_like(mask)
+    out[max(0, down):h + min(0, down), max(0, right):w + min(0, right)] = mask[max(0, -down):h - max(0, down), max(0, -right):w - max(0, right)]
+    return out
+
+@ex5.slip('leaving the old pixels where nothing comes in')
+def moved(mask, down, right):
+    return np.where(ex5.answer(np.ones_like(mask), down, right), ex5.answer(mask, down, right), mask)
+
+# %% ../../nbs/tasks/16_widgets.ipynb #3ea13ef0
+ex5.hint('Begin with `np.zeros_like(mask)` and fill what comes in.', 'Ask from the answer: the pixel at row `r`, column `c` of the new array was at row `r - down`, column `c - right`.',
+         'Look whether that place lies in the picture, `0 <= r - down < h`, before you read it: an index of -1 would be the last row.')
+ex5.case('no move', grid([1, 2]), 0, 0, want=grid([1, 2]))
+ex5.case('to the right', grid([1, 2, 3]), 0, 1, want=grid([0, 1, 2]))
+ex5.case('to the left', grid([1, 2, 3]), 0, -2, want=grid([3, 0, 0]))
+ex5.case('down', grid([1, 2], [3, 4]), 1, 0, want=grid([0, 0], [1, 2]))
+ex5.case('up and to the right', grid([1, 2], [3, 4]), -1, 1, want=grid([0, 3], [0, 0]))
+ex5.case('out of the picture', grid([1, 2, 3]), 0, 5, want=grid([0, 0, 0]))
+ex5.case('far up', grid([1], [2]), -4, 0, want=grid([0], [0]))
+
+# %% ../../nbs/tasks/16_widgets.ipynb #f49a00aa
+@ex5.more
+def _(rng):
+    for down,right in ((2, -1), (-3, 2), (7, 1), (-1, -9)):
+        m = rng.integers(0, 4, (4, 6)).astype(np.uint8)
+        wide = np.pad(m, 10)  # a rim of zeros, and the window looks at another place
+        yield 'an odd move', (m, down, right), wide[10-down:14-down, 10-right:16-right].copy()
+
+# %% ../../nbs/tasks/16_widgets.ipynb #f12afe27
+ex6 = Exercise('16.6', 'Colours for a gradient', """
+The loss explorer shows which way training pushes each logit: *against* the gradient. Write `push_colours`: a uint8 array `[H,W,3]`. A pixel whose gradient is 0 has the colour `rest`. The largest gradient in size, of either sign, has the full colour: `up` where the logit is pushed up, `down` where it is pushed down. In between the colour goes in a straight line from `rest` to that end, by the gradient's size as a part of the largest. Values are rounded to the nearest whole number (a half goes up). If all gradients are 0, all pixels are `rest`.""")
+
+@ex6.stub
+def push_colours(
+    grad, # [H,W] float array, the gradient of the loss by each logit
+    down, # [3] uint8 array: colour of the strongest push down
+    rest, # [3] uint8 array: colour of no push
+    up,   # [3] uint8 array: colour of the strongest push up
+):
+    ...
+
+@ex6.solution
+def push_colours(grad, down, rest, up):
+    most = np.abs(grad).max()
+    u = -grad[..., None]/(most if most > 0 else 1)
+    rest, end = rest.astype(float), np.where(u > 0, up, down)
+    return (rest + np.abs(u)*(end - rest) + .5).astype(np.uint8)
+
+# %% ../../nbs/tasks/16_widgets.ipynb #7caa1d91
+@ex6.slip('the direction of the gradient: training goes against it')
+def push_colours(grad, down, rest, up): return ex6.answer(-grad, down, rest, up)
+
+@ex6.slip('a scale of its own for each direction, so that a weak push looks like a strong one')
+def push_colours(grad, down, rest, up):
+    a, b = (ex6.answer(o, down, rest, up) for o in (np.minimum(grad, 0), np.maximum(grad, 0)))
+    return np.where((grad < 0)[..., None], a, b)
+
+@ex6.slip('dividing by the largest gradient, which is 0 where nothing is pushed')
+def push_colours(grad, down, rest, up):
+    with np.errstate(all='ignore'): u = -grad[..., None]/np.abs(grad).max()
+    rest, end = rest.astype(float), np.where(u > 0, up, down)
+    with np.errstate(all='ignore'): return (rest + np.abs(u)*(end - rest) + .5).astype(np.uint8)
+
+@ex6.slip('cutting off what is behind the point')
+def push_colours(grad, down, rest, up):
+    most = np.abs(grad).max() or 1
+    end = np.where(grad[..., None] < 0, up, down)
+    return (rest + np.abs(grad)[..., None]/most*(end - rest.astype(float))).astype(np.uint8)
+
+@ex6.slip('subtracting uint8 from uint8, where 0 - 100 is 156')
+def push_colours(grad, down, rest, up):
+    most = np.abs(grad).max() or 1
+    end = np.where(grad[..., None] < 0, up, down)
+    return (rest + np.abs(grad)[..., None]/most*(end - rest) + .5).astype(np.uint8)
+
+# %% ../../nbs/tasks/16_widgets.ipynb #08a2f189
+ex6.hint('A negative gradient means: the loss falls when the logit rises. Such a pixel is pushed up.', '`np.abs(grad).max()` is the scale, the same for both directions; if it is 0, divide by 1.',
+         'Between two colours: `rest + part*(end - rest)`, with `rest.astype(float)`, because uint8 has no negative numbers. `np.where(grad[..., None] < 0, up, down)` is the end of each pixel.')
+dark, grey, light = (np.array(o, np.uint8) for o in ([0, 0, 50], [100, 100, 100], [250, 200, 0]))
+slopes = lambda *o: np.array([o], float)
+ex6.case('pushed up', slopes(-3.), dark, grey, light, want=px([250, 200, 0]))
+ex6.case('pushed down', slopes(.2), dark, grey, light, want=px([0, 0, 50]))
+ex6.case('no push at all', slopes(0., 0.), dark, grey, light, want=px([100, 100, 100], [100, 100, 100]))
+ex6.case('half as strong', slopes(-2., 1.), dark, grey, light, want=px([250, 200, 0], [50, 50, 75]))
+ex6.case('a half to round', slopes(4., -1.), dark, grey, light, want=px([0, 0, 50], [138, 125, 75]))
+
+# %% ../../nbs/tasks/16_widgets.ipynb #74accc2a
+@ex6.more
+def _(rng):
+    for shape in ((3, 4), (2, 5)):
+        g = rng.integers(-8, 9, shape); g[0, 0] = -8  # eighths of the largest, so that whole numbers give the answer
+        d, r, u = rng.integers(0, 256, (3, 3)).astype(np.uint8)
+        def mixed(v, k): n, end = abs(int(v)), (u if v < 0 else d); return ((8 - n)*int(r[k]) + n*int(end[k]) + 4)//8
+        yield 'an odd size', (g/8., d, r, u), np.array([[[mixed(v, k) for k in range(3)] for v in row] for row in g], np.uint8)
