@@ -4,7 +4,8 @@
 
 # %% ../nbs/05_receptive_field.ipynb #246fe7a6
 from __future__ import annotations
-import contextlib, difflib, functools, math
+import contextlib, difflib, functools, math, operator
+from collections import OrderedDict
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -88,9 +89,10 @@ class _Map:
     """What is known of one tensor: for each unit the box it reads, with and without the padding's continuation.
 
     `dims` says where rows and columns stand in the tensor: (dimension, stride inside it), or None for a map of one row.
-    `exact` counts only units that exist; `wide` continues every map beyond its edge, so that padding has a place."""
-    def __init__(self, n, dims, exact, wide, jump, pool=None): self.n,self.dims,self.exact,self.wide,self.jump,self.pool = n,dims,exact,wide,jump,pool
-    def but(self, **kw): return _Map(**{**{k: getattr(self, k) for k in ('n', 'dims', 'exact', 'wide', 'jump', 'pool')}, **kw})
+    `exact` counts only units that exist; `wide` continues every map beyond its edge, so that padding has a place.
+    `pool` are the settings of the pooling that made it, for its switches; `parts` the channels that see less than all of them together."""
+    def __init__(self, n, dims, exact, wide, jump, pool=None, parts=None): self.n,self.dims,self.exact,self.wide,self.jump,self.pool,self.parts = n,dims,exact,wide,jump,pool,parts
+    def but(self, **kw): return _Map(**{**{k: getattr(self, k) for k in ('n', 'dims', 'exact', 'wide', 'jump')}, **kw}) # a copy, without `pool` and `parts`
 
 def _input_map(h, w, margin):
     "The map of the image itself: each pixel is its own box."
@@ -111,7 +113,7 @@ def _reads(m, a, n, taps, jump):
     keep = slice(bad[0][-1] + 1 if len(bad[0]) else 0, bad[1][0] if len(bad[1]) else len(u))
     wide = _gather(m.wide, a, idx[keep], None if ok is None else ok[keep])
     wide.first = tuple(int(u[keep][0]) if k == a else wide.first[k] for k in (0, 1))
-    return m.but(n=tuple(n if k == a else m.n[k] for k in (0, 1)), exact=exact, wide=wide, jump=tuple(jump if k == a else m.jump[k] for k in (0, 1)), pool=None)
+    return m.but(n=tuple(n if k == a else m.n[k] for k in (0, 1)), exact=exact, wide=wide, jump=tuple(jump if k == a else m.jump[k] for k in (0, 1)))
 
 class _Margin(Exception): "The map was not continued far enough; it is tried again with more."
 
@@ -140,24 +142,24 @@ def _bins(n, out):
     return taps
 
 # %% ../nbs/05_receptive_field.ipynb #1440888d
-def _interpolation(mode, n, out, scale=None, align=False):
-    """Which units PyTorch reads to resize `n` to `out`: also those that it weighs with 0.
-
-    Computed in float32 as PyTorch does, whose rounding decides about a unit more or less."""
-    f = np.float32
+def _interpolation(mode, n, out, scale=None, align=False, f=np.float32):
+    "Which units PyTorch reads to resize `n` to `out`, also those that it weighs with 0. `f`: it computes in float32, and rounding decides about a unit more or less."
+    if mode.startswith('nearest'): f = np.float32
     step = f(1/scale) if scale else f(n)/f(out)
     if align: step = f((n - 1)/(out - 1)) if out > 1 else f(0)
     def near(u, e):
+        if mode == 'nearest' and out in (n, 2*n): return (u*n//out)[:,None], None # PyTorch asks for no factor here
         at = np.floor((u + (f(.5) if 'exact' in mode else f(0))).astype(f)*step).astype(int)
         return (np.minimum(at, n - 1) if e else at)[:,None], None
     def aa(u, e):
+        if n == out: return u[:,None], None
         mid = step*(u.astype(f) + f(.5)); s = (1 if mode == 'bilinear_aa' else 2)*max(float(step), 1.)
         i,j = np.trunc(mid - s + .5).astype(int),np.trunc(mid + s + .5).astype(int)
         if e: i,j = i.clip(0),j.clip(None, n)
         idx = i[:,None] + np.arange((j - i).max()); return np.minimum(idx, j[:,None] - 1), None
     def smooth(u, e):
         if mode == 'bilinear' and n == out: return u[:,None], None
-        at = u.astype(f)*step if align else ((u + .5)*float(step) - .5).astype(f) # rounded once, as processors multiply and add
+        at = u.astype(f)*step if align else ((u + .5).astype(np.longdouble)*step - .5).astype(f) # rounded once, as processors multiply and add
         if mode == 'bilinear' and e: at = at.clip(0)
         i = np.floor(at).astype(int)[:,None] + (np.arange(2) if mode == 'bilinear' else np.arange(-1, 3))
         return (i.clip(0, n - 1) if e else i), None
@@ -178,7 +180,7 @@ def _whole(m, axes=(0, 1)):
         shape = (129, 1) if a == 0 else (1, 129)
         wlo[a],whi[a] = np.full(shape, lo[a].min()),np.full(shape, hi[a].max())
     return m.but(n=tuple(1 if a in axes else m.n[a] for a in (0, 1)), exact=exact,
-                 wide=_Boxes(wlo, whi, tuple(s[0] for s in span)), jump=tuple(Fraction(0) if a in axes else m.jump[a] for a in (0, 1)), pool=None)
+                 wide=_Boxes(wlo, whi, tuple(s[0] for s in span)), jump=tuple(Fraction(0) if a in axes else m.jump[a] for a in (0, 1)))
 
 # %% ../nbs/05_receptive_field.ipynb #a6d0f7da
 class _Unknown(Exception): "An operation whose reading cannot be followed."
@@ -197,7 +199,9 @@ def _viewed(m, old, new):
         raise _Unknown
     return m.but(dims=(find(0), find(1)))
 
+def _axes(m, x, dims): return [a for a in (0, 1) if m.dims[a] and m.dims[a][0] in {d % x.ndim for d in dims}]
 def _moved(m, where): return m.but(dims=tuple(d and (where(d[0]), d[1]) for d in m.dims))
+def _homeless(m, axes): return m.but(dims=tuple(None if a in axes else m.dims[a] for a in (0, 1)))
 
 def _grown(m, a, n, like):
     "A map of one unit along axis `a`, repeated `n` times."
@@ -216,7 +220,7 @@ def _merged(maps):
         if any(m.dims[a] != like.dims[a] for m in maps): raise _Unknown
     if len(maps) == 1: return maps[0]
     jump = tuple(max(m.jump[a] for m in maps) for a in (0, 1))
-    return maps[0].but(exact=_union(*[m.exact for m in maps]), wide=_union(*[m.wide for m in maps], exact=False), jump=jump, pool=None)
+    return maps[0].but(exact=_union(*[m.exact for m in maps]), wide=_union(*[m.wide for m in maps], exact=False), jump=jump)
 
 def _mixed(m, axes):
     "Every unit reads what any unit along `axes` reads; the size stays."
@@ -224,43 +228,141 @@ def _mixed(m, axes):
     for a in axes: res = _grown(res, a, m.n[a], m)
     return res
 
+# %% ../nbs/05_receptive_field.ipynb #5c1d20aa
+_LOST = 'lost' # in place of parts: channels see different things, and which sees what is not known any more
+
+def _share(m, shape):
+    "How many channels stand in each dimension of a tensor, beside rows and columns."
+    held = {o[0]: math.prod(m.n[a] for a in (0, 1) if m.dims[a] and m.dims[a][0] == o[0]) for o in m.dims if o}
+    if any(shape[d] % n for d,n in held.items()): raise _Unknown
+    return tuple(s//held.get(d, 1) for d,s in enumerate(shape))
+
+def _lanes(m, shape):
+    "The shape of a tensor's channels: 1 where rows and columns stand. _Unknown where they share a dimension with channels."
+    share = _share(m, shape)
+    if any(o and share[o[0]] > 1 for o in m.dims): raise _Unknown
+    return share
+
+def _each(m, f, g=lambda kinds: kinds, shape=None):
+    "What `f` makes of a map and of each of its parts. `g` does to the channels what was done to the tensor's; `shape`: a view of that shape."
+    new = f(m.but())
+    if m.parts in (None, _LOST): new.parts = m.parts
+    else: new.parts = (m.parts[0].reshape(_lanes(new, shape)) if shape is not None else g(m.parts[0]), [f(o.but()) for o in m.parts[1]])
+    return new
+
+def _alike(a, b):
+    def same(p, q): return p.first == q.first and all(np.array_equal(o, r) for k in ('lo', 'hi') for o,r in zip(getattr(p, k), getattr(q, k)))
+    return a is b or a.n == b.n and a.dims == b.dims and same(a.exact, b.exact) and same(a.wide, b.wide)
+
+# %% ../nbs/05_receptive_field.ipynb #b0c7d4e2
+def _of_kinds(kinds, maps):
+    "The map of a tensor with channels of these kinds: numbers of `maps`, -1 for a channel that sees nothing. None where none sees anything."
+    used = [int(k) for k in np.unique(kinds) if k >= 0]
+    first = {k: next(j for j in used if _alike(maps[j], maps[k])) for k in used}
+    left = sorted(set(first.values()))
+    if not left: return None
+    if len(left) == 1 and (kinds >= 0).all(): return maps[left[0]]
+    number = np.array([left.index(first[k]) if k in first else -1 for k in range(len(maps))] + [-1])
+    return _merged([maps[k] for k in left]).but(parts=(number[kinds], [maps[k] for k in left]))
+
+def _put_together(kinds, maps, dims):
+    "Kinds of size 1 along `dims`, and their maps: of all that stood there."
+    rest = [d for d in range(kinds.ndim) if d not in dims]
+    rows = kinds.transpose(*rest, *dims).reshape(math.prod(kinds.shape[d] for d in rest), -1)
+    sets = [tuple(sorted({int(k) for k in r if k >= 0})) for r in rows]
+    each = sorted(set(sets) - {()})
+    number = np.array([each.index(s) if s else -1 for s in sets]).reshape([1 if d in dims else s for d,s in enumerate(kinds.shape)])
+    return number, [_merged([maps[k] for k in s]) for s in each]
+
+def _together(m, shape, dims):
+    "The map of a tensor whose channels along `dims` are put together, so that they see alike."
+    if m.parts is None or all(s == 1 or d in dims for d,s in enumerate(_share(m, shape))): return m.but()
+    return m if m.parts is _LOST else _of_kinds(*_put_together(*m.parts, tuple(dims)))
+
+# %% ../nbs/05_receptive_field.ipynb #d91e5a06
+def _filled(m, shape):
+    "The map of a tensor of this shape, in which values were repeated along rows or columns."
+    for a in (0, 1):
+        if m.dims[a] is None or m.n[a] > 1 or shape[m.dims[a][0]] == 1: continue
+        if m.dims[1 - a] and m.dims[1 - a][0] == m.dims[a][0]:
+            if m.n != (1, 1): raise _Unknown
+            return _each(m, lambda o: _homeless(o, (0, 1)))
+        m = _each(m, lambda o: _reads(o, a, shape[m.dims[a][0]], _picks(lambda u: u*0), o.jump[a]))
+    return m
+
+def _settled(m, shape):
+    """The map of a tensor whose rows and columns have dimensions without channels; of [B,C,H,W] the last two, if they stand nowhere else.
+    _Unknown where they share one with channels that differ, or change places."""
+    for a in (0, 1) if len(shape) == 4 else ():
+        d,other = 2 + a,m.dims[1 - a]
+        if m.dims[a] and m.dims[a][0] != d or other and other[0] == d or not m.dims[a] and other and other[0] != 3 - a: continue
+        n,times = m.n[a],shape[d]//m.n[a]
+        placed = lambda o: o.but(dims=tuple((d, 1) if k == a else o.dims[k] for k in (0, 1)))
+        if times == 1: m = _each(m, placed); continue
+        if m.parts is not None or n > 1 and m.dims[a][1] != times: raise _Unknown
+        m = _reads(placed(m), a, shape[d], _picks(lambda u: u*0 if n == 1 else u//times), m.jump[a]/times if n > 1 else m.jump[a])
+    if len(shape) == 4 and (max((_share(m, shape)[o[0]] for o in m.dims if o), default=1) > 1 or all(m.dims) and m.dims[0][0] > m.dims[1][0]): raise _Unknown
+    return m
+
+# %% ../nbs/05_receptive_field.ipynb #4f7c18d2
+def _like(m, new):
+    "The map with the units of `new`, where it has one for all."
+    for a in (0, 1):
+        if m.n[a] == 1: m = _grown(m, a, new.n[a], new)
+        if m.n[a] != new.n[a] or m.dims[a] not in (None, new.dims[a]): raise _Unknown
+    return m.but(dims=new.dims)
+
+def _joined(maps, shape):
+    "The map of a tensor of this shape that is computed value by value from several."
+    maps = [_filled(m, shape) for m in maps]
+    new = _merged([m.but() for m in maps])
+    if all(m.parts is None for m in maps): return new
+    if any(m.parts is _LOST for m in maps): return new.but(parts=_LOST)
+    lanes = _lanes(new, shape)
+    parts = [m.parts or (np.zeros((1,)*len(lanes), int), [m]) for m in maps]
+    if any(s not in (1, t) for k,_ in parts for s,t in zip(k.shape, lanes)): raise _Unknown
+    rows,number = np.unique(np.stack([np.broadcast_to(k, lanes).ravel() for k,_ in parts]), axis=1, return_inverse=True)
+    kinds = [[o[k] for (_,o),k in zip(parts, r) if k >= 0] for r in rows.T]
+    if len(kinds) > 256: return new.but(parts=_LOST)
+    number = np.where([len(k) > 0 for k in kinds], np.arange(len(kinds)), -1)[number.reshape(lanes)]
+    return _of_kinds(number, [_like(_merged(k), new) if k else None for k in kinds])
+
 # %% ../nbs/05_receptive_field.ipynb #f012f812
 def _pair(v): v = list(v) if isinstance(v, (list, tuple)) else [v]; return v*2 if len(v) == 1 else v
 
-def _plain(m, x):
-    "Checks that `x` is [B,C,H,W] with rows and columns in their places."
-    if x.ndim != 4 or any(m.dims[a] != (2 + a, 1) and m.n[a] > 1 or m.n[a] != x.shape[2 + a] for a in (0, 1)): raise _Unknown
-    return m.but(dims=((2, 1), (3, 1)))
-
 def _both(m, x, out, taps, jump):
-    "Rows, then columns, each reading by taps(a)."
-    m = _plain(m, x)
-    for a in (0, 1): m = _reads(m, a, out.shape[2 + a], taps(a), m.jump[a]*jump(a))
-    return m
+    "Rows, then columns of [B,C,H,W], each reading by taps(a)."
+    if x.ndim != 4 or (m := _settled(m, x.shape)).dims != ((2, 1), (3, 1)): raise _Unknown
+    def f(o):
+        for a in (0, 1): o = _reads(o, a, out.shape[2 + a], taps(a), o.jump[a]*jump(a))
+        return o
+    return _each(m, f)
 
 def _convolved(c, x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
     if x.ndim != 4: raise _Unknown
     s,p,d = map(_pair, (stride, padding, dilation)); k = w.shape[2:]
-    if not transposed: return _both(c.map(x), x, c.out, lambda a: _window(k[a], s[a], p[a], d[a]), lambda a: s[a])
-    return _both(c.map(x), x, c.out, lambda a: _spread(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
+    if transposed: m = _both(c.map(x), x, c.out, lambda a: _spread(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
+    else: m = _both(c.map(x), x, c.out, lambda a: _window(k[a], s[a], p[a], d[a]), lambda a: s[a])
+    if groups == 1 or m.parts in (None, _LOST): return _repeats(_together(m, (*x.shape[:2], *m.n), [1]), c.out.shape) if groups == 1 else m
+    b,out = c.out.shape[:2]
+    kinds,maps = _put_together(m.parts[0].reshape(b, groups, -1), m.parts[1], (2,))
+    return _of_kinds(np.repeat(kinds, out//groups, 2).reshape(b, out, 1, 1), maps)
 
 def _max_pooled(c, x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False):
     k,p,d = map(_pair, (kernel, padding, dilation)); s = _pair(stride or kernel)
-    m = _both(c.map(x), x, c.out[0] if isinstance(c.out, (tuple, list)) else c.out, lambda a: _window(k[a], s[a], p[a], d[a]), lambda a: s[a])
-    return m.but(pool=(k, s, p, d))
+    m = _both(c.map(x), x, c.out, lambda a: _window(k[a], s[a], p[a], d[a]), lambda a: s[a])
+    m.pool = k,s,p,d; return m
 
-def _avg_pooled(c, x, kernel, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor=None):
-    return _max_pooled(c, x, kernel, stride, padding).but(pool=None)
+def _avg_pooled(c, x, kernel, stride=(), padding=0, *args): m = _max_pooled(c, x, kernel, stride, padding); m.pool = None; return m
 
-def _adaptive(c, x, size):
-    out = c.out[0] if isinstance(c.out, (tuple, list)) else c.out
-    return _both(c.map(x), x, out, lambda a: _bins(x.shape[2 + a], out.shape[2 + a]), lambda a: Fraction(x.shape[2 + a], out.shape[2 + a]))
+def _adaptive(c, x, size): return _both(c.map(x), x, c.out, lambda a: _bins(x.shape[2 + a], c.out.shape[2 + a]), lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
 
 def _unpooled(c, x, indices, size):
     m = c.map(indices)
     if m is None or m.pool is None: raise _Unknown
     k,s,p,d = m.pool
-    return _both(_merged([m, c.map(x)]) if c.map(x) else m, x, c.out, lambda a: _spread(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
+    if c.map(x): m = _joined([m, c.map(x)], x.shape)
+    return _both(m.but(parts=m.parts and _LOST), x, c.out, lambda a: _spread(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
 
 # %% ../nbs/05_receptive_field.ipynb #318f18a0
 def _resized(mode):
@@ -269,12 +371,15 @@ def _resized(mode):
         scales = list(args[1:] if 'bi' in mode else args)
         if scales and isinstance(scales[0], (list, tuple)): scales = list(scales[0])
         scales = [float(o) if o else None for o in scales] + [None]*2
-        def taps(a): return _interpolation(mode, x.shape[2 + a], c.out.shape[2 + a], scales[a], align)
+        def taps(a): return _interpolation(mode, x.shape[2 + a], c.out.shape[2 + a], scales[a], align, np.float64 if x.dtype == torch.float64 else np.float32)
         return _both(c.map(x), x, c.out, taps, lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
     return rule
 
-def _shuffled(c, x, r): return _both(c.map(x), x, c.out, lambda a: _picks(lambda u: u//r), lambda a: Fraction(1, r))
-def _unshuffled(c, x, r): return _both(c.map(x), x, c.out, lambda a: _window(r, r), lambda a: r)
+def _shuffled(c, x, r):
+    if c.map(x).parts is not None: raise _Unknown # what become neighbours are channels that see different things
+    return _both(c.map(x), x, c.out, lambda a: _picks(lambda u: u//r), lambda a: Fraction(1, r))
+
+def _unshuffled(c, x, r): return _both(c.map(x), x, c.out, lambda a: _window(r, r), lambda a: r).but(parts=_LOST) # a channel reads one of the r·r
 
 def _mirrored(c, x, pad):
     def taps(a):
@@ -285,100 +390,203 @@ def _mirrored(c, x, pad):
 def _repeated(c, x, pad): return _both(c.map(x), x, c.out, lambda a: _picks(lambda u: u - pad[2 - 2*a], lambda u: (u - pad[2 - 2*a]).clip(0, x.shape[2 + a] - 1)), lambda a: 1)
 
 # %% ../nbs/05_receptive_field.ipynb #99ce6127
-def _along(m, x, dim, n, index, jump=1):
-    "Units picked along dimension `dim` of tensor `x`; nothing changes when rows and columns do not stand there."
-    if x.ndim == 4: m = m.but(dims=tuple(m.dims[a] or (2 + a, 1) for a in (0, 1)))
-    hit = [a for a in (0, 1) if m.dims[a] and m.dims[a][0] == dim % x.ndim]
-    if not hit: return m
-    if len(hit) == 2 or m.dims[hit[0]] != (dim % x.ndim, 1) or m.n[hit[0]] != x.shape[dim]: raise _Unknown
-    return _reads(m, hit[0], n, _picks(index), m.jump[hit[0]]*jump)
+def _taken(m, x, dim, n, index, jump=1):
+    "The map of `n` places along a dimension, the u-th of which is the place index(u) of `x`: of rows, of columns, or of channels."
+    dim %= x.ndim; axes = _axes(m, x, [dim])
+    if axes:
+        a = axes[0]
+        if len(axes) == 2 or m.dims[a] != (dim, 1) or m.n[a] != x.shape[dim]: raise _Unknown
+        return _each(m, lambda o: _reads(o, a, n, _picks(index), o.jump[a]*jump))
+    at = index(np.arange(n))
+    if m.parts is None or np.array_equal(at, np.arange(x.shape[dim])): return m
+    if m.parts is _LOST: raise _Unknown
+    return _of_kinds(m.parts[0].take(at, dim), m.parts[1])
 
-def _padded(c, x, pad, value=0):
-    m = c.map(x)
-    for i in range(len(pad)//2):
-        d,p = x.ndim - 1 - i,pad[2*i]
-        if any(pad[2*i:2*i+2]): m = _along(m, x, d, c.out.shape[d], lambda u, p=p: u - p)
-    return m
+def _without(m, x, dims):
+    "The map after dimensions that are 1 now were taken away."
+    dims = [d % x.ndim for d in dims]; axes = _axes(m, x, dims)
+    return _each(m, lambda o: _moved(_homeless(o, axes), lambda d: d - sum(k < d for k in dims)), lambda kinds: kinds.reshape([s for d,s in enumerate(kinds.shape) if d not in dims]))
 
 def _sliced(c, x, dim=0, start=None, end=None, step=1):
     n = x.shape[dim]; start = 0 if start is None else min(max(start + n if start < 0 else start, 0), n)
-    return _along(c.map(x), x, dim, c.out.shape[dim], lambda u: u*step + start, step)
+    return _taken(c.map(x), x, dim, c.out.shape[dim], lambda u: u*step + start, step)
 
+def _selected(c, x, dim, i):
+    m = _taken(c.map(x), x, dim, 1, lambda u: u + i % x.shape[dim])
+    return m and _without(m, x, [dim])
+
+def _parted(c, x, *args):
+    "The maps of the pieces of a tensor, one after the other."
+    dim,unbind = c.args.get('dim', 0),c.name == 'unbind'; at,maps = 0,[]
+    for o in c.outs:
+        n = 1 if unbind else o.shape[dim]
+        m = _taken(c.map(x), x, dim, n, lambda u, at=at: u + at); at += n
+        maps.append(m and _without(m, x, [dim]) if unbind else m)
+    return maps
+
+# %% ../nbs/05_receptive_field.ipynb #7e3b90c4
 def _flipped(c, x, dims):
     m = c.map(x)
-    for d in dims: m = _along(m, x, d, x.shape[d], lambda u, n=x.shape[d]: n - 1 - u)
+    for d in dims: m = _taken(m, x, d, x.shape[d], lambda u, n=x.shape[d]: n - 1 - u)
+    return m
+
+def _rolled(c, x, shifts, dims=()):
+    if len(shifts) != len(dims): raise _Unknown
+    m = c.map(x)
+    for s,d in zip(shifts, dims): m = _taken(m, x, d, x.shape[d], lambda u, n=x.shape[d], s=s: (u - s) % n)
+    return m
+
+def _halved(c, x, dim=-1):
+    n = x.shape[dim]//2
+    return _joined([m for k in (0, n) if (m := _taken(c.map(x), x, dim, n, lambda u, k=k: u + k))], c.out.shape)
+
+def _padded(c, x, pad, value=0):
+    m,shape = _settled(c.map(x), x.shape) if x.ndim == 4 else c.map(x),list(x.shape)
+    for i in range(len(pad)//2):
+        d,(p,q) = x.ndim - 1 - i,pad[2*i:2*i+2]
+        u = np.arange(c.out.shape[d]) - p; inside = (u >= 0) & (u < x.shape[d])
+        if not (p or q): continue
+        if _axes(m, x, [d]): m = _taken(m, x, d, c.out.shape[d], lambda u: u - p)
+        elif m.parts is _LOST and min(p, q) < 0: raise _Unknown
+        elif m.parts is not _LOST:
+            kinds,maps = m.parts or (np.zeros(_lanes(m, shape), int), [m])
+            m = _of_kinds(np.where(inside.reshape([-1 if k == d else 1 for k in range(x.ndim)]), kinds.take(u.clip(0, x.shape[d] - 1), d), -1), maps)
+        shape[d] = c.out.shape[d]
+        if m is None: return None
     return m
 
 # %% ../nbs/05_receptive_field.ipynb #03a9db88
-def _axes(m, x, dims): return [a for a in (0, 1) if m.dims[a] and m.dims[a][0] in {d % x.ndim for d in dims}]
+def _summed(m, x, dims):
+    "What stands along `dims` becomes one: rows, columns, channels."
+    dims = [d % x.ndim for d in dims]; axes = _axes(m, x, dims)
+    return _together(_each(m, lambda o: _whole(o, axes)), [1 if d in dims and _axes(m, x, [d]) else s for d,s in enumerate(x.shape)], dims)
 
-def _homeless(m, axes): return m.but(dims=tuple(None if a in axes else m.dims[a] for a in (0, 1)))
+def _reduced(c, x, *args, **kwargs):
+    "Mean, sum, maximum ... over dimensions."
+    dim = c.args.get('dim')
+    dims = range(x.ndim) if dim in (None, []) else dim if isinstance(dim, (list, tuple)) else [dim]
+    m = _summed(c.map(x), x, dims)
+    return m if c.args.get('keepdim') else _without(m, x, dims)
 
-def _reduced(c, x, dim=None, keepdim=False, *args, **kwargs):
-    "Mean, sum, maximum ... over dimensions: whatever rows and columns stand there become one."
-    dims = [d % x.ndim for d in (range(x.ndim) if dim in (None, []) else dim if isinstance(dim, (list, tuple)) else [dim])]
+def _normed(over):
+    "A rule for what makes each value from all along the dimensions over(c, x)."
+    def rule(c, x, *args, **kwargs):
+        m,dims = c.map(x),[d % x.ndim for d in over(c, x)]
+        new = _each(m, lambda o: _mixed(o, _axes(m, x, dims)))
+        if m.parts is None or all(s == 1 for d,s in enumerate(_share(m, x.shape)) if d in dims): return new
+        return new.but(parts=_together(new, x.shape, dims).parts and _LOST)
+    return rule
+
+def _group_normed(c, x, *args):
+    m = _normed(lambda c, x: range(1, x.ndim))(c, x)
+    return m if c.args['group'] == 1 else m.but(parts=c.map(x).parts and _LOST)
+
+def _batch_normed(c, x, *args): return _each(c.map(x), lambda o: _mixed(o, (0, 1))) if c.args.get('training') else c.map(x)
+
+def _accumulated(c, x, dim, **kwargs):
     m = c.map(x)
-    axes = _axes(m, x, dims)
-    m = _whole(m, axes)
-    return m if keepdim else _moved(_homeless(m, axes), lambda d: d - sum(o < d for o in dims))
+    if _axes(m, x, [dim]): raise _Unknown
+    return m.but(parts=m.parts and _LOST)
 
-def _normed(over): return lambda c, x, *args: _mixed(c.map(x), _axes(c.map(x), x, over(x, *args)))
-
-def _batch_normed(c, x, *args):
-    training = next((o for o in args[2:] if isinstance(o, bool)), False)
-    return _mixed(c.map(x), (0, 1)) if training else c.map(x)
-
+# %% ../nbs/05_receptive_field.ipynb #e84a7d15
 def _multiplied(c, *args):
     "Matrix products: the dimension that is summed over becomes one; what it held is read by all."
     a,b = args[-2:]
-    left,right = c.map(a),c.map(b)
-    if left: left = _homeless(_whole(left, over := _axes(left, a, [a.ndim - 1])), over)
-    if right: right = _homeless(_whole(right, over := _axes(right, b, [b.ndim - 2])), over)
-    if left and right: right = _homeless(_whole(right, (0, 1)), (0, 1))
-    return _merged([o for o in (left, right) if o])
+    def side(t, d): return (m := c.map(t)) and _each(_summed(m, t, [d]), lambda o: _homeless(o, _axes(m, t, [d])))
+    left,right = side(a, a.ndim - 1),side(b, b.ndim - 2)
+    apart = [k for k in (0, 1) if left and right and left.dims[k] and right.dims[k] and left.dims[k] != right.dims[k]]
+    if apart: right = _homeless(_whole(right, apart), apart) # a product of two places: it stands at that of `left`, and the other is its channel
+    maps = [m for m in (left, right, c.map(args[0]) and _aligned(c.map(args[0]), args[0].ndim, c.out.ndim) if len(args) == 3 else None) if m]
+    return _joined(maps, c.out.shape).but(parts=_LOST) if apart else _joined(maps, c.out.shape)
 
 # %% ../nbs/05_receptive_field.ipynb #ac978e21
+def _behind(maps, shapes, dim):
+    "The map of tensors laid one behind the other along a dimension of channels."
+    if any(m and m.dims[a] and m.dims[a][0] == dim for m in maps for a in (0, 1)): raise _Unknown
+    maps = [m and _filled(m, s) for m,s in zip(maps, shapes)]
+    new = _merged([m.but() for m in maps if m])
+    if any(m and m.parts is _LOST for m in maps): return new.but(parts=_LOST)
+    kinds,parts = [],[]
+    for m,s in zip(maps, shapes):
+        lanes = _lanes(new, s)
+        k,o = (np.full((1,)*len(lanes), -1), []) if m is None else m.parts or (np.zeros((1,)*len(lanes), int), [m])
+        if any(i not in (1, j) for i,j in zip(k.shape, lanes)): raise _Unknown
+        kinds.append(np.broadcast_to(np.where(k < 0, -1, k + len(parts)), lanes)); parts += [_like(p, new) for p in o]
+    return _of_kinds(np.concatenate(kinds, dim), parts)
+
 def _catted(c, tensors, dim=0):
-    ts = [(c.map(t), t) for t in tensors if c.map(t)]
-    if any(_axes(m, t, [dim]) for m,t in ts): raise _Unknown
-    return _merged([m for m,_ in ts])
+    ts = [t for t in tensors if t.ndim == c.out.ndim]
+    return _behind([c.map(t) for t in ts], [t.shape for t in ts], dim % c.out.ndim)
+
+def _stacked(c, tensors, dim=0):
+    dim %= c.out.ndim
+    return _behind([c.map(t) and _raised(c.map(t), dim) for t in tensors], [(*t.shape[:dim], 1, *t.shape[dim:]) for t in tensors], dim)
+
+# %% ../nbs/05_receptive_field.ipynb #f5a20c63
+def _raised(m, dim): return _each(m, lambda o: _moved(o, lambda d: d + (d >= dim)), lambda kinds: np.expand_dims(kinds, dim))
+
+def _aligned(m, ndim, to):
+    "The map of a tensor of `ndim` dimensions that is read as one of more, the new ones first."
+    return _each(m, lambda o: _moved(o, lambda d: d + to - ndim), lambda kinds: kinds.reshape((1,)*(to - ndim) + kinds.shape))
 
 def _pointwise(c, *args, **kwargs):
     "Each value from those at the same place; smaller tensors are repeated."
     ts = [t for t in c.tensors if c.map(t)]
-    return _merged([_moved(c.map(t), lambda d: d + c.out.ndim - t.ndim) for t in ts])
+    if len(ts) == 1 and ts[0].shape == c.out.shape: return c.map(ts[0])
+    return _joined([_aligned(c.map(t), t.ndim, c.out.ndim) for t in ts], c.out.shape)
 
-def _inserted(c, x, dim): return _moved(c.map(x), lambda d: d + (d >= dim % (x.ndim + 1)))
+def _repeats(m, shape):
+    "The map after channels were repeated up to a shape."
+    if m.parts in (None, _LOST): return m
+    return m.but(parts=(np.broadcast_to(m.parts[0], _lanes(m, shape)), m.parts[1]))
+
+def _expanded(c, x, size, **kwargs): return _repeats(_filled(_aligned(c.map(x), x.ndim, c.out.ndim), c.out.shape), c.out.shape)
+
+def _tiled(c, x, repeats):
+    m = _aligned(c.map(x), x.ndim, c.out.ndim)
+    if any(o and m.n[a] > 1 and repeats[o[0]] > 1 for a,o in enumerate(m.dims)): raise _Unknown
+    return _filled(_each(m, lambda o: o, lambda kinds: np.tile(kinds, [1 if any(o and o[0] == d for o in m.dims) else r for d,r in enumerate(repeats)])), c.out.shape)
+
+def _inserted(c, x, dim): return _raised(c.map(x), dim % (x.ndim + 1))
 def _dropped(c, x, dim=None, *args):
-    dims = [d % x.ndim for d in ([i for i in range(x.ndim) if x.shape[i] == 1] if dim is None else dim if isinstance(dim, (list, tuple)) else [dim])]
-    return _moved(c.map(x), lambda d: d - sum(o < d and x.shape[o] == 1 for o in dims))
-def _selected(c, x, dim, i): return _moved(_along(c.map(x), x, dim, 1, lambda u: u + i % x.shape[dim]), lambda d: d - (d > dim % x.ndim))
-def _swapped(c, x, i=0, j=1): return _moved(c.map(x), lambda d: {i % x.ndim: j % x.ndim, j % x.ndim: i % x.ndim}.get(d, d))
+    dims = range(x.ndim) if dim is None else dim if isinstance(dim, (list, tuple)) else [dim]
+    return _without(c.map(x), x, [d for d in dims if x.shape[d] == 1])
 
 # %% ../nbs/05_receptive_field.ipynb #ff63bc1a
+def _permuted(c, x, dims): dims = [d % x.ndim for d in dims]; return _each(c.map(x), lambda o: _moved(o, dims.index), lambda kinds: kinds.transpose(dims))
+def _swapped(c, x, i=0, j=1): dims = list(range(x.ndim)); dims[i],dims[j] = dims[j],dims[i]; return _permuted(c, x, dims)
+def _view(c, x, *args): return _each(c.map(x), lambda o: _viewed(o, x.shape, c.out.shape), shape=c.out.shape)
+def _mingled(c, x, groups):
+    if any(o and o[0] == 1 for o in c.map(x).dims): raise _Unknown
+    return _each(c.map(x), lambda o: o, lambda kinds: kinds.reshape(len(kinds), groups, -1).swapaxes(1, 2).reshape(kinds.shape))
+
 def _copied(c, dst, src, *args):
     if dst._base is not None or dst.shape != src.shape or not c.map(src): raise _Unknown
     return c.map(src)
 
-def _single(c, x, *args):
-    if c.map(x).n != (1, 1): raise _Unknown
-    return c.map(x)
+def _single(c, x, size, *args):
+    m = c.map(x)
+    if m.n != (1, 1) or m.parts is not None: raise _Unknown
+    return m if list(size) == list(x.shape) else _homeless(m, (0, 1))
 
+# %% ../nbs/05_receptive_field.ipynb #1b8f6d20
 _SAME = """relu relu6 sigmoid tanh silu gelu mish elu selu celu leaky_relu prelu _prelu_kernel rrelu softplus hardtanh hardswish hardsigmoid hardshrink softshrink threshold
- log_sigmoid_forward clamp clamp_min clamp_max abs neg exp log log1p sqrt rsqrt reciprocal pow square sign erf sin cos floor round isnan logical_not bitwise_not add sub rsub mul div maximum
- minimum where masked_fill lerp addcmul addcdiv eq ne gt ge lt le logical_and logical_or atan2 clone alias detach _to_copy contiguous lift_fresh native_dropout dropout nan_to_num""".split()
-_RULES = {**{o: _pointwise for o in _SAME}, 'convolution': _convolved, 'max_pool2d_with_indices': _max_pooled, 'avg_pool2d': _avg_pooled, '_adaptive_avg_pool2d': _adaptive,
+ log_sigmoid_forward clamp clamp_min clamp_max abs neg exp exp2 expm1 log log1p log2 log10 sqrt rsqrt reciprocal pow square sign erf sin cos tan atan floor ceil round trunc isnan logical_not bitwise_not
+ add sub rsub mul div fmod remainder maximum minimum where masked_fill lerp addcmul addcdiv eq ne gt ge lt le logical_and logical_or atan2 clone alias detach _to_copy contiguous lift_fresh native_dropout
+ dropout nan_to_num""".split()
+_RULES = {**{o: _pointwise for o in _SAME}, 'convolution': _convolved, '_convolution': lambda c, *args: _convolved(c, *args[:9]), 'max_pool2d_with_indices': _max_pooled, 'avg_pool2d': _avg_pooled, '_adaptive_avg_pool2d': _adaptive,
     'adaptive_max_pool2d': _adaptive, 'max_unpool2d': _unpooled, 'pixel_shuffle': _shuffled, 'pixel_unshuffle': _unshuffled, 'reflection_pad2d': _mirrored, 'replication_pad2d': _repeated,
     'upsample_nearest2d': _resized('nearest'), '_upsample_nearest_exact2d': _resized('nearest_exact'), 'upsample_bilinear2d': _resized('bilinear'), 'upsample_bicubic2d': _resized('bicubic'),
-    '_upsample_bilinear2d_aa': _resized('bilinear_aa'), '_upsample_bicubic2d_aa': _resized('bicubic_aa'), 'constant_pad_nd': _padded, 'slice': _sliced, 'flip': _flipped, 'cat': _catted,
-    **{o: _reduced for o in 'mean sum amax amin max min var std logsumexp linalg_vector_norm norm'.split()}, **{o: _batch_normed for o in ('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm')},
-    'native_group_norm': _normed(lambda x, *args: (2, 3) if x.ndim == 4 else range(2, x.ndim)), 'native_layer_norm': _normed(lambda x, shape, *args: range(x.ndim - len(shape), x.ndim)),
-    **{o: _normed(lambda x, dim, *args: [dim]) for o in ('_softmax', '_safe_softmax', '_log_softmax', 'cumsum')}, **{o: _multiplied for o in ('mm', 'addmm', 'bmm', 'baddbmm')},
-    **{o: (lambda c, x, *args: _viewed(c.map(x), x.shape, c.out.shape)) for o in ('view', '_unsafe_view', 'reshape', '_reshape_alias')}, 'unsqueeze': _inserted, 'squeeze': _dropped, 'select': _selected,
-    't': _swapped, 'transpose': _swapped, 'permute': lambda c, x, dims: _moved(c.map(x), [d % x.ndim for d in dims].index), 'copy': _copied, 'as_strided': _single,
-    'expand': lambda c, x, size, **kw: _moved(c.map(x), lambda d: d + len(size) - x.ndim)}
-_NOTHING = {'empty_like', 'zeros_like', 'ones_like', 'full_like', 'rand_like', 'randn_like', 'new_zeros', 'new_empty', 'new_full', 'new_ones', 'new_empty_strided', 'zero', 'fill'}
-_SPLIT = {'split', 'split_with_sizes', 'chunk', 'unbind', 'unsafe_split'}
+    '_upsample_bilinear2d_aa': _resized('bilinear_aa'), '_upsample_bicubic2d_aa': _resized('bicubic_aa'), 'constant_pad_nd': _padded, 'slice': _sliced, 'flip': _flipped, 'roll': _rolled, 'glu': _halved,
+    'cat': _catted, 'stack': _stacked, 'repeat': _tiled, 'expand': _expanded, 'unsqueeze': _inserted, 'squeeze': _dropped, 'select': _selected, 't': _swapped, 'transpose': _swapped, 'permute': _permuted,
+    **{o: _view for o in ('view', '_unsafe_view', 'reshape', '_reshape_alias')}, 'channel_shuffle': _mingled, 'native_channel_shuffle': _mingled, 'copy': _copied, 'as_strided': _single, 'cumsum': _accumulated,
+    **{o: _reduced for o in 'mean sum prod amax amin max min argmax argmin all any var std var_mean std_mean logsumexp linalg_vector_norm norm'.split()},
+    **{o: _batch_normed for o in ('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm')}, 'native_group_norm': _group_normed,
+    'native_layer_norm': _normed(lambda c, x: range(x.ndim - len(c.args['normalized_shape']), x.ndim)), **{o: _normed(lambda c, x: [c.args['dim']]) for o in ('_softmax', '_safe_softmax', '_log_softmax')},
+    **{o: _multiplied for o in ('mm', 'addmm', 'bmm', 'baddbmm')}}
+_PIECES = {'split', 'split_with_sizes', 'chunk', 'unbind', 'unsafe_split'}
+_NOTHING = {'empty_like', 'zeros_like', 'ones_like', 'full_like', 'rand_like', 'randn_like', 'new_zeros', 'new_empty', 'new_full', 'new_ones', 'new_empty_strided'} # results that read no values
+_VALUES = {'_local_scalar_dense', 'is_nonzero', 'nonzero', 'item', 'equal'} # what looks at values
 
 # %% ../nbs/05_receptive_field.ipynb #ade627f2
 _MODULES = {} # module class -> how it reads, by `receptive_field_rule`
@@ -387,84 +595,114 @@ def receptive_field_rule(
     cls, # subclass of nn.Module, whose instances are then not looked into
     like, # 'pointwise', 'global', a dict(kernel=, stride=, padding=, dilation=) of a convolution, or a function of the module that returns one of these
 ) -> None:
-    """Say how modules of a class read their input, for `receptive_field`, where it cannot find out.
+    """Say how modules of a class read what they are given, for `receptive_field`, where it cannot find out. Subclasses read alike unless they have a rule.
 
-    Raises SegbookError for anything else than the four."""
-    words = 'kernel', 'stride', 'padding', 'dilation'
-    if not (callable(like) or like in ('pointwise', 'global') or isinstance(like, dict) and 'kernel' in like and set(like) <= set(words)):
-        raise SegbookError(f"a rule is 'pointwise', 'global', a dict with kernel and perhaps stride, padding, dilation, or a function of the module; got {like!r}")
+    Raises SegbookError for what is no class of modules, and for anything else than the four."""
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)): raise SegbookError(f'{cls!r} is no class of modules. Cure: the class, such as type(model.layer), not an instance')
+    _checked_rule(like, callable(like))
     _MODULES[cls] = like
 
-class _Call:
-    "One operation: its tensors, its result, and the maps of its arguments."
-    def __init__(self, tensors, out, map): self.tensors,self.out,self.map = tensors,out,map
+def _checked_rule(like, fine=False):
+    words = 'kernel', 'stride', 'padding', 'dilation'
+    if not (fine or like in ('pointwise', 'global') or isinstance(like, dict) and 'kernel' in like and set(like) <= set(words)):
+        raise SegbookError(f"a rule is 'pointwise', 'global', a dict with kernel and perhaps stride, padding, dilation, or a function of the module; got {like!r}")
+    return like
 
-def _by_rule(c, x, like):
-    m = c.map(x)
-    if like == 'pointwise': return m
-    if like == 'global': return _mixed(m, (0, 1)) if c.out.ndim == x.ndim else _whole(m)
-    k,s,p,d = (_pair(like.get(o, v)) for o,v in (('kernel', 1), ('stride', 1), ('padding', 0), ('dilation', 1)))
-    return _both(m, x, c.out, lambda a: _window(k[a], s[a], p[a], d[a]), lambda a: s[a])
+def _rule_of(mod):
+    like = next((_MODULES[o] for o in type(mod).__mro__ if o in _MODULES), None)
+    return _checked_rule(like(mod)) if callable(like) else like
+
+# %% ../nbs/05_receptive_field.ipynb #9a6e13bd
+class _Call:
+    "One operation: its name, tensors, results, arguments by name, and the maps of its tensors."
+    def __init__(self, name, tensors, outs, map, args=None): self.name,self.tensors,self.outs,self.map,self.args = name,list({id(t): t for t in tensors}.values()),outs,map,args or {}
+    @property
+    def out(self): return self.outs[0]
+
+def _by_rule(c, like):
+    "The maps of what a module with a rule gives; SegbookError when the rule and the sizes contradict each other."
+    xs,maps = [t for t in c.tensors if c.map(t)],[]
+    for y in c.outs:
+        new = []
+        for x in xs:
+            m = c.map(x)
+            fits = y.ndim == x.ndim and all(y.shape[o[0]] == x.shape[o[0]] for o in m.dims if o)
+            if like == 'global': new.append(_mixed(m, (0, 1)) if fits else _homeless(_whole(m), (0, 1)))
+            elif like == 'pointwise':
+                if not fits: raise _Mismatch(x.shape, y.shape)
+                new.append(m.but())
+            else:
+                k,s,p,d = (_pair(like.get(o, v)) for o,v in (('kernel', 1), ('stride', 1), ('padding', 0), ('dilation', 1)))
+                if y.ndim != 4 or x.ndim != 4 or any((x.shape[2 + a] + 2*p[a] - d[a]*(k[a] - 1) - 1)//s[a] + 1 != y.shape[2 + a] for a in (0, 1)): raise _Mismatch(x.shape, y.shape)
+                new.append(_both(m.but(), x, y, lambda a: _window(k[a], s[a], p[a], d[a]), lambda a: s[a]))
+        maps.append(_joined(new, y.shape).but(parts=_LOST if any(c.map(x).parts is not None for x in xs) else None))
+    return maps
+
+class _Mismatch(Exception): "A rule for a module, its input and its output that do not fit each other."
 
 # %% ../nbs/05_receptive_field.ipynb #046aeec0
 class _Recorder(TorchDispatchMode):
     "Runs a network on tensors without values, and follows for each what its units read."
-    def __init__(self, names): super().__init__(); self.names,self.stack,self.maps,self.muted,self.changed,self.clock = names,[],{},None,{},0
+    def __init__(self, names): super().__init__(); self.names,self.stack,self.maps,self.muted,self.changed,self.known,self.clock,self.said = names,[],{},None,{},{},0,None
 
     def map(self, t):
-        m = getattr(t, '_segbook_map', None) if isinstance(t, Tensor) else None
-        if m is not None and self.changed.get(t.untyped_storage()._cdata, 0) > m[1]:
-            raise SegbookError(f'receptive_field cannot judge {self.where()}: a tensor was changed in place through another view of it. Cure: the same without the in-place operation')
+        "The map of a tensor, None if it does not depend on the image; SegbookError when that cannot be told any more."
+        if not isinstance(t, Tensor) or not t.is_meta: return None
+        m,memory = getattr(t, '_segbook_map', None),t.untyped_storage()._cdata
+        if m is None and memory in self.known or m and self.changed.get(memory, 0) > m[1]:
+            raise SegbookError(f'receptive_field cannot judge {self.where()}: a tensor was changed in place through another view of it, or taken out by .data. Cure: the same without in-place operations and .data')
         return m and m[0]
 
-    def keep(self, t, m): t._segbook_map = (m, self.clock)
+    def keep(self, t, m): t._segbook_map = (m, self.clock); self.known[t.untyped_storage()._cdata] = t.untyped_storage() # held, so that no other tensor gets the same memory
 
     def where(self):
         known = [o for o in self.stack if o in self.names]
         return f"layer '{self.names[known[-1]]}' ({type(known[-1]).__name__})" if known and self.names[known[-1]] else f'the forward of {type(self.stack[0]).__name__}' if self.stack else 'the model'
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        kwargs,outside = kwargs or {},set()
         flat = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)]
         if any(o.is_meta for o in flat) and not all(o.is_meta for o in flat):
-            args,kwargs = tree_map(lambda o: o.to('meta') if isinstance(o, Tensor) and not o.is_meta else o, (args, kwargs))
+            def bare(o): o = o.to('meta'); outside.add(id(o)); return o
+            args,kwargs = tree_map(lambda o: bare(o) if isinstance(o, Tensor) and not o.is_meta else o, (args, kwargs))
             flat = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)]
-        name = func._schema.name.split('::')[-1]
-        if self.muted is not None or not any(hasattr(o, '_segbook_map') for o in flat): return func(*args, **kwargs)
-        if name in ('_local_scalar_dense', 'is_nonzero', 'nonzero', 'item'): raise SegbookError(f'{self.where()} decides by the values of its input; what it reads depends on the image, so it has no receptive field that holds for all')
-        out = func(*args, **kwargs)
-        self.follow(name, args, kwargs, flat, out)
-        return out
+        if self.muted is not None or all(self.map(o) is None for o in flat): return func(*args, **kwargs)
+        try: return self.follow(func, args, kwargs, flat, outside)
+        except SegbookError as e: self.said = e; raise
 
 # %% ../nbs/05_receptive_field.ipynb #f04ec4d1
 @patch
-def follow(self:_Recorder, name, args, kwargs, tensors, out):
-    "Find the map of `out`, the result of operation `name`; SegbookError when there is no rule for it."
-    inplace = name.endswith('_') and not name.startswith('__')
-    base = name[:-1] if inplace else name
-    if base in _NOTHING and not inplace: return
+def follow(self:_Recorder, func, args, kwargs, tensors, outside):
+    "Carry out an operation and keep the maps of its results; SegbookError when there is no rule for it."
+    full = func._schema.name; inplace = full.endswith('_'); name = full.split('::')[1].rstrip('_') if inplace else full.split('::')[1]
+    if name in _VALUES: raise SegbookError(f'{self.where()} decides by the values of its input; what it reads depends on the image, so it has no receptive field that holds for all')
+    maps = [m for t in tensors if (m := self.map(t))]
+    fresh = not inplace and 'out' not in kwargs
+    one = fresh and all(m.n == (1, 1) and m.parts is None for m in maps) # all values see the same, and so does what is made of them
     try:
-        c = _Call(tensors, out[0] if base not in _SPLIT and isinstance(out, (tuple, list)) and base not in ('max_pool2d_with_indices', 'adaptive_max_pool2d') else out, self.map)
-        if base in _SPLIT: maps = self.split(args, kwargs, out, base)
-        elif base in _RULES:
-            m = _RULES[base](c, *args, **kwargs)
-            maps = [m]*(len(out) if isinstance(out, (tuple, list)) else 1)
-        else: raise _Unknown
+        if not one and not (full.startswith('aten::') and name in {*_RULES, *_PIECES, *_NOTHING} and (fresh or inplace and name in {*_SAME, 'copy', 'as_strided'})): raise _Unknown
+        if inplace and id(args[0]) in outside: raise _Unknown # a buffer of the model would keep what it saw
+        out = func(*args, **kwargs)
+        if name in _NOTHING: return out
+        outs = list(out) if isinstance(out, (tuple, list)) else [out]
+        found = self.found(name, _Call(name, tensors, outs, self.map, {**{o.name: v for o,v in zip(func._schema.arguments, args)}, **kwargs}), args, kwargs, one and _homeless(_merged(maps), (0, 1)))
     except _Unknown:
-        raise SegbookError(f"receptive_field cannot judge the operation '{name}' in {self.where()}. Cure: say how the module that holds it reads its input, "
+        raise SegbookError(f"receptive_field cannot judge the operation '{name + '_'*inplace}' in {self.where()}. Cure: say how the module that holds it reads its input, "
                            "for example receptive_field_rule(ItsClass, 'pointwise'), or 'global', or dict(kernel=3, stride=1, padding=1)") from None
-    outs = list(out) if isinstance(out, (tuple, list)) else [out]
-    if inplace and len([o for o in tensors if hasattr(o, '_segbook_map')]) > 1: self.clock += 1; self.changed[outs[0].untyped_storage()._cdata] = self.clock
-    for o,m in zip(outs, maps):
+    if inplace and (len(maps) > 1 or self.map(args[0]) is None): self.clock += 1; self.changed[out.untyped_storage()._cdata] = self.clock
+    for o,m in zip(outs, found):
         if isinstance(o, Tensor): self.keep(o, m)
+    return out
 
 @patch
-def split(self:_Recorder, args, kwargs, out, base):
-    "The maps of the parts of a tensor: of one map when channels are split, of parts of it when rows or columns are."
-    x = args[0]; dim = kwargs.get('dim', args[-1] if len(args) > (1 if base == 'unbind' else 2) else 0)
-    m = self.map(x)
-    if _axes(m, x, [dim]): raise _Unknown
-    return [_moved(m, lambda d: d - (d > dim % x.ndim)) if base == 'unbind' else m]*len(out)
+def found(self:_Recorder, name, c, args, kwargs, one):
+    "The maps of an operation's results, by its rule; `one` where there is none and all see the same."
+    try:
+        if name in _PIECES: return _parted(c, *args, **kwargs)
+        if name in _RULES: return [_RULES[name](c, *args, **kwargs)]*len(c.outs)
+    except _Unknown:
+        if not one: raise
+    return [one]*len(c.outs)
 
 # %% ../nbs/05_receptive_field.ipynb #f853afd6
 @contextlib.contextmanager
@@ -473,13 +711,11 @@ def _untouched(model):
     modes = [(m, m.training) for m in model.modules()]
     hooks = [h for m in model.modules() for h in getattr(m, 'sfs', ()) or ()] # fastai's DynamicUnet keeps its skip connections there
     kept = [(o, dict(o.__dict__)) for o in [*model.modules(), *hooks]]
-    inner = [(d, dict(d)) for m in model.modules() for d in (m._buffers, m._parameters)]
-    lists = [(v, list(v)) for _,d in kept for v in d.values() if isinstance(v, list)]
+    inner = [(v, v.copy()) for _,d in kept for v in d.values() if type(v) in (list, dict, set, OrderedDict)]
     try: model.eval(); yield
     finally:
         for o,d in kept: o.__dict__.clear(); o.__dict__.update(d)
-        for d,old in inner: d.clear(); d.update(old)
-        for v,old in lists: v[:] = old
+        for v,old in inner: v.clear(); (v.extend if isinstance(v, list) else v.update)(old)
         for m,mode in modes: m.training = mode
 
 # %% ../nbs/05_receptive_field.ipynb #cef381f8
@@ -488,20 +724,25 @@ def _watching(rec):
     "Hooks for all modules of PyTorch, so that none stands on the model: who is at work, and the map of what it gives."
     def before(mod, args):
         rec.stack.append(mod)
-        if rec.muted is None and type(mod) in _MODULES: rec.muted = mod
-    def after(mod, args, out):
-        if rec.muted is mod:
-            rec.muted = None
-            like = _MODULES[type(mod)]; like = like(mod) if callable(like) else like
-            x,y = _first(args),_first(out)
-            if rec.map(x): rec.keep(y, _by_rule(_Call([x], y, rec.map), x, like))
+        if rec.muted is None and _rule_of(mod): rec.muted = mod
+    def after(mod, args, kwargs, out):
+        if rec.muted is mod: rec.muted = None; rec.told(mod, *([o for o in tree_leaves(v) if isinstance(o, Tensor)] for v in ((args, kwargs), out)))
         rec.stack.pop()
         y = _first(out)
         if y is not None and rec.map(y): rec.maps[mod] = (rec.map(y), tuple(y.shape))
-    handles = [register_module_forward_pre_hook(before), register_module_forward_hook(after)]
+    handles = [register_module_forward_pre_hook(before), register_module_forward_hook(after, with_kwargs=True)]
     try: yield
     finally:
         for h in handles: h.remove()
+
+@patch
+def told(self:_Recorder, mod, tensors, outs):
+    "The maps of what a module with a rule gives."
+    if not any(self.map(t) for t in tensors): return
+    try: maps = _by_rule(_Call('', tensors, outs, self.map), like := _rule_of(mod))
+    except _Unknown: raise SegbookError(f'the rule {like!r} cannot be used at {self.where()}: its input is no map [B,C,H,W]') from None
+    except _Mismatch as e: raise SegbookError(f'the rule {like!r} does not fit {self.where()}: {list(e.args[0])} goes in, {list(e.args[1])} comes out. Cure: numbers that lead to this size, or another rule') from None
+    for o,m in zip(outs, maps): self.keep(o, m)
 
 def _first(o):
     "The first tensor of what a module takes or gives: of a dict the entry 'out', or its first."
@@ -513,7 +754,7 @@ def _first(o):
 def _analyse(model, input_size, in_channels=3):
     "(names of the modules, {module: (map, shape)}, (map, shape) of the output, (H, W)), from one pass without values."
     if not isinstance(model, nn.Module): raise SegbookError(f'{type(model).__name__} is no network; expected an nn.Module. A function can be put into one: a class with forward()')
-    h,w = _image_size(input_size)
+    (h,w),(in_channels,) = _image_size(input_size),_whole_numbers('in_channels', in_channels, 'channels of the image', 1)
     names = {m: n for n,m in model.named_modules()}
     p = next((o for o in model.parameters() if o.is_floating_point()), None)
     margin = 2048
@@ -530,15 +771,20 @@ def _analyse(model, input_size, in_channels=3):
             if margin > 1 << 20: raise SegbookError('the padding of this network reaches further than a million pixels') from None
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as e:
             if isinstance(e, SegbookError): raise
+            if rec.said: raise rec.said from None # what torch.jit made of it says nothing
             raise SegbookError(f'an image of {h}x{w} with {in_channels} channels does not pass through the model, at {rec.where()}: {str(e).splitlines()[0]}. '
                                'Cure: a larger input_size if a map becomes too small, or the right in_channels') from e
-    if out is None or not rec.map(out): raise SegbookError(f'the output of {type(model).__name__} does not depend on its input, or holds no tensor')
+    if out is None or rec.map(out) is None: raise SegbookError(f'the output of {type(model).__name__} does not depend on its input, or holds no tensor')
     return names, rec.maps, (rec.map(out), tuple(out.shape)), (h, w)
 
-def _image_size(input_size):
-    size = [input_size]*2 if isinstance(input_size, int) else list(input_size)
-    if len(size) != 2 or any(not isinstance(o, int) or o < 1 for o in size): raise SegbookError(f'input_size={input_size!r}: expected (height, width) in pixels, or one number')
-    return tuple(size)
+def _whole_numbers(name, v, what, n, least=1):
+    "`v`, a whole number or several, as a tuple of `n`; SegbookError otherwise."
+    try: res = tuple(operator.index(o) for o in (v if isinstance(v, (list, tuple)) else [v]*n) if not isinstance(o, bool))
+    except TypeError: res = ()
+    if len(res) != n or any(o < least for o in res): raise SegbookError(f'{name}={v!r}: expected {what}')
+    return res
+
+def _image_size(input_size): return _whole_numbers('input_size', input_size, '(height, width) in pixels, or one number', 2)
 
 # %% ../nbs/05_receptive_field.ipynb #ac7fe72c
 @dataclass
@@ -553,12 +799,11 @@ class ReceptiveField:
     smallest: tuple[int, int] # the smallest height and the smallest width among the units of the map
     largest: tuple[int, int] # the largest
     layer: str = '' # name of the layer; '' for the output
+    clipped: tuple[int, int, int, int]|None = None # the first and the last pixels of the image that reach the unit; None when none does
 
     @property
     def centre(self): return None if self.box is None else ((self.box[0] + self.box[2])/2, (self.box[1] + self.box[3])/2)
 
-    @property
-    def clipped(self): return None if self.box is None else (max(self.box[0], 0), max(self.box[1], 0), min(self.box[2], self.input_size[0] - 1), min(self.box[3], self.input_size[1] - 1))
 
 def _box(m, r, c, size):
     "(top, left, bottom, right) of unit (r, c): exact inside the image, continued where it goes beyond."
@@ -592,8 +837,9 @@ def receptive_field(
 
 def _unit_in(m, unit, name):
     "The unit asked for, or the middle one; SegbookError when it is outside the map."
-    unit = tuple(n//2 for n in m.n) if unit is None else tuple(unit)
-    if len(unit) != 2 or any(not 0 <= u < n for u,n in zip(unit, m.n)):
+    if unit is None: return tuple(n//2 for n in m.n)
+    unit = _whole_numbers('unit', unit if isinstance(unit, (list, tuple)) else (unit,), '(row, column), two whole numbers', 2, -math.inf)
+    if any(not 0 <= u < n for u,n in zip(unit, m.n)):
         raise SegbookError(f"unit {unit} is not in the map of {name or 'the output'}, which has {m.n[0]} rows and {m.n[1]} columns; count from (0, 0) to {tuple(n - 1 for n in m.n)}")
     return unit
 
@@ -601,18 +847,24 @@ def _field_of(m, unit, size, name=''):
     box = _box(m, *unit, size)
     h,w = (0, 0) if box is None else (box[2] - box[0] + 1, box[3] - box[1] + 1)
     few,most = (tuple(int(f(s)) if len(s := _sizes(m, a)) else 0 for a in (0, 1)) for f in (np.min, np.max))
-    return ReceptiveField(box, (h, w), tuple(float(j) for j in m.jump), unit, m.n, size, few, most, name)
+    e = m.exact.at(*unit)
+    return ReceptiveField(box, (h, w), tuple(float(j) for j in m.jump), unit, m.n, size, few, most, name, e and (e[0], e[2], e[1], e[3]))
 
+# %% ../nbs/05_receptive_field.ipynb #c3e90b75
 def _layer_of(layer, names, maps, out):
     "(name, (map, shape)) of a layer; SegbookError with the nearest names when there is none."
-    if layer is None: return '', out
-    found = {n: m for m,n in names.items()}
-    mod = found.get(layer) if isinstance(layer, str) else layer
+    if layer is None: return '', (_in_place('the output', *out), out[1])
+    found = dict(next(iter(names)).named_modules(remove_duplicate=False))
+    mod = found.get(layer) if isinstance(layer, str) else layer if isinstance(layer, nn.Module) else None
     if mod is None or mod not in names:
         near = difflib.get_close_matches(str(layer), found, 3, .3) if isinstance(layer, str) else []
         raise SegbookError(f"there is no layer {layer if isinstance(layer, str) else type(layer).__name__!r} in this model" + (f"; nearest: {', '.join(near)}" if near else '') + '. Cure: a name of model.named_modules(), or a module of the model')
     if mod not in maps: raise SegbookError(f"layer '{names[mod]}' did not run, or gives nothing that depends on the image")
-    return names[mod], maps[mod]
+    return names[mod], (_in_place(f"layer '{names[mod]}'", *maps[mod]), maps[mod][1])
+
+def _in_place(name, m, shape):
+    try: return _settled(m, shape)
+    except _Unknown: raise SegbookError(f'{name} gives {list(shape)}, in which rows or columns share a dimension with channels or have changed places; which unit is meant cannot be told. Cure: ask for a layer before or after it') from None
 
 # %% ../nbs/05_receptive_field.ipynb #3551070e
 def receptive_field_table(
@@ -629,6 +881,8 @@ def receptive_field_table(
     rows = {}
     for mod,(m,shape) in maps.items():
         if leaves and next(mod.children(), None) is not None or mod not in names: continue
+        try: m = _settled(m, shape)
+        except _Unknown: rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map='?', smallest='?', field='?', stride='?', centre='?'); continue
         few,most = ([int(f(s)) if len(s := _sizes(m, a)) else 0 for a in (0, 1)] for f in (np.min, np.max))
         first = m.wide.at(0, 0)
         rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map=f'{m.n[0]}×{m.n[1]}', smallest=f'{few[0]}×{few[1]}', field=f'{most[0]}×{most[1]}',
@@ -650,12 +904,20 @@ def _caught(model, mod):
     finally: h.remove()
 
 # %% ../nbs/05_receptive_field.ipynb #1bad36b2
-def _unit_gradient(model, mod, x, unit, gen):
+def _of_unit(y, m, unit):
+    "What a unit of a tensor with map `m` holds, wherever rows and columns stand."
+    for d in {o[0] for o in m.dims if o}:
+        at = torch.arange(y.shape[d], device=y.device)
+        here = [at//m.dims[a][1] % m.n[a] == unit[a] for a in (0, 1) if m.dims[a] and m.dims[a][0] == d]
+        y = y.index_select(d, at[functools.reduce(torch.logical_and, here)])
+    return y
+
+def _unit_gradient(model, mod, x, m, unit, gen):
     "Sum over images and channels of |gradient| of a unit, [H,W], on the CPU."
     x = x.clone().requires_grad_()
     with torch.enable_grad(), _caught(model, mod) as got:
         model(x)
-        y = got[-1][:, ..., unit[0], unit[1]] if got[-1].ndim == 4 else got[-1]
+        y = _of_unit(got[-1], m, unit)
         signs = (torch.randint(0, 2, y.shape, generator=gen)*2 - 1).to(y)
         g, = torch.autograd.grad((y*signs).sum(), x)
     return g.detach().as_subclass(Tensor).abs().double().sum((0, 1)).cpu()
@@ -686,7 +948,7 @@ def effective_receptive_field(
     with _untouched(model):
         for i in range(0, n, bs):
             x = images[i:i+bs] if images is not None else torch.randn(min(bs, n - i), in_channels, h, w, generator=gen)
-            total += _unit_gradient(model, mod, x.to(p.device, p.dtype), unit, gen)
+            total += _unit_gradient(model, mod, x.to(p.device, p.dtype), m, unit, gen)
     if not total.max() > 0: raise SegbookError(f"no gradient of unit {unit} arrives at the image: a layer behind '{name}' may be saturated, or give no gradient")
     return (total/total.max()).float()
 

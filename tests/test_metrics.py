@@ -258,6 +258,13 @@ def test_batch_size_and_last_batch_change_nothing(bs):
     got = epoch(all_metrics(), zip(x.split(bs), t.split(bs)))
     assert got==pytest.approx([float(o) for o in wanted(x, t)], rel=1e-12)
 
+def test_a_value_read_between_batches_is_that_of_the_batches_so_far():
+    x,t = uneven(); ms,learn = all_metrics(),cardboard(None, None)
+    for i in (2, 5, 8):
+        learn.pred,learn.y = x[max(0, i-3):i],t[max(0, i-3):i]
+        for m in ms: m.accumulate(learn)
+        assert [m.value for m in ms]==pytest.approx([float(o) for o in wanted(x[:i], t[:i])], rel=1e-12)
+
 def test_mean_of_batches_would_be_another_number():
     x,t = uneven()
     for i in (1, 8, 9):                      # the test above could not fail if these agreed

@@ -401,11 +401,13 @@ class Server:
         env = {**os.environ, 'SEGBOOK_PROGRESS': str(Path(folder)/'progress.json'), 'JUPYTER_PLATFORM_DIRS': '1', 'HOME': str(folder), 'IPYTHONDIR': str(Path(folder)/'.ipython'), 'OMP_NUM_THREADS': '1'}
         self.log = open(Path(folder)/'server.log', 'w')
         self.p = subprocess.Popen([sys.executable, '-m', *[c.format(port=self.port, token=self.token) for c in cmd]], cwd=folder, env=env, stdout=self.log, stderr=self.log)
-        for _ in range(300):
+        until = time.monotonic() + 120
+        while time.monotonic() < until and self.p.poll() is None:
             with socket.socket() as s:
                 if s.connect_ex(('127.0.0.1', self.port)) == 0: return
             time.sleep(.1)
-        raise AssertionError((Path(folder)/'server.log').read_text()[-2000:])
+        self.__exit__()
+        raise AssertionError(f'no answer from the server: {(Path(folder)/"server.log").read_text()[-2000:]}')
     def url(self, path): return f'http://127.0.0.1:{self.port}/{path}?token={self.token}'
     def __enter__(self): return self
     def __exit__(self, *_): self.p.terminate(); self.p.wait(20); self.log.close()

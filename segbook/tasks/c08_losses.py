@@ -160,113 +160,143 @@ def _(rng):
         yield 'an odd size', (x.detach(), t, 255), want
 
 # %% ../../nbs/tasks/08_losses.ipynb #6275a75d
-ex4 = Exercise('08.4', 'Weights by the inverse root', """
-Write `sqrt_inverse`: a weight for each class, proportional to 1/√(its share of the labelled pixels), scaled so that the mean over the classes that are present is 1. Void gets 0, and so does a class without a pixel.""")
+ex4 = Exercise('08.4', 'Tversky of one class, without Void', """
+Write `tversky_loss`: 1 minus the Tversky score of class `k`. `p` holds the probability of class `k` at each pixel. With I, P and T as in this chapter the score is I/(I + alpha*(P-I) + beta*(T-I)): alpha weighs what was found and is not there, beta what is there and was not found. Void pixels are in none of the three sums. If no pixel is of class `k`, the answer is NaN.""")
 
 @ex4.stub
-def sqrt_inverse(
-    counts,       # [K] int64 pixels of each class
-    ignore_index, # id of Void, None if there is none
-):                # [K] float
+def tversky_loss(
+    p,            # [B,H,W] float probabilities of class k
+    targ,         # [B,H,W] int64 class ids
+    k,            # the class
+    ignore_index, # id of Void
+    alpha, beta,  # two numbers of at least 0
+):                # one number
     ...
 
 @ex4.solution
-def sqrt_inverse(counts, ignore_index):
-    n = counts.float()  # a new tensor: `counts` stays as it is
-    if ignore_index is not None: n[ignore_index] = 0
-    w = torch.where(n > 0, 1/n.sqrt(), 0)  # the total cancels out below
-    return w/w[n > 0].mean()
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    there, named = targ == k, targ != ignore_index
+    I, P, T = p[there].sum(), p[named].sum(), there.sum()
+    if T == 0: return float('nan')
+    return 1 - I/(I + alpha*(P - I) + beta*(T - I))
 
 # %% ../../nbs/tasks/08_losses.ipynb #f755218e
-def _weights(counts, ignore_index, power):
-    n = counts.double()
-    if ignore_index is not None: n[ignore_index] = 0
-    return n, torch.where(n > 0, n**-power, 0)
+@ex4.slip('counting what was found on Void')
+def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, None, alpha, beta)
 
-@ex4.slip('forgetting the root')
-def sqrt_inverse(counts, ignore_index): n,w = _weights(counts, ignore_index, 1); return w/w[n > 0].mean()
+@ex4.slip('exchanging alpha and beta')
+def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, ignore_index, beta, alpha)
 
-@ex4.slip('taking the mean over all classes')
-def sqrt_inverse(counts, ignore_index): n,w = _weights(counts, ignore_index, .5); return w/w.mean()
+@ex4.slip('0 for a class that is not there')
+def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, ignore_index, alpha, beta) if (targ == k).any() else 0.
 
-@ex4.slip('giving Void a weight')
-def sqrt_inverse(counts, ignore_index): n,w = _weights(counts, None, .5); return w/w[n > 0].mean()
+@ex4.slip('1 for a class that is not there')
+def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, ignore_index, alpha, beta) if (targ == k).any() else 1.
 
-@ex4.slip('not scaling the weights')
-def sqrt_inverse(counts, ignore_index): n,w = _weights(counts, ignore_index, .5); return w*n.sum().sqrt()
+@ex4.slip('weighing P and T instead of P-I and T-I')
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    I, P, T = p[targ == k].sum(), p[targ != ignore_index].sum(), (targ == k).sum()
+    return 1 - I/(I + alpha*P + beta*T) if T else float('nan')
 
-@ex4.slip('dividing by the count of an absent class')
-def sqrt_inverse(counts, ignore_index):
-    n = _weights(counts, ignore_index, .5)[0]
-    return (1/n.sqrt())/(1/n.sqrt()).mean()
+@ex4.slip('the score instead of the loss')
+def tversky_loss(p, targ, k, ignore_index, alpha, beta): return 1 - ex4.answer(p, targ, k, ignore_index, alpha, beta)
 
-ex4.hint('Put Void to 0 pixels first, in a copy. Then Void and absent classes are the same case.',
-         'The total of the pixels is a common factor of all weights: the scaling takes it out again. So 1/√count is enough.',
-         'Divide by the mean over `n > 0` only.')
+@ex4.slip('rounding probabilities to pixels')
+def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer((p > .5).float(), targ, k, ignore_index, alpha, beta)
+
+ex4.hint('Three sums: of `p` where the truth is `k`; of `p` everywhere but on Void; and how many pixels are `k`.',
+         '`p[targ == k]` picks the pixels of the class, `p[targ != ignore_index]` all that have a name.',
+         'Only the case T = 0 needs care: return `float("nan")` before dividing.')
 
 # %% ../../nbs/tasks/08_losses.ipynb #b148769d
-ex4.case('one class', tensor([7]), None, want=tensor([1.]))
-ex4.case('two classes', tensor([400, 100]), None, want=tensor([2/3, 4/3]))
-ex4.case('Void', tensor([400, 100, 900]), 2, want=tensor([2/3, 4/3, 0]))
-ex4.case('Void, first of the classes', tensor([50, 100, 900]), 0, want=tensor([0, 3/2, 1/2]))
-ex4.case('an absent class', tensor([100, 0, 400, 77]), 3, want=tensor([4/3, 0, 2/3, 0]))
+def _pixels(*values): return tensor([[values]])  # a row of pixels -> [1,1,N]
+
+_four = _pixels(1/2, 1/8, 1/4, 5/8), _pixels(0, 1, 2, 255), 0, 255  # class 0 of the four pixels of the chapter
+ex4.case('one pixel', _pixels(1/4), _pixels(3), 3, 255, .3, .7, want=1 - (1/4)/(1/4 + .7*3/4))
+ex4.case('found where it is not', _pixels(1., 1.), _pixels(1, 0), 1, 255, .2, .8, want=1 - 1/1.2)
+ex4.case('missed', _pixels(1., 0.), _pixels(1, 1), 1, 255, .2, .8, want=1 - 1/1.8)
+ex4.case('Void', *_four, .5, .5, want=7/15)
+ex4.case('Void', *_four, 1., 1., want=7/11)
+ex4.case('a class that is not there', _pixels(1/2, 1/8), _pixels(0, 1), 2, 255, .5, .5, want=float('nan'))
+ex4.case('only Void', _pixels(1/2, 1/8), _pixels(4, 4), 2, 4, .5, .5, want=float('nan'))
 
 @ex4.more
 def _(rng):
-    for K in (5, 12):
-        c = rng.integers(1, 10**6, K).tolist(); c[1] = 0
-        here = [k for k in range(K) if c[k] and k != K-1]
-        scale = sum(c[k]**-.5 for k in here)/len(here)
-        yield 'many classes', (tensor(c), K-1), tensor([c[k]**-.5/scale if k in here else 0 for k in range(K)])
+    for K,void,a,b in ((3, 255, .3, .7), (5, 4, 1., 0.)):
+        p,t = rng.random((2, 3, 5)),rng.integers(0, K, (2, 3, 5))
+        t[:,0] = void; t[:,1,0] = 1
+        found = missed = false = 0.
+        for v,i in zip(p.flatten(), t.flatten()):
+            if i == 1: found,missed = found + v,missed + 1-v
+            elif i != void: false += v
+        yield 'an odd size', (torch.from_numpy(p).float(), torch.from_numpy(t), 1, void, a, b), 1 - found/(found + a*false + b*missed)
 
 # %% ../../nbs/tasks/08_losses.ipynb #783e45e7
-ex5 = Exercise('08.5', 'One logit a pixel', """
-Write `binary_loss`: the mean cross entropy for networks with one logit a pixel, where the sigmoid of the logit is the probability of class 1. No pixel is Void. Logits of ±1000 must not break it.
-
-Without the functions called `binary_cross_entropy...`: the cost of a pixel can be written with $\\log(1+e^{z})$, and `F.softplus(z)` computes that for any $z$.""", tol=1e-5)
+ex5 = Exercise('08.5', 'The Lovász loss of one class', """
+Write `lovasz`: the errors of all pixels for one class, sorted, the largest first, each times the step $J_i - J_{i-1}$ by which the Jaccard loss grows when its pixel joins those that are wrong. At least one pixel is of the class, and $J_0 = 0$.""", tol=1e-5)
 
 @ex5.stub
-def binary_loss(
-    logits, # [B,1,H,W] float
-    targ,   # [B,H,W] int64, 0 or 1
+def lovasz(
+    errors, # [N] float, 1-p where the class is true, p elsewhere
+    true,   # [N] bool, which pixels are of the class
 ):          # one number
     ...
 
 @ex5.solution
-def binary_loss(logits, targ):
-    z = logits[:,0]
-    return F.softplus(z.where(targ == 0, -z)).mean()
+def lovasz(errors, true):
+    order = errors.argsort(descending=True)
+    t = true[order].float()
+    J = 1 - (t.sum() - t.cumsum(0))/(t.sum() + (1 - t).cumsum(0))
+    return (errors[order]*J.diff(prepend=J.new_zeros(1))).sum()
 
 # %% ../../nbs/tasks/08_losses.ipynb #39ccaa79
-@ex5.slip('the logarithm of a sigmoid that has become 0 or 1')
-def binary_loss(logits, targ):
-    p = logits[:,0].sigmoid()
-    return -torch.where(targ == 1, p, 1-p).log().mean()
+def _jaccards(t): return 1 - (t.sum() - t.cumsum(0))/(t.sum() + (1 - t).cumsum(0))
+def _steps(J): return J.diff(prepend=J.new_zeros(1))
 
-@ex5.slip('comparing [B,1,H,W] with [B,H,W]')
-def binary_loss(logits, targ): return F.softplus(logits.where(targ == 0, -logits)).mean()
+@ex5.slip('sorting the smallest first')
+def lovasz(errors, true):
+    order = errors.argsort()
+    return (errors[order]*_steps(_jaccards(true[order].float()))).sum()
 
-@ex5.slip('exchanging class 0 and class 1')
-def binary_loss(logits, targ): return ex5.answer(-logits, targ)
+@ex5.slip('not sorting')
+def lovasz(errors, true): return (errors*_steps(_jaccards(true.float()))).sum()
 
-@ex5.slip('scoring the pixels of class 1 alone')
-def binary_loss(logits, targ): return F.softplus(-logits[:,0])[targ == 1].mean()
+@ex5.slip('sorting the truth and not the errors')
+def lovasz(errors, true): return (errors*_steps(_jaccards(true[errors.argsort(descending=True)].float()))).sum()
 
-ex5.hint('A pixel of class 1 costs -log of the sigmoid, which is log(1 + exp(-z)). What does a pixel of class 0 cost?',
-         'Class 1: softplus(-z). Class 0: softplus(z). `torch.where` or a sign of ±1 chooses.',
-         'Look at the shapes: [B,1,H,W] and [B,H,W] broadcast to [B,B,H,W] without an error. `logits[:,0]` has the shape of the mask.')
+@ex5.slip('the Jaccard loss itself in place of its step')
+def lovasz(errors, true):
+    order = errors.argsort(descending=True)
+    return (errors[order]*_jaccards(true[order].float())).sum()
+
+@ex5.slip('leaving false pixels out of the union')
+def lovasz(errors, true):
+    order = errors.argsort(descending=True)
+    t = true[order].float()
+    return (errors[order]*_steps(1 - (t.sum() - t.cumsum(0))/t.sum())).sum()
+
+@ex5.slip('dividing by the number of pixels')
+def lovasz(errors, true): return ex5.answer(errors, true)/len(errors)
+
+ex5.hint('`order = errors.argsort(descending=True)`; put the truth into the same order.',
+         'In that order `true[order].cumsum(0)` says how many true pixels are among the first i, and `(~true[order]).cumsum(0)` how many others.',
+         'J = 1 - (T - true ones so far)/(T + others so far). `J.diff(prepend=J.new_zeros(1))` makes steps of it.')
 
 # %% ../../nbs/tasks/08_losses.ipynb #f0ea760c
-ex5.case('one pixel of class 1', tensor([[[[math.log(3)]]]]), tensor([[[1]]]), want=math.log(4/3))
-ex5.case('one pixel of class 0', tensor([[[[math.log(3)]]]]), tensor([[[0]]]), want=math.log(4))
-ex5.case('two images', tensor([math.log(3), -math.log(3)]).view(2, 1, 1, 1), tensor([1, 0]).view(2, 1, 1), want=math.log(4/3))
-ex5.case('large logits, right', tensor([[[[1000., -1000.]]]]), tensor([[[1, 0]]]), want=0.)
-ex5.case('large logits, wrong', tensor([[[[1000., 0.]]]]), tensor([[[0, 1]]]), want=500 + math.log(2)/2)
+def _case(edge, errors, true, want): ex5.case(edge, tensor(errors), tensor(true).bool(), want=want)
+
+_case('one pixel', [.25], [1], .25)
+_case('all right', [0., 0.], [1, 0], 0.)
+_case('all wrong', [1., 1.], [1, 0], 1.)
+_case('sorted', [1/2, 1/4, 1/8], [1, 0, 0], 1/2)
+_case('not sorted', [1/4, 1/2, 1/8], [1, 0, 0], 1/2*1/2 + 1/4*1/2)
+_case('errors of 0 and 1', [1., 0., 1.], [1, 1, 0], 2/3)
 
 @ex5.more
 def _(rng):
-    for B,H,W in ((1, 3, 5), (3, 2, 7)):
-        z,t = rng.normal(size=(B, 1, H, W)),rng.integers(0, 2, (B, H, W))
-        p = [1/(1 + math.exp(-o)) for o in z.flatten()]
-        costs = [-math.log(a if b else 1-a) for a,b in zip(p, t.flatten())]
-        yield 'an odd size', (torch.from_numpy(z).float(), torch.from_numpy(t)), sum(costs)/len(costs)
+    for n in (7, 40):
+        e,t = rng.random(n).round(1),rng.random(n) < .4
+        t[0] = True
+        levels = sorted({0., *e})                      # the area below the Jaccard loss of the pixels whose error reaches a level
+        want = sum((b-a)*(1 - (t & (e < b)).sum()/(t | (e >= b)).sum()) for a,b in zip(levels, levels[1:]))
+        yield 'equal errors', (torch.from_numpy(e).float(), torch.from_numpy(t)), float(want)
