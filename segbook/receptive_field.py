@@ -812,11 +812,18 @@ def _box(m, r, c, size):
     (t,b,l,r),(T,B,L,R) = e,v or e
     return (T if T < 0 else t), (L if L < 0 else l), (B if B >= size[0] else b), (R if R >= size[1] else r)
 
-def _sizes(m, a):
-    "Heights (or widths) of the boxes of all units of a map, those of the continued map, without empty ones."
-    first = m.wide.first[a]
-    lo,hi = (np.take(o[a], np.arange(-first, m.n[a] - first), a) for o in (m.wide.lo, m.wide.hi))
-    return (hi - lo + 1)[lo < _NONE]
+def _clipped(m, r, c):
+    "First and last pixels of the image that reach unit (r, c), as a box; None where none does."
+    e = m.exact.at(r, c)
+    return e and (e[0], e[2], e[1], e[3])
+
+def _sizes(m, a, size):
+    "Heights (or widths) of the boxes of all units of a map that see something of the image."
+    units = np.arange(m.n[a]) - m.wide.first[a]
+    first,last = (np.take(o[a], units, a) for o in (m.wide.lo, m.wide.hi))
+    lo,hi = np.where(first < 0, first, m.exact.lo[a]),np.where(last >= size[a], last, m.exact.hi[a])
+    return (hi - lo + 1)[np.broadcast_to(m.exact.lo[a] < _NONE, lo.shape)]
+
 
 # %% ../nbs/05_receptive_field.ipynb #16fec4cc
 def receptive_field(
@@ -846,9 +853,8 @@ def _unit_in(m, unit, name):
 def _field_of(m, unit, size, name=''):
     box = _box(m, *unit, size)
     h,w = (0, 0) if box is None else (box[2] - box[0] + 1, box[3] - box[1] + 1)
-    few,most = (tuple(int(f(s)) if len(s := _sizes(m, a)) else 0 for a in (0, 1)) for f in (np.min, np.max))
-    e = m.exact.at(*unit)
-    return ReceptiveField(box, (h, w), tuple(float(j) for j in m.jump), unit, m.n, size, few, most, name, e and (e[0], e[2], e[1], e[3]))
+    few,most = (tuple(int(f(s)) if len(s := _sizes(m, a, size)) else 0 for a in (0, 1)) for f in (np.min, np.max))
+    return ReceptiveField(box, (h, w), tuple(float(j) for j in m.jump), unit, m.n, size, few, most, name, _clipped(m, *unit))
 
 # %% ../nbs/05_receptive_field.ipynb #c3e90b75
 def _layer_of(layer, names, maps, out):
@@ -883,7 +889,7 @@ def receptive_field_table(
         if leaves and next(mod.children(), None) is not None or mod not in names: continue
         try: m = _settled(m, shape)
         except _Unknown: rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map='?', smallest='?', field='?', stride='?', centre='?'); continue
-        few,most = ([int(f(s)) if len(s := _sizes(m, a)) else 0 for a in (0, 1)] for f in (np.min, np.max))
+        few,most = ([int(f(s)) if len(s := _sizes(m, a, size)) else 0 for a in (0, 1)] for f in (np.min, np.max))
         first = m.wide.at(0, 0)
         rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map=f'{m.n[0]}×{m.n[1]}', smallest=f'{few[0]}×{few[1]}', field=f'{most[0]}×{most[1]}',
             stride=_short(m.jump), centre=first and _short([(first[0] + first[1])/2, (first[2] + first[3])/2]))

@@ -249,7 +249,7 @@ def wanted(x, t):
 def uneven():
     "Eight images of which no two have the same classes, one of them all Void"
     x,t = batch(8, 9, 8)
-    t[1][t[1]==2] = 0; t[2,2:] = 1; t[6] = VOID; x[3:,2] -= 9
+    t[1][t[1]==2] = 0; x[1,2] -= 99; t[2,2:] = 1; t[6] = VOID; x[3:,2] -= 9
     return x,t
 
 @pytest.mark.parametrize('bs', [1, 3, 8])
@@ -257,6 +257,11 @@ def test_batch_size_and_last_batch_change_nothing(bs):
     x,t = uneven()
     got = epoch(all_metrics(), zip(x.split(bs), t.split(bs)))
     assert got==pytest.approx([float(o) for o in wanted(x, t)], rel=1e-12)
+
+def test_an_epoch_forgets_the_last_one():
+    (x,t),ms = uneven(),all_metrics()
+    epoch(ms, [(x[:4], t[:4])])
+    assert epoch(ms, [(x[4:], t[4:])])==pytest.approx([float(o) for o in wanted(x[4:], t[4:])], rel=1e-12)
 
 def test_a_value_read_between_batches_is_that_of_the_batches_so_far():
     x,t = uneven(); ms,learn = all_metrics(),cardboard(None, None)

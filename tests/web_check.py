@@ -426,6 +426,12 @@ def folder():
 
 def lab(folder): return Server(folder, 'jupyterlab', '--no-browser', '--ip=127.0.0.1', '--port={port}', '--IdentityProvider.token={token}', '--allow-root', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate')
 
+def in_lab(page, server, name):
+    "Open a notebook in JupyterLab, and wait until its kernel waits for work: before that, Shift+Enter may be lost. Its cells"
+    page.goto(server.url(f'lab/tree/{name}'), timeout=120_000)
+    page.locator('#jp-main-statusbar', has_text='| Idle').wait_for(timeout=120_000)
+    return page.locator('.jp-Notebook .jp-CodeCell')
+
 def moves(page):
     "The explorer of a page with a kernel: a move of its slider changes the picture"
     e = page.locator('.segbook-explorer').first
@@ -437,10 +443,7 @@ def moves(page):
 
 def test_explorer_in_jupyterlab(folder, chromium):
     with lab(folder) as server, Watched(chromium) as w:
-        w.page.goto(server.url('lab/tree/explorer.ipynb'))
-        w.page.locator('.jp-Notebook .jp-CodeCell').first.wait_for(timeout=60_000)
-        w.page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click()
-        w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
+        in_lab(w.page, server, 'explorer.ipynb').first.locator('.cm-content').click()
         w.page.keyboard.press('Shift+Enter')
         moves(w.page)
         assert not [o for o in w.wrong if o.startswith('asks')], w.wrong
@@ -452,9 +455,7 @@ for e in (convolution_explorer(), receptive_field_explorer(net, (64, 96), ['0', 
 def test_drawn_explorers_in_jupyterlab(folder, chromium):
     (Path(folder)/'drawn.ipynb').write_text(notebook(DRAWN))
     with lab(folder) as server, Watched(chromium) as w:
-        w.page.goto(server.url('lab/tree/drawn.ipynb'))
-        w.page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click(timeout=60_000)
-        w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
+        in_lab(w.page, server, 'drawn.ipynb').first.locator('.cm-content').click()
         w.page.keyboard.press('Shift+Enter')
         drive_all(w.page)
         assert not [o for o in w.wrong if o.startswith('asks')], w.wrong
@@ -469,10 +470,7 @@ def test_explorer_in_voila(folder, chromium):
 
 def test_an_exercise_is_solved_in_jupyterlab(folder, chromium):
     with lab(folder) as server, Watched(chromium) as w:
-        w.page.goto(server.url('lab/tree/exercise.ipynb'))
-        cells = w.page.locator('.jp-Notebook .jp-CodeCell')
-        cells.first.wait_for(timeout=60_000)
-        w.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=60_000)
+        cells = in_lab(w.page, server, 'exercise.ipynb')
         def run(i, text, says):
             editor = cells.nth(i).locator('.cm-content')
             editor.click(); w.page.keyboard.press('Control+a'); w.page.keyboard.insert_text(text)
