@@ -479,8 +479,9 @@ def boundary_f1(
     NaN where neither truth nor prediction has a boundary, 0 where only one has. The image border and Void make no
     boundary. Raises SegbookError for sizes, ids, tolerance or spacing that do not fit.
     Source: Csurka and others, What is a good evaluation measure for semantic segmentation?, BMVC 2013, section 3."""
-    spacing = _pixel_size(spacing); d = _boundary_distances(logits_or_mask, mask, n_classes, ignore_index, spacing)
-    tolerance,mask = _distance(tolerance, mask.shape[-2:], spacing),torch.as_tensor(mask)
+    mask,spacing = torch.as_tensor(mask),_pixel_size(spacing)
+    tolerance = _distance(tolerance, mask.shape[-2:], spacing)
+    d = _boundary_distances(logits_or_mask, mask, n_classes, ignore_index, spacing)
     f1 = _rows(d, lambda near,back: _f1(near, back, tolerance))
     return f1 if mask.ndim==3 else f1[0]
 
@@ -513,9 +514,9 @@ def hausdorff95(
     NaN where neither truth nor prediction has a boundary. The image border and Void make no boundary. Raises
     SegbookError for sizes, ids, percentile, spacing or `one_empty` that do not fit.
     Source: Huttenlocher and others, Comparing images using the Hausdorff distance, 1993; the larger of both as in MONAI."""
-    spacing = _pixel_size(spacing); d = _boundary_distances(logits_or_mask, mask, n_classes, ignore_index, spacing)
-    mask,percentile = torch.as_tensor(mask),_percent(percentile)
+    mask,spacing,percentile = torch.as_tensor(mask),_pixel_size(spacing),_percent(percentile)
     alone = _missing(one_empty, mask.shape[-2:], spacing)
+    d = _boundary_distances(logits_or_mask, mask, n_classes, ignore_index, spacing)
     hd = _rows(d, lambda near,back: _farthest(near, back, percentile, alone))
     return hd if mask.ndim==3 else hd[0]
 

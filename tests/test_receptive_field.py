@@ -209,7 +209,7 @@ def channel_cases():
     yield 'shuffled by views', Fn(lambda m, x: both(m, x).view(len(x), 2, 2, 8, 7).transpose(1, 2).reshape(len(x), 4, 8, 7)[:, 2:3], **branches()), 8, 7
     yield 'stacked', Fn(lambda m, x: torch.stack([m.a(x), m.b(x)], 1)[:, 0], **branches()), 8, 7
     yield 'stacked and added', Fn(lambda m, x: torch.stack([m.a(x), m.b(x)], 1).sum(1), **branches()), 8, 7
-    yield 'a channel of zeros before', Fn(lambda m, x: F.pad(m.b(x), (0, 0, 0, 0, 1, 0))[:, :2], **branches()), 8, 7
+    yield 'a channel of zeros before', Fn(lambda m, x: F.pad(both(m, x), (0, 0, 0, 0, 1, 0))[:, 1:2], **branches()), 8, 7
     yield 'rolled', Fn(lambda m, x: both(m, x).roll(2, 1)[:, :1], **branches()), 8, 7
     yield 'repeated', Fn(lambda m, x: both(m, x).repeat(1, 2, 1, 1)[:, 4:5], **branches()), 8, 7
     yield 'gated', Fn(lambda m, x: F.glu(both(m, x), 1), **branches()), 8, 7
