@@ -568,7 +568,7 @@ _PUSHES = ((0, 32, 77), (124, 123, 120), (255, 234, 70)) # pushed down, left alo
 _LOSS_RANGES = dict(radius=(2, 24), softness=(1, 8), confidence=(1, 8))
 
 def _blob_settings(size, loss, **values):
-    "The settings of the blob, looked at; it begins in the middle."
+    "The settings of the blob; raises SegbookError for one that is out of its range."
     if loss not in _LOSSES: raise SegbookError(f'No loss {loss!r}; expected one of {", ".join(_LOSSES)}.')
     for k,(a,b) in dict(_LOSS_RANGES, row=(0, size[0] - 1), col=(0, size[1] - 1)).items():
         if not isinstance(values[k], int) or not a <= values[k] <= b: raise SegbookError(f'{k}={values[k]!r}; expected a whole number from {a} to {b}.')
