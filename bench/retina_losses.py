@@ -1,10 +1,12 @@
 """The same network trained with each loss on one imbalanced set: vessels of the retina, which fill an eighth of the field of view.
 
-python bench/retina_losses.py FOLDER [--crops 32] [--steps N] [--only NAME ...]
+python bench/retina_losses.py FOLDER [--crops 32] [--steps N] [--only NAME ...] [--after-cross-entropy]
 FOLDER holds images/, labels/, fov/ (1 inside the field of view), codes.txt and valid.txt. What lies outside the field of view
 becomes Void, which no loss and no score counts. Every run: DynamicUnet on resnet18 from scratch, seed 42, random windows of
 128x128, batch 4, one cycle up to 1e-3; scored once, with its last weights, on the whole validation images.
 Writes bench/results/retina_losses.json after each run; a run that stands there with the same settings is not repeated.
+With --after-cross-entropy every loss goes on from one network, the one that cross entropy trained, for half as many windows and
+up to 3e-4, and the file is bench/results/retina_losses_continued.json.
 With --steps each run is cut after N batches and nothing is written: a check that all losses run."""
 import argparse, json, sys, tempfile, time
 from pathlib import Path
@@ -19,7 +21,7 @@ from segbook.losses import *
 from segbook.masks import _replace_file
 from segbook.metrics import Confusion
 
-OUT, VOID, BINS = Path(__file__).parent/'results'/'retina_losses.json', 2, 100
+RESULTS, VOID, BINS = Path(__file__).parent/'results', 2, 100
 
 
 def prepare(folder, out):
@@ -80,35 +82,43 @@ def score(learn):
                 dice_per_image=[round(o, 4) for o in conf.dice(per_image=True)[:,1].tolist()], matrix=m[:2,:2].tolist(), histogram=hist.tolist())
 
 
+def train(folder, name, crops, lr, start=None, steps=None):
+    "(learner, seconds, losses of all batches, class weights) after one pass over the windows, from random weights or from `start`."
+    dls = seg_dataloaders(folder, bs=4, size=128, crops='random', crops_per_image=crops, val_bs=1, num_workers=0, batch_tfms=mild_tfms(max_rotate=0., max_zoom=1., flip_vert=True))
+    weight = class_weights(dls)
+    learn = seg_learner(dls, encoder='resnet18', pretrained=False, loss=losses(weight)[name], metrics=[], keep_best=False)
+    if start is not None: learn.model.load_state_dict(start)
+    began = time.time()
+    with learn.no_bar(), learn.no_logging(): train_segmenter(learn, 1, lr, cbs=[NoValidation()] + ([Cut(steps)] if steps else []))
+    return learn, round(time.time() - began, 1), [round(float(o), 4) for o in learn.recorder.losses], weight.tolist()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('folder', type=Path); p.add_argument('--crops', type=int, default=32, help='windows of each training image')
-    p.add_argument('--steps', type=int); p.add_argument('--only', nargs='*')
+    p.add_argument('--steps', type=int); p.add_argument('--only', nargs='*'); p.add_argument('--after-cross-entropy', action='store_true')
     a = p.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1); torch.set_flush_denormal(True)  # a network that is sure of one class makes numbers that take 3 times as long
     settings = dict(arch='dynamic_unet', encoder='resnet18', pretrained=False, size=128, crops='random', crops_per_image=a.crops, bs=4, epochs=1, lr=1e-3, seed=42, threads=1)
+    file, crops, lr = RESULTS/'retina_losses.json', a.crops, 1e-3
+    if a.after_cross_entropy:
+        file, crops, lr = RESULTS/'retina_losses_continued.json', a.crops//2, 3e-4
+        settings['then'] = dict(crops_per_image=crops, lr=lr)
     out = dict(about('segbook'), what='Dice of vessel inside the field of view, 4 whole validation images, last weights', settings=settings, runs={})
-    if OUT.exists() and not a.steps and (old := json.loads(OUT.read_text()))['settings'] == settings: out['runs'] = old['runs']
+    if file.exists() and not a.steps and (old := json.loads(file.read_text()))['settings'] == settings: out['runs'] = old['runs']
     with tempfile.TemporaryDirectory() as tmp:
-        folder = prepare(a.folder, Path(tmp)/'retina')
+        folder, start = prepare(a.folder, Path(tmp)/'retina'), None
+        if a.after_cross_entropy:
+            learn = train(folder, 'cross entropy', a.crops, 1e-3, steps=a.steps)[0]
+            start = {k: v.clone() for k, v in learn.model.state_dict().items()}
+            out['start'] = score(learn)
         for name in losses(None):
             if name in out['runs'] or (a.only and name not in a.only): continue
-            dls = seg_dataloaders(folder, bs=settings['bs'], size=settings['size'], crops='random', crops_per_image=a.crops, val_bs=1, num_workers=0,
-                                  batch_tfms=mild_tfms(max_rotate=0., max_zoom=1., flip_vert=True))
-            weight = class_weights(dls)
-            learn = seg_learner(dls, encoder='resnet18', pretrained=False, loss=losses(weight)[name], metrics=[], keep_best=False)
-            start = time.time()
-            with learn.no_bar(), learn.no_logging():
-                train_segmenter(learn, 1, settings['lr'], cbs=[NoValidation()] + ([Cut(a.steps)] if a.steps else []))
-            took = time.time() - start
-            train = [round(float(o), 4) for o in learn.recorder.losses]
-            if a.steps: print(name, train, f'{took:.0f} s', flush=True); continue
-            out['runs'][name] = dict(score(learn), seconds=round(took, 1), train_loss=train)
-            out['windows'] = len(dls.train_ds)
-            out['weight'] = weight.tolist()
-            _replace_file(OUT, lambda f: f.write_text(json.dumps(out) + '\n', encoding='utf-8'))
-            r = out['runs'][name]
-            print(f"{name:26} Dice {r['dice']:.3f}  accuracy {r['pixel_accuracy']:.3f}  mean IoU {r['mean_iou']:.3f}  {took:.0f} s", flush=True)
+            learn, took, history, out['weight'] = train(folder, name, crops, lr, start, a.steps)
+            if a.steps: print(name, history, f'{took:.0f} s', flush=True); continue
+            r = out['runs'][name] = dict(score(learn), seconds=took, train_loss=history)
+            _replace_file(file, lambda f: f.write_text(json.dumps(out) + '\n', encoding='utf-8'))
+            print(f"{name:26} Dice {r['dice']:.3f}  precision {r['precision']:.3f}  recall {r['recall']:.3f}  accuracy {r['pixel_accuracy']:.3f}  {took:.0f} s", flush=True)
 
 
 if __name__ == '__main__': main()

@@ -173,7 +173,8 @@ def _two(x): return torch.cat([torch.zeros_like(x), x], 1) if x.shape[1]==1 else
 class CrossEntropyLoss(_SegLoss):
     """Mean over the pixels of -log(probability given to the true class); pixels of id `ignore_index` take no part.
 
-    Equal to `F.cross_entropy`, with weights a mean divided by the sum of the pixels' weights, and: logits [B,1,H,W] are
+    `loss(logits, mask)`, here and in all losses of this module, takes logits [B,K,H,W] of any float dtype and ids [B,H,W] of any
+    integer dtype, and returns one number. Equal to `F.cross_entropy`, with weights a mean divided by the sum of the pixels' weights, and: logits [B,1,H,W] are
     binary (sigmoid), a batch without any counted pixel gives 0 and a zero gradient and warns once, 16-bit logits are
     computed in 32 bits, and fastai finds `activation` and `decodes`.
     Raises SegbookError for sizes that differ, float masks, weights of the wrong length, one of two classes ignored, and ids that

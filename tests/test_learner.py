@@ -88,7 +88,7 @@ def test_another_way_of_stopping_is_no_end(dls, tmp_path):
     "A callback that ends the fit for a reason of its own, such as the hour: the run can go on."
     from fastai.callback.core import CancelFitException
     class Evening(Callback):
-        order = 90
+        order = KeepBest.order + 1   # before the checkpoint, as early stopping
         def after_epoch(self):
             if self.epoch == 0: raise CancelFitException
     whole = fresh(dls); rows = train(whole, 2, folder=tmp_path/'whole')

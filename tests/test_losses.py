@@ -136,6 +136,7 @@ def test_per_class_and_reductions(K, ignore, seed):
     for k,v in enumerate(got): close(v, want[k+(K==1)]) if k+(K==1) in want else None
     assert [k for k in range(K) if got[k].isnan()]==[k for k in range(K) if k+(K==1) not in want]
     close(DiceLoss(None, ignore, reduction='sum')(x, t), sum(want.values()))
+    close(DiceLoss(weights(K), ignore, reduction='sum')(x, t), sum(float(weights(K)[k])*v for k,v in want.items()))
     for f,one in ((DiceLoss, lambda x,t: overlap(x, t, ignore, dice)), (LovaszLoss, lambda x,t: lovasz(x, t, ignore))):
         each = f(None, ignore, reduction='none')(x, t)
         assert each.shape==(len(t),)

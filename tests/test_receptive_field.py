@@ -215,6 +215,14 @@ def channel_cases():
     yield 'gated', Fn(lambda m, x: F.glu(both(m, x), 1), **branches()), 8, 7
     yield 'with a sum of rows', Fn(lambda m, x: torch.cat([m.a(x), m.b(x).mean(2, keepdim=True).expand(-1, -1, 8, -1)], 1)[:, :1], **branches()), 8, 7
     yield 'images behind each other', Fn(lambda m, x: (lambda y: y[:len(x)])(torch.cat([m.b(x), m.b(x.flip(3))], 0)), **branches()), 8, 7
+    yield 'images behind each other, and a layer', Fn(lambda m, x: m.c(torch.cat([x, m.b(x)[:, :1]], 0))[:len(x), 2:], c=C(1, 3, 3), **branches()), 8, 7
+    yield 'after a grouped transposed layer', Fn(lambda m, x: m.t(both(m, x))[:, 1:2], **branches(t=nn.ConvTranspose2d(4, 8, 3, 2, groups=4))), 6, 7
+    yield 'more of them by groups', Fn(lambda m, x: m.t(both(m, x))[:, 3:5], **branches(t=C(4, 8, 3, groups=4))), 6, 7
+    yield 'by a product', Fn(lambda m, x: torch.einsum('bgchw,gcd->bgdhw', both(m, x).view(len(x), 2, 2, 8, 7), torch.ones(2, 2, 3))[:, 0], **branches()), 8, 7
+    yield 'as tokens', Fn(lambda m, x: both(m, x).flatten(2).transpose(1, 2)[..., :2].transpose(1, 2).reshape(len(x), 2, 8, 7), **branches()), 8, 7
+    yield 'excited by all', Fn(lambda m, x: (both(m, x)*m.c(both(m, x).mean((2, 3), keepdim=True)))[:, :1], **branches(c=C(4, 4, 1))), 8, 7
+    yield 'enlarged', Fn(lambda m, x: F.interpolate(both(m, x), scale_factor=2, mode='bilinear')[:, :2], **branches()), 6, 7
+    yield 'unshuffled, and a layer', Fn(lambda m, x: m.c(F.pixel_unshuffle(x, 2))[:, :1], c=C(4, 3, 3)), 8, 8
     yield 'every second pixel as channels', Fn(lambda m, x: torch.cat([x[..., ::2, ::2], x[..., 1::2, 1::2]], 1)[:, 1:]), 8, 10
 
 def other_cases():
