@@ -687,8 +687,9 @@ def follow(self:_Recorder, func, args, kwargs, tensors, outside):
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         found = self.found(name, _Call(name, tensors, outs, self.map, {**{o.name: v for o,v in zip(func._schema.arguments, args)}, **kwargs}), args, kwargs, one and _homeless(_merged(maps), (0, 1)))
     except _Unknown:
+        cls = type(self.stack[-1]).__name__ if self.stack else 'ItsClass'
         raise SegbookError(f"receptive_field cannot judge the operation '{name + '_'*inplace}' in {self.where()}. Cure: say how the module that holds it reads its input, "
-                           "for example receptive_field_rule(ItsClass, 'pointwise'), or 'global', or dict(kernel=3, stride=1, padding=1)") from None
+                           f"for example receptive_field_rule({cls}, 'pointwise'), or 'global', or dict(kernel=3, stride=1, padding=1)") from None
     if inplace and (len(maps) > 1 or self.map(args[0]) is None): self.clock += 1; self.changed[out.untyped_storage()._cdata] = self.clock
     for o,m in zip(outs, found):
         if isinstance(o, Tensor): self.keep(o, m)
