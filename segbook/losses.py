@@ -86,11 +86,14 @@ class _SegLoss(nn.Module):
 class _Batch(NamedTuple):
     "What a loss computes with, after the look."
     x:torch.Tensor # [B,K,H,W] logits, at least 32 bits
-    t:torch.Tensor # [B,H,W] ids, -100 where a pixel takes no part
+    t:torch.Tensor # [B,H,W] int64 ids, as they came
     keep:torch.Tensor|None # [B,H,W] which pixels do; None: all
     w:torch.Tensor|None # [K] class weights, 2 for one logit
     total:torch.Tensor # sum of the weights of the pixels that take part, infinite if there are none
     unknown:torch.Tensor|None # on a GPU 0, or nan if an id is no class; None: they were looked at
+
+    @property
+    def ids(self): return self.t if self.keep is None else self.t.where(self.keep, -100)  # -100 where a pixel takes no part
 
 @patch
 def _ready(self:_SegLoss, logits, mask):
@@ -101,8 +104,7 @@ def _ready(self:_SegLoss, logits, mask):
     self._check_left(x.shape[1])
     w = self._weight_for(x, K)
     keep,total,unknown = (self._seen if self._looks(t) else self._unseen)(t, K, w)
-    if keep is not None: x,t = _without(x, keep),t.where(keep, -100)
-    return _Batch(x, t, keep, w, total.to(x.dtype).where(total>0, torch.inf), unknown)
+    return _Batch(x if keep is None else _without(x, keep), t, keep, w, total.to(x.dtype).where(total>0, torch.inf), unknown)
 
 def _without(x, keep):
     "Logits that are 0 where a pixel takes no part; on a CPU only if some of them is no finite number."
@@ -190,7 +192,7 @@ class CrossEntropyLoss(_SegLoss):
         self.label_smoothing = label_smoothing
 
     def _value(self, b):
-        loss = F.cross_entropy(_two(b.x), b.t, b.w, reduction='none' if self.reduction=='none' else 'sum', label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(_two(b.x), b.ids, b.w, reduction='none' if self.reduction=='none' else 'sum', label_smoothing=self.label_smoothing)
         return loss/b.total if self.reduction=='mean' else loss
 
 # %% ../nbs/08_losses.ipynb #97fc0365
@@ -247,7 +249,7 @@ def class_weights(
 # %% ../nbs/08_losses.ipynb #410ebecb
 def _cost(b):
     "-log p of each pixel, [B,H,W]; 0 where a pixel takes no part."
-    if b.x.shape[1]>1: return F.cross_entropy(b.x, b.t, reduction='none')
+    if b.x.shape[1]>1: return F.cross_entropy(b.x, b.ids, reduction='none')
     loss = F.softplus(b.x[:,0]*(1-2*(b.t==1).to(b.x.dtype)))      # log(1+exp(z)) for class 0, log(1+exp(-z)) for class 1
     return loss if b.keep is None else loss*b.keep.to(loss.dtype)
 
@@ -271,7 +273,7 @@ class FocalLoss(_SegLoss):
         loss = _cost(b)
         missing = -torch.expm1(-loss) if self.gamma>=1 else (-torch.expm1(-loss)).clamp_min(1e-12)
         if self.gamma: loss = missing**self.gamma*loss
-        if b.w is not None: loss = loss*b.w[b.t.clamp(min=0)]
+        if b.w is not None: loss = loss*b.w[b.ids.clamp(min=0)]
         return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/b.total
 
 # %% ../nbs/08_losses.ipynb #49d058e6
@@ -285,7 +287,7 @@ def _overlaps(p, t, keep, squared):
     if p.shape[1]==1:
         y = (t==1).to(p.dtype)
         return per_image(p[:,0]*y),per_image(q if keep is None else q[:,0]*k),per_image(y),per_image(k)
-    ids = t if keep is None else t.clamp(min=0)
+    ids = t if keep is None else t.where(keep, 0)
     def per_class(v): return v.new_zeros(p.shape[:2], dtype=_wide(p)).scatter_add(1, ids.flatten(1), v.flatten(1).to(_wide(p))).to(p.dtype)
     P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, k)
     return per_class(p.gather(1, ids[:,None])[:,0]*k),P,per_class(k),per_image(k)
@@ -425,7 +427,7 @@ class LovaszLoss(_SegLoss):
         def sets(o): return [None]*max(1, -(-len(b.t)//n)) if o is None else o.split(n)     # images by themselves, or all as one
         of_class = [sets(p) for p in (b.x if K==1 else b.x.softmax(1)).unbind(1)]
         pairs = [self._of_class(of_class[k][i], t==(k if K>1 else 1), keep, hinge=K==1)
-                 for i,(t,keep) in enumerate(zip(sets(b.t), sets(b.keep))) for k in range(K)]
+                 for i,(t,keep) in enumerate(zip(sets(b.ids), sets(b.keep))) for k in range(K)]
         loss,here = (torch.stack(o).view(-1, K) for o in zip(*pairs))
         return self._mean_of(loss, here, b.w)
 
@@ -501,9 +503,10 @@ class BorderWeightedLoss(_SegLoss):
         return self._run(logits, mask, border)
 
     def _value(self, b, border):
-        m = self._map(b.t, border).to(b.x)
-        if b.w is not None: m = m*b.w[b.t.clamp(min=0)]
-        m = m.where(b.t>=0, 0)
+        t = b.ids
+        m = self._map(t, border).to(b.x)
+        if b.w is not None: m = m*b.w[t.clamp(min=0)]
+        m = m.where(t>=0, 0)
         loss = m*_cost(b)
         return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/m.sum().where(m.sum()>0, torch.inf)
 
