@@ -66,11 +66,11 @@ def _tally(pred, mask, n_classes, ignore_index):
     "Count pixels by truth*K+prediction: int64 [B,K*K+257], a row an image; the last 257 count ids that are no class, here none."
     K,dropped,truth,device = n_classes,ignore_index,mask.long().cpu(),mask.device
     if dropped is not None and not 0<=dropped<=255: truth,dropped = truth.masked_fill(truth==dropped, K),K
-    low,high = (o.item() for o in truth.aminmax()) if truth.numel() else (0, 0)
+    p,t = (_images(o).numpy() for o in (pred.cpu(), truth))
+    low,high = (t.min().item(), t.max().item()) if t.size else (0, 0)
     if not 0<=low<=high<=max(255, K): raise _find_bad_ids(mask, K, ignore_index)
     R = max(K, high+1)   # row i of an image's table: its pixels of mask id i
-    pairs = (torch.add(p, t, alpha=K).numpy() for p,t in zip(_images(pred.cpu()), _images(truth)))
-    n = np.array([np.bincount(o, minlength=R*K) for o in pairs], np.int64).reshape(-1, R, K)
+    n = np.array([np.bincount(j*K+i, minlength=R*K) for i,j in zip(p, t)], np.int64).reshape(-1, R, K)
     if dropped is not None and dropped<R: n[:,dropped] = 0
     if n[:,K:].any(): raise _find_bad_ids(mask, K, ignore_index)
     return torch.from_numpy(np.pad(n[:,:K].reshape(-1, K*K), ((0, 0), (0, _N_IDS)))).to(device)

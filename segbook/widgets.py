@@ -481,7 +481,8 @@ def draw_receptive_field(
     if n: e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels); ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)), e.numpy()**.5*.9]), interpolation='nearest')
     if f.box is not None:
         def frame(b, **kw): ax.add_patch(plt.Rectangle((b[1] - .5, b[0] - .5), b[3] - b[1] + 1, b[2] - b[0] + 1, fill=False, **kw))
-        frame(f.box, ec='.3', ls='--'); frame(f.clipped, ec='#c2410c', lw=2)
+        frame(f.box, ec='.3', ls='--')
+        if f.clipped: frame(f.clipped, ec='#c2410c', lw=2)
         ax.set_xlim(min(f.box[1], 0) - 4, max(f.box[3], w) + 4); ax.set_ylim(max(f.box[2], h) + 4, min(f.box[0], 0) - 4)
     ax.set_title(f'{f.layer or "output"}, unit {f.unit}: {f.size[0]}×{f.size[1]} pixels', fontsize=9); ax.axis('off')
     return fig
