@@ -94,12 +94,12 @@ def readme():
     code, out = run([sys.executable, 'tools/readme.py', '--check'])
     yield 'README.md is in step with nbs/index.ipynb', int(code == 0), int(code != 0), '' if code == 0 else tail(out)
 
-def pytest(what, *args):
+def pytest(what, *args, threads=CPUS):
     "Run pytest with `args` and read its counts; the output is shown when something failed or was skipped"
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'result.xml'
         code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5', '--disable-warnings',
-                         '--continue-on-collection-errors', '-p', 'no:cacheprovider', f'--junitxml={xml}', *args])
+                         '--continue-on-collection-errors', '-p', 'no:cacheprovider', f'--junitxml={xml}', *args], threads=threads)
         count = ET.parse(xml).getroot().find('testsuite').attrib if xml.exists() else {}
     bad, skipped = (sum(int(count.get(o, 0)) for o in names) for names in (('failures', 'errors'), ('skipped',)))
     good = int(count.get('tests', 0)) - bad - skipped
@@ -110,7 +110,7 @@ def pytest(what, *args):
     yield what, good, bad, text
 
 def house(): return pytest('pytest tests/test_house.py', 'tests/test_house.py')
-def tests(): return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py')
+def tests(): return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py', '-n', str(WORKERS), '--dist', 'loadfile', threads=max(1, CPUS//WORKERS))
 
 COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'  # as Colab opens them: what is special there, and one that trains
 
