@@ -71,7 +71,7 @@ def move_once(
 ) -> list: # the same transforms, but all that move pixels joined in one `MovePair`
     """Joins the transforms that move pixels, fastai's and `ElasticDeform`, so that each batch is read once.
 
-    The transforms given stay as they were.
+    Random numbers are drawn as fastai draws them, and as there `Warp` and `ElasticDeform` come before flips, turns and zooms. The transforms given stay as they were.
     Raises SegbookError for transforms that ask for different sizes, borders or interpolations."""
     tfms = L(tfms)
     moves = [t for t in tfms if isinstance(t, AffineCoordTfm)]
@@ -250,9 +250,9 @@ def _check_masks(pairs, what, channels, fill):
         new = b[~torch.isin(b, allowed)]
         if len(new):
             ks = new.unique().tolist()
-            raise SegbookError(f'{what}: the masks held the ids {_DARK} and {_BRIGHT}, and afterwards {new.numel()/b.numel():.1%} of the pixels have others: '
-                               f'{", ".join(map(str, ks[:5]))}{" ..." if len(ks) > 5 else ""}; expected no new id. Cure: read the mask nearest; where a border is filled, '
-                               'fill the mask with the id of Void and pass it here as fill=...')
+            some = ', '.join(map(str, ks[:5])) + (' ...' if len(ks) > 5 else '')
+            raise SegbookError(f'{what}: the masks held the ids {_DARK} and {_BRIGHT}, and afterwards {new.numel()/b.numel():.1%} of the pixels have others: {some}; '
+                               'expected no new id. Cure: read the mask nearest; where a border is filled, fill the mask with the id of Void and pass it here as fill=...')
 
 # %% ../nbs/11_augmentation.ipynb #341a76a9
 def check_augmentation(
@@ -294,7 +294,9 @@ def _to_array(im):
     "The image of an item as array [H,W] or [H,W,C], uint8, or float32 in 0..1."
     if isinstance(im, Image.Image): x = np.asarray(im)
     elif isinstance(im, Tensor) and im.ndim == 3: x = im.as_subclass(Tensor).permute(1, 2, 0).numpy()
-    else: raise SegbookError(f'the image is a {type(im).__name__}; expected a PIL image or a tensor [C,H,W]. Cure: pass AlbumentationsTfm in item_tfms, not in batch_tfms')
+    else:
+        raise SegbookError(f'the image is a {type(im).__name__}; expected a PIL image or a tensor [C,H,W]. '
+                           'Cure: pass AlbumentationsTfm in item_tfms, not in batch_tfms')
     return x if x.dtype == np.uint8 else np.ascontiguousarray(x, np.float32)/255
 
 def _like(x, im):
@@ -322,13 +324,13 @@ class AlbumentationsTfm(ItemTransform):
         im, mask = o[:2]
         x, y = _to_array(im), np.asarray(mask)
         if x.shape[:2] != y.shape:
-            raise SegbookError(f'the image is {x.shape[0]}×{x.shape[1]} and the mask {" × ".join(map(str, y.shape))} (height × width); expected one size. '
+            raise SegbookError(f'the image is {x.shape[0]}×{x.shape[1]} and the mask {"×".join(map(str, y.shape))} (height × width); expected one size. '
                                'Cure: check_masks(folder) finds all such pairs')
         # one stream for all of them: after set_random_seed each would begin with the same number, and all coins would fall alike
         self.aug.set_random_state(np.random.default_rng(random.getrandbits(32)), random.Random(random.getrandbits(32)))
         out = self.aug(image=x, mask=y if y.dtype == np.uint8 else y.astype(np.uint16))
         a, b = out['image'], out['mask']
         if not isinstance(a, np.ndarray) or (a.dtype, a.ndim) != (x.dtype, x.ndim) or b.dtype.kind not in 'iu':
-            raise SegbookError(f'the image went in as {x.dtype} {x.shape} and came out as {getattr(a, "dtype", "")} {tuple(a.shape)}, the mask as {b.dtype}; expected the same '
-                               'kind. Cure: leave out Normalize, ToFloat and ToTensorV2, for fastai does that with the batch')
+            raise SegbookError(f'the image went in as {x.dtype} {x.shape} and came out as {getattr(a, "dtype", "")} {tuple(a.shape)}, the mask as {b.dtype}; '
+                               'expected the same kind. Cure: leave out Normalize, ToFloat and ToTensorV2, for fastai does that with the batch')
         return _like(a, im), PILMask(Image.fromarray(b.astype(y.dtype))), *o[2:]
