@@ -52,6 +52,7 @@ def main(python, wheel, *notebooks):
         called = pretend_colab(tmp); kernel(tmp, python)
         os.environ.update(JUPYTER_PATH=str(tmp/'jupyter'), PYTHONPATH=str(tmp/'fake'), SEGBOOK_PACKAGE=f'segbook[timm,widgets] @ {Path(wheel).as_uri()}',
                           SEGBOOK_PROGRESS=str(tmp/'progress.json'),
+                          PIP_CONSTRAINT=os.devnull,  # caps in the settings of this machine's pip are not Colab's
                           MPLBACKEND='module://matplotlib_inline.backend_inline')
         for i,name in enumerate(notebooks):
             began, wrong = time.time(), run(ROOT/'nbs'/name, tmp)
