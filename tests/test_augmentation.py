@@ -17,13 +17,7 @@ from segbook.augmentation import (AlbumentationsTfm, ElasticDeform, MovePair, al
 from segbook.data import make_scenes, mild_tfms, seg_dataloaders
 from segbook.masks import SegbookError, SegFolder, read_mask
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Small tensors gain nothing from a second thread; the tests of other files get back what they had."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 IDS,WIDE = torch.tensor([0, 11, 255]),4096
 

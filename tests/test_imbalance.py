@@ -126,3 +126,11 @@ def test_counts_do_not_depend_on_the_numbers_of_the_instances():
     assert match_instances(ids > 0, ids)['merged'] == 11   # one region over all of them
     with pytest.raises(SegbookError, match='min_iou'): match_instances(pred, ids, .2)
     with pytest.raises(SegbookError, match='one size'): match_instances(pred[:-1], ids)
+
+
+def test_a_thing_and_its_region_must_share_more_than_the_limit():
+    ids = np.array([[1, 1, 1, 1, 0]])
+    for covered, limit, kind in ((2, .5, 'poor'), (3, .5, 'separated'), (3, .75, 'poor'), (1, .5, 'missed')):   # IoU 0.5, 0.75, 0.75, 0.25
+        pred = np.arange(5)[None] < covered
+        found = match_instances(pred, ids, limit)
+        assert found[kind] == found['true'] == 1 and sum(found[k] for k in ('separated', 'merged', 'missed', 'poor')) == 1, (covered, limit, found)

@@ -18,13 +18,7 @@ from segbook.metrics import ClassIoU, MeanIoU, PixelAccuracy
 from segbook.models import MODELS, seg_model
 
 TINY = 'mobilenetv3_small_050'
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Small tensors gain nothing from a second thread; the tests of other files get back what they had."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 @pytest.fixture(scope='module')
 def dls(tmp_path_factory):

@@ -112,7 +112,7 @@ def pytest(what, *args, threads=CPUS):
 def house(): return pytest('pytest tests/test_house.py', 'tests/test_house.py')
 def tests(): return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py', '-n', str(WORKERS), '--dist', 'loadfile', threads=max(1, CPUS//WORKERS))
 
-COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '13_inference.ipynb'  # as Colab opens them: what is special there, and one that trains
+COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'  # as Colab opens them: what is special there, and one that trains
 
 def test_notebook(nb):
     "(notebook, seconds, exit code, output) of nbdev_test on one notebook"
