@@ -6,15 +6,19 @@
 from __future__ import annotations
 import math, os, random
 from contextlib import contextmanager
-import numpy as np, torch, torch.nn.functional as F
-from fasttransform import ItemTransform, Pipeline, compose_tfms
-from fastcore.foundation import L
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
 from fastai.torch_core import TensorImage, TensorMask
 from fastai.vision.augment import AffineCoordTfm, PadMode
 from fastai.vision.core import PILImage, PILImageBW, PILMask
-from PIL import Image
+from fastcore.foundation import L
+from fasttransform import ItemTransform, Pipeline, compose_tfms
 from torch import Tensor
-from .masks import SegbookError
+
+from .errors import SegbookError
 
 # %% auto #0
 __all__ = ['MovePair', 'move_once', 'elastic_field', 'ElasticDeform', 'drift', 'alignment_error', 'check_augmentation',
@@ -184,9 +188,13 @@ def _seeded(seed):
     kept = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
-            torch.manual_seed(seed); random.seed(seed); np.random.seed(seed)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
             yield
-        finally: random.setstate(kept[0]); np.random.set_state(kept[1])
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
 
 def _as_item(x, y):
     "Tensors as `seg_dataloaders` hands them to item transforms: PIL images, or a tensor 0..255 where channels are not 1 or 3."

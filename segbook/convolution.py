@@ -7,8 +7,9 @@ from __future__ import annotations
 from math import prod
 
 import torch
-from torch import nn, Tensor
-from .masks import SegbookError
+from torch import Tensor, nn
+
+from .errors import SegbookError
 
 # %% auto #0
 __all__ = ['conv_output_size', 'transposed_conv_output_size', 'conv_params', 'conv_matrix', 'conv_cost', 'DepthwiseSeparableConv']
@@ -115,6 +116,7 @@ def conv_matrix(
 
 # %% ../nbs/04_convolution.ipynb #b414cf93
 _CONV = nn.modules.conv._ConvNd
+
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd
 
 def _macs(m, x, out):

@@ -4,80 +4,15 @@
 
 # %% ../nbs/17_exercises.ipynb #84ce53d5
 from __future__ import annotations
-import contextlib, copy, ctypes, difflib, importlib, inspect, io, json, linecache, os, pkgutil, re, sys, textwrap, threading, time
+import difflib, importlib, inspect, json, os, pkgutil, re, sys, textwrap, time
 from pathlib import Path
-from .masks import SegbookError, _replace_file
+
+from .files import replace_file
+from .judging import NO_ANSWER, Verdict, judge
+_all_ = ['Verdict']
 
 # %% auto #0
-__all__ = ['Exercise', 'Verdict', 'check', 'hint', 'solution', 'progress']
-
-# %% ../nbs/17_exercises.ipynb #a52e97ca
-def _kind(x):
-    "What `x` is, in a reader's words."
-    import numpy as np, torch
-    if isinstance(x, torch.Tensor): return f'a tensor {list(x.shape)} of {str(x.dtype)[6:]}'
-    if isinstance(x, np.ndarray): return f'a NumPy array {list(x.shape)} of {x.dtype}'
-    return 'nothing (None)' if x is None else f'{type(x).__name__}'
-
-def _array_difference(got, want, tol):
-    "In what the tensor or array `got` differs from `want`; '' if in nothing."
-    import numpy as np, torch
-    if type(got) is not type(want):
-        cure = {torch.Tensor: 'torch.as_tensor(...) makes one', np.ndarray: 'np.asarray(...) makes one'}[type(want)]
-        return f'{_kind(got)} came, expected {_kind(want)}: {cure}'
-    if got.shape != want.shape: return f'the shape is {list(got.shape)}, expected {list(want.shape)}'
-    a, b = (torch.as_tensor(np.array(o) if isinstance(o, np.ndarray) else o) for o in (got, want))  # a copy: some arrays are read-only
-    if a.is_floating_point() != b.is_floating_point() or not b.is_floating_point() and a.dtype != b.dtype:
-        return f'the dtype is {str(a.dtype)[6:]}, expected {str(b.dtype)[6:]}: .to(torch.{str(b.dtype)[6:]}) changes it'
-    same = torch.isclose(a.double(), b.double(), rtol=tol, atol=tol, equal_nan=True)
-    return '' if same.all() else f'{int((~same).sum())} of {same.numel()} values differ'
-
-# %% ../nbs/17_exercises.ipynb #7e0d1def
-def _plain(x):
-    "Tensor subclasses as tensors; tensors and arrays of one value, without a dimension, as numbers."
-    import numpy as np, torch
-    if isinstance(x, torch.Tensor): x = x.detach().as_subclass(torch.Tensor)
-    return x.item() if isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 0 or isinstance(x, np.generic) else x
-
-def _difference(got, want, tol=1e-6):
-    "In what `got` differs from `want`, as a sentence; '' if in nothing."
-    import numpy as np, torch
-    got, want = _plain(got), _plain(want)
-    if got is None and want is not None: return 'nothing came back (None): is a return missing?'
-    if isinstance(want, (torch.Tensor, np.ndarray)): return _array_difference(got, want, tol)
-    if isinstance(want, (list, tuple)):
-        if not isinstance(got, (list, tuple)): return f'{_kind(got)} came, expected {len(want)} values in brackets'
-        if len(got) != len(want): return f'{len(got)} values came, expected {len(want)}'
-        return next((f'value {i}: {d}' for i,(a,b) in enumerate(zip(got, want)) if (d := _difference(a, b, tol))), '')
-    if isinstance(want, dict):
-        if not isinstance(got, dict) or got.keys() != want.keys(): return f'{_kind(got)} came, expected a dict with the keys {list(want)}'
-        return next((f'key {k!r}: {d}' for k in want if (d := _difference(got[k], want[k], tol))), '')
-    if isinstance(want, bool) or isinstance(got, bool): return '' if got is want else 'another value came'
-    if isinstance(want, (int, float)):
-        if not isinstance(got, (int, float)): return f'{_kind(got)} came, expected a number'
-        near = got == want or got != got and want != want or abs(got - want) <= tol*max(1, abs(want)) < float('inf')
-        return '' if near else 'another number came'
-    return '' if type(got) is type(want) and got == want else f'{_kind(got)} came, expected {_kind(want)}' if type(got) is not type(want) else 'another value came'
-
-# %% ../nbs/17_exercises.ipynb #c850778e
-def _lines(x, most=12):
-    "A value as lines of text: small arrays as grids, large ones by what they hold."
-    import numpy as np, torch
-    x = _plain(x)
-    if isinstance(x, torch.Tensor): x = x.numpy() if x.dtype != torch.bfloat16 else x.float().numpy()
-    if not isinstance(x, np.ndarray): return textwrap.wrap(repr(x), 100)[:most] or ['']
-    if x.ndim == 0 or x.size == 0 or x.shape[-1] > most or x.size//x.shape[-1] > 2*most:
-        few = np.unique(x)[:8].tolist() if x.dtype.kind in 'iub' else f'{x.min():.3g} to {x.max():.3g}' if x.size else ''
-        return [f'{list(x.shape)} of {x.dtype}', f'with {few}']
-    return str(np.array2string(x, precision=4, suppress_small=True, separator=' ')).replace('[', ' ').replace(']', ' ').split('\n')
-
-def _beside(blocks, width=96):
-    "Titled blocks [(title, lines)] next to each other; below each other where they are too wide."
-    blocks = [[title, *map(str.rstrip, textwrap.dedent('\n'.join(lines)).split('\n'))] for title,lines in blocks]
-    wide = [max(map(len, b)) for b in blocks]
-    if sum(wide) + 4*len(wide) > width: return '\n'.join('\n'.join(f'    {l}' if i else l for i,l in enumerate(b)) for b in blocks)
-    rows = max(map(len, blocks))
-    return '\n'.join('    '.join((b[i] if i < len(b) else '').ljust(w) for b,w in zip(blocks, wide)).rstrip() for i in range(rows))
+__all__ = ['Exercise', 'check', 'hint', 'solution', 'progress', 'Verdict']
 
 # %% ../nbs/17_exercises.ipynb #7d2d2e52
 def _say(text):
@@ -88,26 +23,6 @@ def _say(text):
         for a,b in (('✓', '[right]'), ('✗', '[wrong]'), ('■', '#'), ('□', '-')): text = text.replace(a, b)
         text = text.encode(enc, 'replace').decode(enc)
     print(text)
-
-# %% ../nbs/17_exercises.ipynb #93fd6791
-class _TimeUp(BaseException):
-    "Raised inside a function that has run too long."
-
-def _limited(work, seconds):
-    "Run `work()` in a thread for at most `seconds`; ('done'|'stopped'|'running', what it printed)."
-    printed, ended = io.StringIO(), []
-    def run():
-        with contextlib.suppress(BaseException): work()
-        ended.append(True)
-    t = threading.Thread(target=run, daemon=True)
-    with contextlib.redirect_stdout(printed):
-        t.start(); t.join(seconds)
-        if not t.is_alive(): return 'done', printed.getvalue()
-        for _ in range(20):  # a function that catches everything may need to be told more than once
-            if ended: break
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(t.ident), ctypes.py_object(_TimeUp))
-            t.join(.05)
-    return 'running' if t.is_alive() else 'stopped', printed.getvalue()
 
 # %% ../nbs/17_exercises.ipynb #2d620ba9
 class Exercise:
@@ -126,12 +41,18 @@ class Exercise:
         self.hints,self.cases,self.slips,self.makers = [],[],[],[]
         self.is_value,self.stub_source,self.solution_source = False,'',''
 
-    def stub(self, f): self.stub_of,self.name,self.stub_source = f,f.__name__,_source(f); return f
-    def solution(self, f): self.answer,self.solution_source = f,_source(f); return f
+    def stub(self, f):
+        self.stub_of,self.name,self.stub_source = f,f.__name__,_source(f)
+        return f
+    def solution(self, f):
+        self.answer,self.solution_source = f,_source(f)
+        return f
     def slip(self, why): return lambda f: self.slips.append((why, f)) or f
     def hint(self, *texts): self.hints += texts
     def case(self, edge, *args, want): self.cases.append((edge, args, want))
-    def more(self, f): self.makers.append(f); return f
+    def more(self, f):
+        self.makers.append(f)
+        return f
 
     def value(self, name, answer, because):
         "The exercise asks for the value `answer`, kept by the reader in the variable `name`."
@@ -143,118 +64,6 @@ def _source(f):
     "Source of a function or class without its decorators."
     lines = textwrap.dedent(inspect.getsource(f)).rstrip().split('\n')
     return '\n'.join(lines[next(i for i,l in enumerate(lines) if l.startswith(('def ', 'class '))):])
-
-# %% ../nbs/17_exercises.ipynb #7bebf9f9
-_NONE = object() # no answer was given
-
-def _signature(f):
-    try: return inspect.signature(f)
-    except (TypeError, ValueError): return None
-
-def _unfit(ex, answer):
-    "Why `answer` cannot even be tried, as a sentence; '' when it can."
-    if answer is _NONE: return f'Nothing was given. Call check({ex.id!r}, {ex.name}).'
-    if answer is ... : return f'Not filled in yet: put your answer in place of the three dots, run the cell, and check again.'
-    if ex.is_value: return f'A function came, but a value is asked for. Write {ex.name} = ..., and check({ex.id!r}, {ex.name}).' if inspect.isroutine(answer) else ''
-    if not callable(answer):
-        return (f'{_kind(answer)} came, but the exercise needs your function itself. Give its name without brackets after it: check({ex.id!r}, {ex.name}).')
-    code = getattr(answer, '__code__', None)
-    if code is not None and code.co_code == ex.stub_of.__code__.co_code and not {*code.co_consts} - {None, answer.__doc__}: return 'Not filled in yet: put your lines in place of the three dots, run the cell, and check again.'
-    mine, theirs = _signature(answer), _signature(ex.stub_of)
-    if mine is None or inspect.isclass(answer): return ''
-    try: mine.bind(*theirs.parameters)
-    except TypeError as e:
-        return f'It takes {mine}, but it is called as {ex.name}({", ".join(theirs.parameters)}): {e}. Keep the first line of the stub.'
-    return ''
-
-# %% ../nbs/17_exercises.ipynb #9ccf95c4
-def _size(args):
-    "How much there is to look at in a case: values in its arguments."
-    return sum(getattr(o, 'size', 1) if not hasattr(o, 'numel') else o.numel() for o in args if o is not None) if args else 0
-
-def _all_cases(ex):
-    "Cases (edge, args, want): those by hand from small to large, then the made ones, always the same."
-    import numpy as np
-    yield from sorted(ex.cases, key=lambda c: _size([o for o in c[1] if hasattr(o, 'shape')]))
-    for make in ex.makers: yield from make(np.random.default_rng(42))
-
-def _call(ex, f, args): return f(*args) if ex.via is None else ex.via(f, *args)
-
-def _changed(args, before):
-    "Numbers of the arguments that are no longer what they were."
-    return [i for i,(a,b) in enumerate(zip(args, before)) if hasattr(a, 'shape') and _difference(a, b)]
-
-def _try(ex, answer, seen):
-    "Run the cases, and note each in the dict `seen`, until one fails."
-    for edge,args,want in _all_cases(ex):
-        given = copy.deepcopy(args)
-        seen.update(edge=edge, args=args, want=want, error=None, got=_NONE, why='')
-        try: seen['got'] = _call(ex, answer, given)
-        except Exception as e: seen.update(error=e, why=f'it raised {type(e).__name__}: {str(e).rstrip(".")}'); return
-        seen['why'] = _difference(seen['got'], want, ex.tol)
-        bad = _changed(given, args)
-        if bad: seen['why'] = f'It changed its argument {(a := [*_signature(ex.stub_of).parameters][bad[0]])}: work on a copy, {a}.{"clone" if hasattr(args[bad[0]], "clone") else "copy"}()'
-        if seen['why']: return
-        seen['n'] = seen.get('n', 0) + 1
-        seen.setdefault('edges', {})[edge] = True
-    seen['ok'] = True
-
-# %% ../nbs/17_exercises.ipynb #41d0833c
-def _where(error, answer):
-    "The last line of the reader's own function that the error passed through."
-    code, tb, found = getattr(answer, '__code__', None), error.__traceback__, ''
-    while tb:
-        if code is not None and tb.tb_frame.f_code.co_filename == code.co_filename:
-            line = linecache.getline(code.co_filename, tb.tb_lineno).strip()
-            found = f' In line {tb.tb_lineno - code.co_firstlineno + 1} of your function: {line}' if line else ''
-        tb = tb.tb_next
-    return found
-
-def _likeness(ex, seen):
-    "The slip that gives the same result in this case, if there is one."
-    for why,f in ex.slips:
-        if ex.is_value:
-            if not _difference(seen['got'], f, ex.tol): return why
-            continue
-        with contextlib.suppress(Exception):
-            if not _difference(_call(ex, f, copy.deepcopy(seen['args'])), _plain(seen['got']), ex.tol): return why
-    return ''
-
-def _counter_example(ex, answer, seen):
-    "The failed case as text."
-    names = list(_signature(ex.stub_of).parameters)
-    shown = [(n, _lines(o)) for n,o in zip(names, seen['args'])] + [('-> expected', _lines(seen['want']))]
-    if seen['got'] is not _NONE: shown.append(('-> came', _lines(seen['got'])))
-    why = '' if seen['why'].startswith('another') else f'{seen["why"][0].upper()}{seen["why"][1:]}.'
-    if seen['error'] is not None: why += _where(seen['error'], answer)
-    slip = '' if seen['error'] is not None or why.startswith('It changed') else _likeness(ex, seen)
-    parts = [f'The smallest case that fails, {seen["edge"]}:', textwrap.indent(_beside(shown), '    '), why, f'That is what comes of {slip}.' if slip else '']
-    return '\n'.join(o for o in parts if o)
-
-# %% ../nbs/17_exercises.ipynb #b2f73254
-class Verdict:
-    "What a check found: true when the answer is right; `text` says why not."
-    def __init__(self, id, ok, text): self.id,self.ok,self.text = id,ok,text
-    def __bool__(self): return self.ok
-    def __repr__(self): return f'{self.id}: {"right" if self.ok else "not yet"}'
-    def _ipython_display_(self): "Nothing: `check` has printed the text."
-
-def _judge(ex, answer):
-    "The verdict on one answer. Nothing that the answer does is raised."
-    bad = _unfit(ex, answer)
-    if bad: return Verdict(ex.id, False, bad)
-    if ex.is_value:
-        seen = dict(got=answer, why=_difference(answer, ex.answer, ex.tol))
-        slip = _likeness(ex, seen) if seen['why'] else ''
-        return Verdict(ex.id, not seen['why'], f'{seen["why"][:1].upper()}{seen["why"][1:]}.' + (f' That is what comes of {slip}.' if slip else '') if seen['why'] else 'right')
-    seen = {}
-    state,printed = _limited(lambda: _try(ex, answer, seen), ex.limit)
-    said = f'\nIt printed "{printed.strip().splitlines()[0][:40]}": take the print out when you are done.' if printed.strip() else ''
-    if state != 'done':
-        still = '' if state == 'stopped' else ' It does not react and still runs: restart the kernel.'
-        return Verdict(ex.id, False, f'It did not come back within {ex.limit:g} s in the case {seen.get("edge", "one")!r}: does a loop end?{still}{said}')
-    if not seen.get('ok'): return Verdict(ex.id, False, (_counter_example(ex, answer, seen) if seen.get('why') else 'It ended the check itself (exit, or an interruption).') + said)
-    return Verdict(ex.id, True, f'right in {seen["n"]} cases ({", ".join(seen["edges"])})' + said)
 
 # %% ../nbs/17_exercises.ipynb #4717ae6d
 def _progress_file() -> Path:
@@ -284,7 +93,7 @@ def _save_progress(change):
     file = _progress_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _replace_file(file, lambda f: f.write_text(json.dumps(state, indent=1), encoding='utf-8'))
+        replace_file(file, lambda f: f.write_text(json.dumps(state, indent=1), encoding='utf-8'))
     except OSError as e: said += f' Your progress could not be saved in {file}: {e.strerror}. SEGBOOK_PROGRESS can name another file.'
     return said.strip()
 
@@ -318,18 +127,20 @@ def _find(id):
 # %% ../nbs/17_exercises.ipynb #11201433
 def check(
     id:str, # chapter and number, '09.1'
-    answer=_NONE, # your function itself, or your value
+    answer=NO_ANSWER, # your function itself, or your value
 ) -> Verdict: # true when the answer is right; what it found is printed
     """Try an answer to an exercise: a tick, or the smallest case that goes wrong.
 
     Raises nothing: what is wrong with the id or the answer is printed, with the cure."""
     ex = _find(id)
-    if isinstance(ex, str): _say(ex); return Verdict(str(id), False, ex)
-    try: v = _judge(ex, answer)
+    if isinstance(ex, str):
+        _say(ex)
+        return Verdict(str(id), False, ex)
+    try: v = judge(ex, answer)
     except KeyboardInterrupt: v = Verdict(ex.id, False, 'You stopped the check.')
     except Exception as e: v = Verdict(ex.id, False, f'{type(answer).__name__} could not be compared ({type(e).__name__}: {e}). Return what the stub asks for.')
     said = _save_progress(lambda s: s['done'].setdefault(ex.id, time.strftime('%Y-%m-%d'))) if v else ''
-    more = '' if v or answer is _NONE or answer is ... or not ex.hints else f'\nhint({ex.id!r}) gives a hint.'
+    more = '' if v or answer is NO_ANSWER or answer is ... or not ex.hints else f'\nhint({ex.id!r}) gives a hint.'
     _say(f'{"✓" if v else "✗"} {ex.id} {ex.title}: {v.text if v else "not yet"}' + ('' if v else '\n' + v.text + more) + (f'\n{said}' if said else ''))
     return v
 
@@ -339,7 +150,9 @@ def hint(
 ):
     "Print the next hint of an exercise; after the last one they begin anew."
     ex = _find(id)
-    if isinstance(ex, str): _say(ex); return
+    if isinstance(ex, str):
+        _say(ex)
+        return
     n = _load_progress()[0]['hints'].get(ex.id, 0)
     i = n % len(ex.hints)
     said = _save_progress(lambda s: s['hints'].update({ex.id: n+1}))
@@ -354,7 +167,9 @@ def solution(
 ):
     "Print a solution of an exercise. The first call asks whether you really want it; the second shows it."
     ex = _find(id)
-    if isinstance(ex, str): _say(ex); return
+    if isinstance(ex, str):
+        _say(ex)
+        return
     if ex.id not in _asked and ex.id not in _load_progress()[0]['done']:
         _asked.add(ex.id)
         _say(f'{ex.id} {ex.title}: do you want to see it already? There are {len(ex.hints)} hints: hint({ex.id!r}).\nIf so, call solution({ex.id!r}) once more.')

@@ -8,11 +8,12 @@ import json, os, shutil, tempfile
 from pathlib import Path
 
 import torch
-from torch import nn, Tensor
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from . import __version__
+from .errors import SegbookError
 from .inference import predict_image
-from .masks import SegbookError
 from .models import seg_model
 
 # %% auto #0

@@ -7,11 +7,13 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np, torch
-from fastai.data.all import ItemTransform
+import numpy as np
 from PIL import Image
+from fastai.data.all import ItemTransform
 
-from .masks import SegbookError, SegFolder, _class_id, read_mask
+from .errors import SegbookError
+from .masks.arrays import class_id, read_mask
+from .masks.folder import SegFolder
 
 # %% auto #0
 __all__ = ['wanted_classes', 'RandomWindow', 'informative_share', 'split_touching', 'match_instances']
@@ -29,7 +31,7 @@ def wanted_classes(
     with ThreadPoolExecutor(8) as ex: n = sum(ex.map(lambda i: np.bincount(read_mask(folder.labels[i]).ravel(), minlength=K)[:K], train))
     n[[] if v is None else [v]] = 0
     if classes is None: ids = [k for k in range(K) if n[k] and k != n.argmax()]
-    else: ids = [_class_id(k, folder.codes) for k in ([classes] if isinstance(classes, (str, int)) else classes)]
+    else: ids = [class_id(k, folder.codes) for k in ([classes] if isinstance(classes, (str, int)) else classes)]
     if v in ids: raise SegbookError(f'{folder.codes[v]!r} (id {v}) is nobody\'s class, so no window is cut for it. Cure: take it out of crop_classes')
     if not ids or not n[ids].any():
         what = ', '.join(folder.codes[k] for k in ids) or 'any class but one'
@@ -73,8 +75,9 @@ def informative_share(
 ) -> float: # share of the windows that hold at least one pixel of them
     "The share of training items, as they come out of the item transforms, that show anything but background."
     codes = list(dls.vocab)
-    ids = [k for k in range(1, len(codes)) if k != dls.ignore_index] if classes is None else [_class_id(k, codes) for k in ([classes] if isinstance(classes, (str, int)) else classes)]
-    dl = dls.train; dl.before_iter()  # tells the transforms that this is training
+    ids = [k for k in range(1, len(codes)) if k != dls.ignore_index] if classes is None else [class_id(k, codes) for k in ([classes] if isinstance(classes, (str, int)) else classes)]
+    dl = dls.train
+    dl.before_iter()  # tells the transforms that this is training
     masks = (np.asarray(dl.after_item(dl.dataset[i])[1]) for _ in range(epochs) for i in range(len(dl.dataset)))
     return float(np.mean([np.isin(m, ids).any() for m in masks]))
 

@@ -4,12 +4,13 @@
 
 # %% ../nbs/13_inference.ipynb #424bee03
 from __future__ import annotations
-from pathlib import Path
 
-import numpy as np, torch
-from torch import nn, Tensor
-from .data import read_image
-from .masks import SegbookError
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .data.images import read_image
+from .errors import SegbookError
 
 # %% auto #0
 __all__ = ['image_logits', 'predict_image']

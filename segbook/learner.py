@@ -4,23 +4,30 @@
 
 # %% ../nbs/12_learner.ipynb #301231ca
 from __future__ import annotations
-import copy, difflib, functools, math, random
+import copy, difflib, math
 from pathlib import Path
 
-import numpy as np, torch
-from torch import nn, Tensor
+import torch
 from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.schedule import ParamScheduler, SchedCos, combine_scheds
-from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, TrackerCallback
+from fastai.callback.tracker import ReduceLROnPlateau, TrackerCallback
 from fastai.optimizer import set_item_pg
-from fastai.vision.all import Adam, Callback, DataLoaders, Learner, L, Normalize, OptimWrapper, Pipeline, get_model, params, rank_distrib, set_seed
-from .losses import CrossEntropyLoss, class_weights
-from .masks import SegbookError, _replace_file, find_void
-from .metrics import MeanDice, MeanIoU, PixelAccuracy, _class_id
-from .models import encoder_stats, seg_model
+from fastai.vision.all import Adam, DataLoaders, L, Learner, Normalize, OptimWrapper, Pipeline, params
+from torch import Tensor, nn
+
+from segbook.callbacks import (
+    Checkpoint, KeepBest, SeedEpochs, load_checkpoint, one_cycle, run_identity, trackers_of,
+)
+from .encoders import encoder_stats
+from .errors import SegbookError
+from .losses.pixels import CrossEntropyLoss, class_weights
+from .masks.mask import find_void
+from .metrics.training import MeanDice, MeanIoU, PixelAccuracy, class_of_name
+from .models import seg_model
+from .callbacks import OneCycle
+_all_ = ['Checkpoint', 'KeepBest', 'OneCycle', 'SeedEpochs']
 
 # %% auto #0
-__all__ = ['SeedEpochs', 'KeepBest', 'fast_adam', 'seg_splitter', 'seg_learner', 'Checkpoint', 'OneCycle', 'train_segmenter']
+__all__ = ['fast_adam', 'seg_splitter', 'seg_learner', 'train_segmenter', 'Checkpoint', 'KeepBest', 'OneCycle', 'SeedEpochs']
 
 # %% ../nbs/12_learner.ipynb #e95a1076
 def _measured(dls, first:int, n:int=32) -> tuple[list[float], list[float]]:
@@ -46,47 +53,6 @@ def _normalized(dls, encoder:str, in_channels:int) -> DataLoaders:
     new.loaders = [dl.new(after_batch=Pipeline([*dl.after_batch.fs, norm])) for dl in dls.loaders]
     return new
 
-# %% ../nbs/12_learner.ipynb #41ec9fd3
-class SeedEpochs(Callback):
-    "Before each epoch, seed Python, NumPy, torch and the order of the training images from (seed, number of the epoch)."
-    order = -10
-    def __init__(self,
-        seed:int=42, # the run's seed
-    ): self.seed, self.n = seed, 0 # n: epochs trained so far
-    def before_train(self):
-        if hasattr(self.learn, 'lr_finder'): return
-        s = (self.seed*1_000_003 + self.n) % 2**32
-        set_seed((s + 7919*rank_distrib()) % 2**32) # each of several processes draws its own augmentation ...
-        dl = self.learn.dls.train
-        getattr(dl, 'dl', dl).rng = random.Random(s) # ... from one common order of the images
-        self.n += 1
-
-# %% ../nbs/12_learner.ipynb #5bdc03c1
-class KeepBest(Callback):
-    "Put the weights of the best epoch back when training ends."
-    order, remove_on_fetch = 61, True
-    def __init__(self,
-        monitor:str='mean_iou', # name of a metric in the table, higher is better; or a loss, lower is better
-    ): self.monitor, self.best, self.kept, self.go_on = monitor, None, None, False
-
-    def before_fit(self): self.epochs_trained, self.trained, self.new_best = 0, False, False
-    def before_train(self):
-        if hasattr(self.learn, 'lr_finder'): return
-        if self.epochs_trained == 0 and not self.go_on: self.best, self.kept = None, None
-        self.epochs_trained += 1; self.trained = True
-
-    def after_epoch(self):
-        if not self.trained: return  # learn.validate() and learn.get_preds() are no epochs of training
-        self.trained, names = False, list(self.recorder.metric_names[1:])
-        name = self.monitor if self.monitor in names else 'valid_loss'
-        v = float(self.recorder.values[-1][names.index(name)])
-        self.new_best = not np.isnan(v) and (self.best is None or (v < self.best if 'loss' in name else v > self.best))
-        if self.new_best: self.best, self.kept = v, (self.epoch, {k: o.detach().cpu().clone() for k, o in get_model(self.model).state_dict().items()})
-
-    def after_fit(self):
-        if self.epochs_trained and self.kept is not None: get_model(self.model).load_state_dict(self.kept[1])
-        self.go_on = False
-
 # %% ../nbs/12_learner.ipynb #f1c7f17c
 def _codes_of(dls) -> list[str]:
     "The class names of DataLoaders made by `seg_dataloaders` or by fastai's `SegmentationDataLoaders` with `codes`."
@@ -102,8 +68,12 @@ def _channels_of(dls) -> int:
 # %% ../nbs/12_learner.ipynb #70e5e45a
 class _Setting(dict):
     "Settings of one group of parameters; what is written here is written to the optimiser."
-    def __init__(self, settings, group, names): super().__init__(settings); self.group, self.names = group, names
-    def __setitem__(self, k, v): super().__setitem__(k, v); set_item_pg(self.group, self.names[k], v)
+    def __init__(self, settings, group, names):
+        super().__init__(settings)
+        self.group, self.names = group, names
+    def __setitem__(self, k, v):
+        super().__setitem__(k, v)
+        set_item_pg(self.group, self.names[k], v)
 
 class _FusedAdam(OptimWrapper):
     "fastai's wrapper hands out copies of the settings, so that ReduceLROnPlateau would change nothing."
@@ -174,7 +144,7 @@ def _fitted_metrics(metrics, K, ignore, codes):
         if isinstance(n, int) and max(n, 2) != max(K, 2):
             raise SegbookError(f'{type(m).__name__} counts {n} classes; the network answers with {max(K, 2)}. Cure: {type(m).__name__}() takes the number from the data')
         if n is None and K == 1: m.n_classes = 2
-        if hasattr(m, 'cls'): _class_id(m.cls, max(K, 2), ignore, codes)
+        if hasattr(m, 'cls'): class_of_name(m.cls, max(K, 2), ignore, codes)
     return metrics
 
 # %% ../nbs/12_learner.ipynb #6cdd4691
@@ -220,100 +190,13 @@ def _described(learn, arch, encoder, K, model_kwargs, codes, ignore, channels, p
     if pretrained: learn.freeze()
     return learn.to_fp16() if device.type == 'cuda' else learn
 
-# %% ../nbs/12_learner.ipynb #4888e5e4
-def _trackers(learn) -> list:
-    "fastai's callbacks that watch a column of the table: early stopping, decay on a plateau ..."
-    return [o for o in learn.cbs if isinstance(o, TrackerCallback)]
-
-def _run_id(learn, epochs, lr, schedule, cbs=()) -> dict:
-    "What must agree for a run to be continued."
-    cfg = getattr(learn, 'segmenter', {})
-    seeds = [o.seed for o in learn.cbs if isinstance(o, SeedEpochs)]
-    opt = learn.opt_func.func if isinstance(learn.opt_func, functools.partial) else learn.opt_func
-    watch = [f'{type(o).__name__}({o.monitor}{f", patience {o.patience}" if hasattr(o, "patience") else ""})' for o in [*_trackers(learn), *cbs] if isinstance(o, TrackerCallback)]
-    return dict(epochs=epochs, lr=lr, schedule=schedule, seed=seeds[0] if seeds else None, bs=learn.dls.bs, n_train=len(learn.dls.train_ds),
-                n_valid=len(learn.dls.valid_ds), loss=type(learn.loss_func).__name__, optimiser=getattr(opt, '__name__', str(opt)), watch=watch,
-                **{k: cfg.get(k) for k in ('arch', 'encoder', 'in_channels', 'n_classes', 'codes', 'pretrained')})
-
-# %% ../nbs/12_learner.ipynb #6c188e48
-def _state(o, f):
-    "A copy of nested dicts and lists with `f` applied to tensors and plain floats for numbers: what a safe file may hold."
-    if isinstance(o, Tensor): return f(o)
-    if isinstance(o, dict): return {k: _state(v, f) for k, v in o.items()}
-    if isinstance(o, (list, tuple, L)): return [_state(v, f) for v in o]
-    return float(o) if isinstance(o, (np.floating, float)) else o
-
-class Checkpoint(Callback):
-    "After each epoch, write all that is needed to go on into `folder`; at the start too, so that a stop in the first epoch can be resumed."
-    order = KeepBest.order + 10
-    def __init__(self, folder, run, done=0, history=(), smooth=None, watched=()):
-        self.folder, self.run_id, self.done, self.history = Path(folder), run, done, list(history)
-        self.smooth, self.watched, self.ended, self.rows = smooth, list(watched), False, 0
-    def before_fit(self):
-        self.rows = 0
-        if self.smooth is not None: self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
-        for o, was in zip(_trackers(self.learn), self.watched): o.__dict__.update(was)
-        if self.done == 0: self.write()
-    def after_epoch(self):
-        self.done += 1; self.rows += 1
-        self.history.append([float(o) for o in self.recorder.values[-1]])
-        self.write()
-    def after_cancel_fit(self): # an end in the middle of after_epoch, as early stopping makes it, has left the last epoch unwritten
-        if len(self.recorder.values) == self.rows: return
-        self.ended = any(isinstance(o, EarlyStoppingCallback) and o.wait >= o.patience for o in self.learn.cbs)
-        self.after_epoch()
-
-# %% ../nbs/12_learner.ipynb #e5e9a04d
-def _write(self):
-    "Both files, whole or not at all; of several processes the first one writes."
-    if rank_distrib(): return
-    keep = next((o for o in self.learn.cbs if isinstance(o, KeepBest)), None)
-    best = None if keep is None or keep.kept is None else float(keep.best)
-    if best is not None and (getattr(keep, 'new_best', False) or not (self.folder/'best.pt').exists()):
-        _replace_file(self.folder/'best.pt', lambda f: torch.save(dict(epoch=keep.kept[0], model=keep.kept[1]), f))
-    watched = [{k: float(v) for k, v in o.__dict__.items() if k in ('best', 'wait')} for o in _trackers(self.learn)]
-    state = dict(run=self.run_id, done=self.done, ended=self.ended, names=list(self.recorder.metric_names[1:-1]), history=self.history, best=best,
-                 smooth=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)], watched=watched,
-                 model=get_model(self.model).state_dict(), opt=_state(self.opt.state_dict(), lambda t: t.detach()) if self.done else None)
-    _replace_file(self.folder/'last.pt', lambda f: torch.save(state, f))
-
-Checkpoint.write = _write
-
-# %% ../nbs/12_learner.ipynb #9641b715
-def _load_checkpoint(learn, folder, run) -> dict:
-    "Read `folder/last.pt`, refuse another run's, and put its state into `learn`."
-    file = Path(folder)/'last.pt'
-    if not file.exists(): raise SegbookError(f'there is nothing to resume: {file} does not exist. Cure: the folder of a run that was stopped, or train without resume')
-    try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as e: raise SegbookError(f'the checkpoint {file} cannot be read ({e}). Cure: train again into a new folder') from e
-    other = {k: (state['run'].get(k), v) for k, v in run.items() if state['run'].get(k) != v}
-    if other: raise SegbookError(f'{folder} holds the checkpoint of another run: ' + '; '.join(f'{k} was {a!r}, now {b!r}' for k, (a, b) in other.items()) +
-                                 '. Cure: the same arguments as then, or a new output folder')
-    learn.model.load_state_dict(state['model'])
-    if state['opt'] is not None: learn.opt.load_state_dict(_state(state['opt'], lambda t: t.to(learn.dls.device or 'cpu')))
-    keep = next((o for o in learn.cbs if isinstance(o, KeepBest)), None)
-    if keep is not None and state['best'] is not None:
-        best = torch.load(Path(folder)/'best.pt', map_location='cpu', weights_only=True)
-        keep.best, keep.kept, keep.go_on = state['best'], (best['epoch'], best['model']), True
-    return state
-
-# %% ../nbs/12_learner.ipynb #2086f2da
-class OneCycle(ParamScheduler):
-    "fastai's one cycle over `total` epochs of which `done` are behind: a resumed run takes up the schedule where it was."
-    def __init__(self, scheds, done, total): super().__init__(scheds); self.done, self.total = done, total
-    def before_batch(self): self._update_val((self.done + self.epoch + self.iter/self.n_iter)/self.total)
-
-def _one_cycle(learn, done, total, pct_start=0.25, div=25., div_final=1e5) -> OneCycle:
-    "Schedules as in `fit_one_cycle`, for each group of parameters its own rate."
-    top = np.array([h['lr'] for h in learn.opt.hypers])
-    cos = lambda a, b, c: combine_scheds([pct_start, 1 - pct_start], [SchedCos(a, b), SchedCos(b, c)])
-    return OneCycle({'lr': cos(top/div, top, top/div_final), 'mom': cos(*learn.moms)}, done, total)
-
 # %% ../nbs/12_learner.ipynb #650a9fbd
 def _rates(lr, pretrained) -> list[float]:
     "Lowest and highest rate: of the encoder and of the rest."
     low, high = (lr.start, lr.stop) if isinstance(lr, slice) else (None, lr)
-    try: high = float(high); low = float(low) if low is not None else high/10 if pretrained or isinstance(lr, slice) else high
+    try:
+        high = float(high)
+        low = float(low) if low is not None else high/10 if pretrained or isinstance(lr, slice) else high
     except (TypeError, ValueError): low = high = math.nan
     if not 0 < low <= high < math.inf: raise SegbookError(f'lr={lr!r}; expected a number above 0 such as 1e-3, or slice(1e-4, 1e-3): the encoder\'s rate, and the decoder\'s')
     return [low, high]
@@ -324,7 +207,7 @@ def _check_run(learn, epochs, schedule, resume, folder, cbs):
     if resume and folder is None: raise SegbookError('resume=True needs the folder of the run. Cure: folder=...')
     if schedule not in ('one_cycle', 'flat'): raise SegbookError(f"schedule={schedule!r}; expected 'one_cycle' or 'flat'")
     columns = ['train_loss', 'valid_loss', *[o.name for o in learn.metrics]]
-    for o in [*_trackers(learn), *[o for o in cbs if isinstance(o, TrackerCallback)]]:
+    for o in [*trackers_of(learn), *[o for o in cbs if isinstance(o, TrackerCallback)]]:
         if o.monitor not in columns:
             near = difflib.get_close_matches(o.monitor, columns, 3, .4) or columns
             raise SegbookError(f'{type(o).__name__} watches {o.monitor!r}, which is no column of the table; nearest: {", ".join(near)}. Cure: monitor={near[0]!r}')
@@ -348,14 +231,14 @@ def train_segmenter(
     cbs = [o() if isinstance(o, type) else o for o in L(cbs)]
     _check_run(learn, epochs, schedule, resume, folder, cbs)
     low, high = _rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
-    run, state = _run_id(learn, epochs, high if low == high else [low, high], schedule, cbs), {}
+    run, state = run_identity(learn, epochs, high if low == high else [low, high], schedule, cbs), {}
     learn.unfreeze()
     if learn.opt is None: learn.create_opt()
     learn.opt.set_hyper('lr', slice(low, high))
     box = None if folder is None else Path(folder)/'checkpoint'
     if box is not None: box.mkdir(parents=True, exist_ok=True)
-    cycle = [_one_cycle(learn, 0, epochs)] if schedule == 'one_cycle' else []
-    if resume: state = _load_checkpoint(learn, box, run)
+    cycle = [one_cycle(learn, 0, epochs)] if schedule == 'one_cycle' else []
+    if resume: state = load_checkpoint(learn, box, run)
     done, history = state.get('done', 0), state.get('history', [])
     for o in learn.cbs:
         if isinstance(o, SeedEpochs): o.n = done

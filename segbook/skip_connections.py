@@ -5,9 +5,11 @@
 # %% ../nbs/07_skip_connections.ipynb #34ce1bed
 from __future__ import annotations
 
-import torch, torch.nn.functional as F
-from torch import nn, Tensor
-from .masks import SegbookError
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import SegbookError
 
 # %% auto #0
 __all__ = ['SKIPS', 'PlainBlock', 'ResidualBlock', 'DenseBlock', 'SkipNet', 'center_crop']
@@ -92,7 +94,8 @@ class SkipNet(nn.Module):
             x = enc(x)
             if i == len(self.decoder): break
             small, at = F.max_pool2d(x, 2, return_indices=True)
-            kept.append((x, at)); x = small
+            kept.append((x, at))
+            x = small
         for red, dec, (s, at) in reversed(list(zip(self.reduce, self.decoder, kept))): x = dec(self.join(red(x), s, at))
         return self.head(x)
 

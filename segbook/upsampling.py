@@ -5,10 +5,12 @@
 # %% ../nbs/06_upsampling.ipynb #d06f727b
 from __future__ import annotations
 
-import torch, torch.nn.functional as F
-from torch import nn, Tensor
+import torch
+import torch.nn.functional as F
 from fastai.layers import icnr_init
-from .masks import SegbookError
+from torch import Tensor, nn
+
+from .errors import SegbookError
 
 # %% auto #0
 __all__ = ['UPSAMPLERS', 'checkerboard_share', 'Nearest', 'Bilinear', 'Bicubic', 'BedOfNails', 'MaxUnpool', 'TransposedConv',

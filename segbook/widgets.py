@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from .masks import SegbookError, SegFolder, _codes_for, _names, _np_image, _np_mask, find_void, palette, read_mask, show_mask
-from .receptive_field import _analyse, _box, _image_size, _layer_of, effective_receptive_field, effective_share, receptive_field
+from .errors import SegbookError, listed
+from .masks.folder import SegFolder
+from .masks.arrays import codes_for, image_array, mask_array, read_mask
+from .masks.mask import find_void, palette, show_mask
+from .receptive_field.recorder import analyse, image_size
+from .receptive_field.field import unit_box, layer_named, effective_receptive_field, effective_share, receptive_field
 
 if TYPE_CHECKING:
     from anywidget import AnyWidget
@@ -42,13 +46,16 @@ def draw_mask_explorer(
     Raises SegbookError for an unknown view or class, for ids outside the codes, and for sizes that differ."""
     import matplotlib.pyplot as plt
     if view not in _VIEWS: raise SegbookError(f'No view {view!r}; expected one of {", ".join(_VIEWS)}.')
-    im, m = _np_image(image), _np_mask(mask); codes = _codes_for(m, codes)
+    im, m = image_array(image), mask_array(mask)
+    codes = codes_for(m, codes)
     if view == 'one class' and only is None: only = max(range(len(codes)), key=lambda k: (m == k).sum())
     h, w = im.shape[:2]
     fig = plt.figure(figsize=(8, min(8, max(2.5, 5.9*h/w + .4))))
     ax = fig.add_axes((.01, .02, .74, .9)) # the legend's place is kept free, so that the picture stays where it is
     try:
-        if view == 'image': ax.imshow(im, interpolation='nearest'); ax.set_axis_off()
+        if view == 'image':
+            ax.imshow(im, interpolation='nearest')
+            ax.set_axis_off()
         else: show_mask(m, codes, image=None if view == 'mask' else im, only=only if view == 'one class' else None, ax=ax, legend=legend, alpha=alpha)
     finally: plt.close(fig)
     ax.set_title(title, fontsize=10)
@@ -182,15 +189,16 @@ _LONGEST = 640 # pixels of the longer side, in the browser
 
 def _data_url(x):
     "A uint8 array [H,W] or [H,W,3] as a PNG in an address."
-    b = io.BytesIO(); Image.fromarray(x).save(b, format='PNG')
+    b = io.BytesIO()
+    Image.fromarray(x).save(b, format='PNG')
     return 'data:image/png;base64,' + base64.b64encode(b.getvalue()).decode()
 
 def _picture(title, image, mask, codes):
     "What the browser needs of one pair: title, image and ids; or the error that its files gave."
     try:
-        im, m = _np_image(image), _np_mask(mask)
+        im, m = image_array(image), mask_array(mask)
         if im.shape[:2] != m.shape: raise SegbookError(f'the image is {im.shape[0]}x{im.shape[1]} and the mask {m.shape[0]}x{m.shape[1]} (height x width); expected one size')
-        _codes_for(m, codes)
+        codes_for(m, codes)
     except (SegbookError, OSError) as e: return dict(title=title, error=f'{title}: {e}')
     k = -(-max(m.shape)//_LONGEST)
     return dict(title=title, image=_data_url(np.ascontiguousarray(im[::k,::k])), mask=_data_url(np.ascontiguousarray(m[::k,::k]).astype(np.uint8)))
@@ -199,10 +207,11 @@ def _picture(title, image, mask, codes):
 def _pairs(data, codes, images, labels):
     "[(title, image, mask)] and class names, from a folder, a list of pairs, or nothing (then scenes are drawn)."
     if data is None:
-        import tempfile; from segbook.data import make_scenes
+        import tempfile
+        from segbook.data import make_scenes
         with tempfile.TemporaryDirectory() as d:
             pairs, codes, _, _ = _pairs(make_scenes(Path(d)/'scenes', n=8), None, 'images', 'labels')
-            return [(t, _np_image(i), read_mask(m)) for t,i,m in pairs], codes, 'embedded scenes', []
+            return [(t, image_array(i), read_mask(m)) for t,i,m in pairs], codes, 'embedded scenes', []
     if isinstance(data, (str, Path, SegFolder)):
         f = data if isinstance(data, SegFolder) else SegFolder(data, images, labels, codes)
         return [(i.name, i, m) for i,m in zip(f.images, f.labels)], f.codes, f.path.name, f.unmatched_images
@@ -251,14 +260,15 @@ def mask_explorer(
     if view not in _VIEWS: raise SegbookError(f'No view {view!r}; expected one of {", ".join(_VIEWS)}.')
     Explorer = _explorer_class()
     pairs, codes, name, lone = _pairs(data, codes, images, labels)
-    if codes is None: codes = _codes_for(max((_np_mask(m) for _,_,m in pairs), key=lambda m: m.max(initial=0)), None)
+    if codes is None: codes = codes_for(max((mask_array(m) for _,_,m in pairs), key=lambda m: m.max(initial=0)), None)
     stored, room = [], _STORED
     for p in pairs:
-        stored.append(_picture(*p, codes)); room -= sum(map(len, stored[-1].values()))
+        stored.append(_picture(*p, codes))
+        room -= sum(map(len, stored[-1].values()))
         if room < 0: break
     void = find_void(codes)
     w = Explorer(pictures=stored, n=len(pairs), codes=list(codes), colors=palette(codes).tolist(), void_id=-1 if void is None else void, view=view, alpha=alpha,
-                 note=f'{len(lone)} images have no mask: {_names(lone)}' if lone else '')
+                 note=f'{len(lone)} images have no mask: {listed(lone)}' if lone else '')
     w.name = name
 
     def fetch(change):
@@ -364,15 +374,21 @@ def draw_convolution(
     from torch import nn
     k,s,p,d = kernel,stride,padding,dilation
     f = receptive_field(nn.Conv2d(1, 1, k, s, p, d), size, unit=unit, in_channels=1)
-    image = np.zeros((size + 2*p,)*2); image[p:p+size, p:p+size] = .25
+    image = np.zeros((size + 2*p,)*2)
+    image[p:p+size, p:p+size] = .25
     rows,cols = (slice(f.box[a] + p, f.box[a+2] + p + 1, d) for a in (0, 1))
     image[rows, cols] = np.where(image[rows, cols] > 0, 1, .6)
-    out = np.full(f.map_size, .1); out[tuple(unit)] = 1
+    out = np.full(f.map_size, .1)
+    out[tuple(unit)] = 1
     fig,axs = plt.subplots(1, 2, figsize=(7, 3.4), gridspec_kw=dict(width_ratios=(len(image), len(out))))
     plt.close(fig)
     for ax,a,t,o in zip(axs, (image, out), (f'image {size}×{size}, padding {p}', f'{len(out)}×{len(out)} answers'), (p, 0)):
-        ax.imshow(a, cmap='Oranges', vmin=0, vmax=1.3, extent=(-o, len(a) - o, len(a) - o, -o)); ax.set_title(t, fontsize=9); ax.grid(color='.5', lw=.6)
-        ax.set_xticks(range(-o, len(a) - o + 1)); ax.set_yticks(range(-o, len(a) - o + 1)); ax.tick_params(labelsize=6, length=0)
+        ax.imshow(a, cmap='Oranges', vmin=0, vmax=1.3, extent=(-o, len(a) - o, len(a) - o, -o))
+        ax.set_title(t, fontsize=9)
+        ax.grid(color='.5', lw=.6)
+        ax.set_xticks(range(-o, len(a) - o + 1))
+        ax.set_yticks(range(-o, len(a) - o + 1))
+        ax.tick_params(labelsize=6, length=0)
     return fig
 
 # %% ../nbs/16_widgets.ipynb #c71135d1
@@ -421,8 +437,8 @@ def _layer_data(model, size, name, m, kind, in_channels, n):
     e = effective_receptive_field(model, size, name, unit, n=n, in_channels=in_channels)
     d = dict(name=name, type=kind, n=[h, w], cloud=_cloud(e), mid=list(f.centre), share=round(100*effective_share(e, f.box), 1), stride='×'.join(f'{o:g}' for o in f.stride))
     apart = m.exact.lo[0].shape[1] == 1 and not m.exact.empty # rows and columns know nothing of each other
-    if not apart: return {**d, 'boxes': [_box(m, r, c, size) for r in range(h) for c in range(w)]}
-    return {**d, 'rows': [[_box(m, r, unit[1], size)[i] for i in (0, 2)] for r in range(h)], 'cols': [[_box(m, unit[0], c, size)[i] for i in (1, 3)] for c in range(w)]}
+    if not apart: return {**d, 'boxes': [unit_box(m, r, c, size) for r in range(h) for c in range(w)]}
+    return {**d, 'rows': [[unit_box(m, r, unit[1], size)[i] for i in (0, 2)] for r in range(h)], 'cols': [[unit_box(m, unit[0], c, size)[i] for i in (1, 3)] for c in range(w)]}
 
 def _some_layers(model, maps, names, most=6):
     "Names of a few layers to begin with: the outermost parts of a network that still have a map."
@@ -442,25 +458,28 @@ def receptive_field_explorer(
 
     Raises SegbookError as `receptive_field` does, for an image without pixels of its own, and when anywidget is missing."""
     _need('anywidget')
-    if model is None: from torchvision.models import resnet18; model = resnet18(weights=None)
-    size = _np_image(image).shape[:2] if image is not None else _image_size(input_size)
+    if model is None:
+        from torchvision.models import resnet18
+        model = resnet18(weights=None)
+    size = image_array(image).shape[:2] if image is not None else image_size(input_size)
     if image is None: image = _scene(size)
-    names,maps,_,_ = _analyse(model, size, in_channels)
+    names,maps,_,_ = analyse(model, size, in_channels)
     layers = _some_layers(model, maps, names) if layers is None else list(layers)
     if not layers: raise SegbookError('layers is an empty list; expected names of model.named_modules(), or None')
     data = []
     for name in layers:
-        name,(m,_) = _layer_of(name, names, maps, None)
+        name,(m,_) = layer_named(name, names, maps, None)
         kind = type(model.get_submodule(name)).__name__
         data.append(_layer_data(model, size, name, m, kind, in_channels, n))
     last = data[-1]['n']
     return _sheet_class('receptive field explorer', _JS_FIELD, (('layer', len(data) - 1), ('cloud', 1)))(
-        data=dict(h=size[0], w=size[1], image=_data_url(_np_image(image)), layers=data), row=last[0]//2, col=last[1]//2)
+        data=dict(h=size[0], w=size[1], image=_data_url(image_array(image)), layers=data), row=last[0]//2, col=last[1]//2)
 
 def _scene(size):
     "An embedded scene of this size, as array."
-    import tempfile; from segbook.data import make_scenes
-    with tempfile.TemporaryDirectory() as d: return _np_image(next((make_scenes(Path(d)/'s', n=2, size=tuple(size), seed=4)/'images').iterdir()))
+    import tempfile
+    from segbook.data import make_scenes
+    with tempfile.TemporaryDirectory() as d: return image_array(next((make_scenes(Path(d)/'s', n=2, size=tuple(size), seed=4)/'images').iterdir()))
 
 # %% ../nbs/16_widgets.ipynb #3b70358a
 def draw_receptive_field(
@@ -476,15 +495,20 @@ def draw_receptive_field(
     import matplotlib.pyplot as plt
     f = receptive_field(model, input_size, layer, unit, in_channels)
     h,w = f.input_size
-    fig,ax = plt.subplots(figsize=(4.2, 3.2)); plt.close(fig)
-    ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else _np_image(image), interpolation='nearest')
-    if n: e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels); ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)), e.numpy()**.5*.9]), interpolation='nearest')
+    fig,ax = plt.subplots(figsize=(4.2, 3.2))
+    plt.close(fig)
+    ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else image_array(image), interpolation='nearest')
+    if n:
+        e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels)
+        ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)), e.numpy()**.5*.9]), interpolation='nearest')
     if f.box is not None:
         def frame(b, **kw): ax.add_patch(plt.Rectangle((b[1] - .5, b[0] - .5), b[3] - b[1] + 1, b[2] - b[0] + 1, fill=False, **kw))
         frame(f.box, ec='.3', ls='--')
         if f.clipped: frame(f.clipped, ec='#c2410c', lw=2)
-        ax.set_xlim(min(f.box[1], 0) - 4, max(f.box[3], w) + 4); ax.set_ylim(max(f.box[2], h) + 4, min(f.box[0], 0) - 4)
-    ax.set_title(f'{f.layer or "output"}, unit {f.unit}: {f.size[0]}×{f.size[1]} pixels', fontsize=9); ax.axis('off')
+        ax.set_xlim(min(f.box[1], 0) - 4, max(f.box[3], w) + 4)
+        ax.set_ylim(max(f.box[2], h) + 4, min(f.box[0], 0) - 4)
+    ax.set_title(f'{f.layer or "output"}, unit {f.unit}: {f.size[0]}×{f.size[1]} pixels', fontsize=9)
+    ax.axis('off')
     return fig
 
 # %% ../nbs/16_widgets.ipynb #403893ff
@@ -523,7 +547,9 @@ def _ways(x):
     at = F.max_pool2d(sub[None,None], 2, return_indices=True)[1]
     def resized(mode): return lambda v: F.interpolate(v, scale_factor=2, mode=mode)
     def stamped(k, s): return lambda v: F.conv_transpose2d(v, torch.ones(1, 1, k, k)*(4/k**2), stride=2, padding=(k - 1)//2, output_padding=s)
-    def shuffled(v): k = torch.arange(1., 10).view(1, 1, 3, 3).repeat(4, 1, 1, 1); return F.pixel_shuffle(F.conv2d(v, k*torch.tensor([.6, 1, 1, 1.4])[:,None,None,None]/45, padding=1), 2)
+    def shuffled(v):
+        k = torch.arange(1., 10).view(1, 1, 3, 3).repeat(4, 1, 1, 1)
+        return F.pixel_shuffle(F.conv2d(v, k*torch.tensor([.6, 1, 1, 1.4])[:,None,None,None]/45, padding=1), 2)
     return [('nearest', resized('nearest')), ('bilinear', resized('bilinear')), ('bicubic', resized('bicubic')), ('bed of nails', lambda v: F.conv_transpose2d(v, torch.ones(1, 1, 1, 1), stride=2, output_padding=1)),
             ('max unpooling', lambda v: F.max_unpool2d(v, at.expand(len(v), -1, -1, -1), 2)), ('transposed, kernel 3', stamped(3, 1)), ('transposed, kernel 4', stamped(4, 0)),
             ('pixel shuffle, four kernels', shuffled)]
@@ -533,7 +559,8 @@ def _upsampled(values):
     import torch
     x = torch.as_tensor(np.asarray(values), dtype=torch.float32)
     if x.ndim != 2 or x.shape[0] != x.shape[1] or not 2 <= len(x) <= 6: raise SegbookError(f'the map is {list(x.shape)}; expected a square of 2 to 6 rows, as a list of lists or an array.')
-    n = len(x); basis = torch.eye(n*n).view(n*n, 1, n, n)
+    n = len(x)
+    basis = torch.eye(n*n).view(n*n, 1, n, n)
     return x, [(name, f(x[None,None])[0,0], f(basis)[:,0].permute(1, 2, 0).reshape(2*n, 2*n, n, n)) for name,f in _ways(x)]
 
 _SMALL = [[1, 2, 2, 1, 0], [2, 8, 9, 3, 1], [2, 9, 7, 2, 1], [1, 3, 2, 2, 5], [0, 1, 1, 5, 6]] # a small map: a bright square and a corner
@@ -555,7 +582,8 @@ def draw_upsampling(
     "A small map and its large ones, all ways beside each other; with the number of values that a pixel is made of."
     import matplotlib.pyplot as plt
     x,ways = _upsampled(_SMALL if values is None else values)
-    fig,axs = plt.subplots(2, 5, figsize=(11, 4.9)); plt.close(fig)
+    fig,axs = plt.subplots(2, 5, figsize=(11, 4.9))
+    plt.close(fig)
     for ax in axs.flat: ax.axis('off')
     for ax,(name,o,w) in zip(axs.flat, [('small map', x, None), *ways]):
         ax.imshow(o, cmap='gray')
@@ -584,8 +612,8 @@ def _two_cells():
 def _truth(truth):
     "A mask of one object class as uint8 [H,W] of 0 and 1, and the weights of its borders."
     from scipy import ndimage
-    from segbook.losses import unet_weight_map
-    t = (_np_mask(_two_cells() if truth is None else truth) > 0).astype(np.uint8)
+    from segbook.losses.borders import unet_weight_map
+    t = (mask_array(_two_cells() if truth is None else truth) > 0).astype(np.uint8)
     if not 8 <= max(t.shape) <= 96 or t.min() == t.max(): raise SegbookError(f'the truth is {t.shape[0]}x{t.shape[1]} with {t.sum()} pixels of an object; expected 8 to 96 pixels a side, and both object and background. Cut a piece out of the mask, or resize it by nearest.')
     return t, unet_weight_map(ndimage.label(t)[0], inside=False)
 
@@ -597,7 +625,8 @@ def _blob(h, w, row, col, radius, softness, confidence):
 
 def _losses_at(truth, logits):
     "{name: (value, gradient [H,W])}, by the library's losses with their defaults, one logit a pixel."
-    import torch; from segbook.losses import BorderWeightedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
+    import torch
+    from segbook.losses import BorderWeightedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
     fs = (CrossEntropyLoss, FocalLoss, BorderWeightedLoss, DiceLoss, JaccardLoss, TverskyLoss, LovaszLoss)
     z,t = torch.tensor(logits)[None,None].requires_grad_(),torch.tensor(truth).long()[None]
     values = [f()(z, t) for f in fs]
@@ -718,17 +747,25 @@ def draw_losses(
     confidence:int = 4, # logit far inside, and minus that far outside, 1..8
 ) -> Figure: # closed
     """A predicted blob over the truth, and for each loss its value and where its gradient pushes. Raises SegbookError as `loss_explorer`."""
-    import matplotlib.pyplot as plt; from matplotlib.colors import LinearSegmentedColormap
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
     t,_ = _truth(truth)
     z = _blob(*t.shape, **_blob_settings(t.shape, 'Dice', row=row, col=col, radius=radius, softness=softness, confidence=confidence))
-    fig,axs = plt.subplots(2, 4, figsize=(8.4, 4.5), layout='constrained'); plt.close(fig)
-    axs[0,0].imshow(1/(1 + np.exp(-z)), cmap='gray', vmin=0, vmax=1, interpolation='nearest'); axs[0,0].set_title('probability', fontsize=9); axs[0,0].plot(col, row, '+', color='#c2410c', ms=10, mew=2)
+    fig,axs = plt.subplots(2, 4, figsize=(8.4, 4.5), layout='constrained')
+    plt.close(fig)
+    axs[0,0].imshow(1/(1 + np.exp(-z)), cmap='gray', vmin=0, vmax=1, interpolation='nearest')
+    axs[0,0].set_title('probability', fontsize=9)
+    axs[0,0].plot(col, row, '+', color='#c2410c', ms=10, mew=2)
     for ax,(name,(value,grad)) in zip(axs.flat[1:], _losses_at(t, z).items()):
         most = np.abs(grad).max() or 1
         shown = ax.imshow(-grad/most, cmap=LinearSegmentedColormap.from_list('pushes', np.array(_PUSHES)/255), vmin=-1, vmax=1, interpolation='nearest')
         ax.set_title(f'{name} {value:.3f}\npushes {np.abs(grad).sum():.3f}', fontsize=9)
-    for ax in axs.flat: ax.contour(t, [.5], colors='w', linewidths=2); ax.contour(t, [.5], colors='k', linewidths=1); ax.axis('off')
-    bar = fig.colorbar(shown, ax=axs, shrink=.6, ticks=[-1, 0, 1]); bar.ax.set_yticklabels(['down', '0', 'up'], fontsize=8)
+    for ax in axs.flat:
+        ax.contour(t, [.5], colors='w', linewidths=2)
+        ax.contour(t, [.5], colors='k', linewidths=1)
+        ax.axis('off')
+    bar = fig.colorbar(shown, ax=axs, shrink=.6, ticks=[-1, 0, 1])
+    bar.ax.set_yticklabels(['down', '0', 'up'], fontsize=8)
     return fig
 
 # %% ../nbs/16_widgets.ipynb #64a1afb3
@@ -751,16 +788,17 @@ def _truths(truth, codes):
     if isinstance(truth, str):
         if truth not in scenes: raise SegbookError(f'No truth {truth!r}; expected a mask, or one of {", ".join(scenes)}.')
         return [(truth, scenes[truth][0], scenes[truth][1].astype(np.uint8))]
-    m = _np_mask(truth)
+    m = mask_array(truth)
     if not 4 <= min(m.shape) <= max(m.shape) <= 96: raise SegbookError(f'the truth is {m.shape[0]}x{m.shape[1]}; expected 4 to 96 pixels a side. Cut a piece out of the mask, or resize it by nearest.')
-    return [('truth', list(_codes_for(m, codes)), m)]
+    return [('truth', list(codes_for(m, codes)), m)]
 
 # %% ../nbs/16_widgets.ipynb #d8572a72
 def _changed(truth, down=0, right=0, grow=0, lost=0, void=None):
     "A prediction [H,W], made of the truth: grown or eroded by a disc, with pieces of 4x4 pixels lost, moved."
     from scipy import ndimage
     h,w = truth.shape
-    n = abs(grow); near = np.add.outer(np.arange(-n, n + 1)**2, np.arange(-n, n + 1)**2) <= n*n
+    n = abs(grow)
+    near = np.add.outer(np.arange(-n, n + 1)**2, np.arange(-n, n + 1)**2) <= n*n
     m = np.where(truth == (-1 if void is None else void), 0, truth).astype(int)
     if n: m = ndimage.grey_dilation(m, footprint=near, mode='constant', cval=0) if grow > 0 else ndimage.grey_erosion(m, footprint=near, mode='constant', cval=999)
     r,c = np.arange(h)[:,None]//4, np.arange(w)//4
@@ -770,8 +808,10 @@ def _changed(truth, down=0, right=0, grow=0, lost=0, void=None):
 
 def _scores(truth, pred, names):
     "{name: score} as the library counts: pixel accuracy, mean IoU, IoU of each class, Dice of each but the background, and two of the boundaries; Void is left out."
-    from segbook.metrics import Confusion, boundary_f1, hausdorff95
-    void = find_void(names); ids = [k for k in range(len(names)) if k != void]
+    from segbook.metrics.confusion import Confusion
+    from segbook.metrics.boundaries import boundary_f1, hausdorff95
+    void = find_void(names)
+    ids = [k for k in range(len(names)) if k != void]
     c = Confusion(len(names), void).update(pred, truth)
     return {'pixel accuracy': c.pixel_accuracy(), 'mean IoU': c.mean_iou(), **{f'IoU of {names[k]}': c.iou()[k].item() for k in ids}, **{f'Dice of {names[k]}': c.dice()[k].item() for k in ids if k},
         'boundary F1': boundary_f1(pred, truth, len(names), void).nanmean().item(), 'Hausdorff 95': hausdorff95(pred, truth, len(names), void, one_empty='diagonal').nanmean().item()}
@@ -848,7 +888,8 @@ def metric_explorer(
     """Move, grow or erode a prediction that was perfect, and let pieces get lost: pixel accuracy hardly notices, IoU and Dice do.
 
     Raises SegbookError for an unknown scene, a mask that is too large, ids outside the codes, and when anywidget is missing."""
-    truths = _truths(truth, codes); h,w = truths[0][2].shape
+    truths = _truths(truth, codes)
+    h,w = truths[0][2].shape
     scenes = [dict(name=k, names=list(c), truth=m.ravel().tolist(), ignore=-1 if find_void(c) is None else find_void(c)) for k,c,m in truths]
     return _sheet_class('metric explorer', _JS_MARKS + _JS_METRIC_COUNTS + _JS_METRIC, (('scene', 0), ('grow', 0), ('lost', 0)))(data=dict(h=h, w=w, scenes=scenes, reach=_REACH), scene=min(1, len(scenes) - 1), row=1, col=2)
 
@@ -865,17 +906,25 @@ def draw_metrics(
     for k,v,(a,b) in (('down', down, (-_REACH, _REACH)), ('right', right, (-_REACH, _REACH)), ('grow', grow, (-4, 4)), ('lost', lost, (0, 100))):
         if not isinstance(v, int) or not a <= v <= b: raise SegbookError(f'{k}={v!r}; expected a whole number from {a} to {b}.')
     (name,names,t), = _truths(truth, codes)
-    void = find_void(names); pred = _changed(t, down, right, grow, lost, void)
+    void = find_void(names)
+    pred = _changed(t, down, right, grow, lost, void)
     counts,wrong = t != (-1 if void is None else void), pred != t
     colors = np.select([~counts, wrong & (t > 0), wrong, t > 0], [1, 2, 3, 4], 0)
-    fig,(ax,bars) = plt.subplots(1, 2, figsize=(9, 2.9), layout='constrained', gridspec_kw=dict(width_ratios=(3, 2))); plt.close(fig)
+    fig,(ax,bars) = plt.subplots(1, 2, figsize=(9, 2.9), layout='constrained', gridspec_kw=dict(width_ratios=(3, 2)))
+    plt.close(fig)
     ax.imshow(np.array([(233,)*3, (190,)*3, (224, 130, 20), (255,)*3, (23, 69, 107)], np.uint8)[colors])
-    r,c = np.nonzero(wrong & counts & (pred > 0)); ax.plot(c, r, 'k', ls='', marker=(2, 2, -45), ms=4)
+    r,c = np.nonzero(wrong & counts & (pred > 0))
+    ax.plot(c, r, 'k', ls='', marker=(2, 2, -45), ms=4)
     if t.any(): ax.contour(t > 0, [.5], colors='k', linewidths=.8)
-    ax.set_title('dark: right; orange: missed (FN); stroke: invented (FP)', fontsize=9); ax.axis('off')
+    ax.set_title('dark: right; orange: missed (FN); stroke: invented (FP)', fontsize=9)
+    ax.axis('off')
     s = _scores(t, pred, names)
     full = [0 if k == 'Hausdorff 95' or np.isnan(v) else v for k,v in s.items()]
-    bars.barh(list(s), full, color='#3b82c4'); bars.invert_yaxis(); bars.set_xlim(0, 1.25); bars.tick_params(labelsize=8); bars.spines[['top', 'right']].set_visible(False)
+    bars.barh(list(s), full, color='#3b82c4')
+    bars.invert_yaxis()
+    bars.set_xlim(0, 1.25)
+    bars.tick_params(labelsize=8)
+    bars.spines[['top', 'right']].set_visible(False)
     for i,(k,v) in enumerate(s.items()): bars.text(full[i] + .02, i, f'{v:.1f} pixels' if k == 'Hausdorff 95' else f'{v:.3f}', va='center', fontsize=8)
     return fig
 
@@ -893,7 +942,8 @@ def figure_slider(
     if not figures or len(figures) != len(labels): raise SegbookError(f'{len(figures)} figures and {len(labels)} labels; expected at least one figure, and a label for each.')
     def png(f):
         if isinstance(f, bytes): return f
-        b = io.BytesIO(); f.savefig(b, format='png', dpi=80)
+        b = io.BytesIO()
+        f.savefig(b, format='png', dpi=80)
         return b.getvalue()
     pages = [w.VBox([w.Label(l), w.HTML(f'<img alt="{html.escape(l)}" style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(png(f)).decode()}">')]) for f,l in zip(figures, labels)]
     slider, stack = w.IntSlider(0, 0, len(pages) - 1, description=description, readout=False), w.Stack(pages, selected_index=0)

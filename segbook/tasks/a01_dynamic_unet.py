@@ -52,32 +52,42 @@ def skip_shapes(
 def skip_shapes(body, x):
     shapes = []
     with torch.no_grad():
-        for layer in body: x = layer(x); shapes.append(list(x.shape[1:]))
+        for layer in body:
+            x = layer(x)
+            shapes.append(list(x.shape[1:]))
     return [a for a, b in zip(shapes, shapes[1:]) if a[1:] != b[1:]]
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #0e31127c
 @ex2.slip('taking a map whenever the channels change too')
 def skip_shapes(body, x):
     shapes = []
-    for layer in body: x = layer(x); shapes.append(list(x.shape[1:]))
+    for layer in body:
+        x = layer(x)
+        shapes.append(list(x.shape[1:]))
     return [a for a, b in zip(shapes, shapes[1:]) if a != b]
 
 @ex2.slip('taking the map behind the change')
 def skip_shapes(body, x):
     shapes = []
-    for layer in body: x = layer(x); shapes.append(list(x.shape[1:]))
+    for layer in body:
+        x = layer(x)
+        shapes.append(list(x.shape[1:]))
     return [b for a, b in zip(shapes, shapes[1:]) if a[1:] != b[1:]]
 
 @ex2.slip('counting the image as a map')
 def skip_shapes(body, x):
     shapes = [list(x.shape[1:])]
-    for layer in body: x = layer(x); shapes.append(list(x.shape[1:]))
+    for layer in body:
+        x = layer(x)
+        shapes.append(list(x.shape[1:]))
     return [a for a, b in zip(shapes, shapes[1:]) if a[1:] != b[1:]]
 
 @ex2.slip('looking at the height alone')
 def skip_shapes(body, x):
     shapes = []
-    for layer in body: x = layer(x); shapes.append(list(x.shape[1:]))
+    for layer in body:
+        x = layer(x)
+        shapes.append(list(x.shape[1:]))
     return [a for a, b in zip(shapes, shapes[1:]) if a[1] != b[1]]
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #cfd7d0f4

@@ -118,10 +118,14 @@ def where_is(mask, k):
 def where_is(mask, k): return _box_of(mask, k, corners=True)
 
 @ex3.slip('giving the columns before the rows')
-def where_is(mask, k): b = _box_of(mask, k); return b and (b[1], b[0], b[3], b[2])
+def where_is(mask, k):
+    b = _box_of(mask, k)
+    return b and (b[1], b[0], b[3], b[2])
 
 @ex3.slip('ending one row and one column too late')
-def where_is(mask, k): b = _box_of(mask, k); return b and (b[0], b[1], b[2] + 1, b[3] + 1)
+def where_is(mask, k):
+    b = _box_of(mask, k)
+    return b and (b[0], b[1], b[2] + 1, b[3] + 1)
 
 @ex3.slip('taking the first piece, not the largest')
 def where_is(mask, k):
@@ -144,7 +148,10 @@ def _(rng):
         todo = {(i, j) for i in range(h) for j in range(w) if m[i,j] == 1}
         while todo:
             piece, new = set(), {todo.pop()}
-            while new: piece |= new; new = {(i+a, j+b) for i,j in new for a,b in ((0, 1), (1, 0), (0, -1), (-1, 0))} & todo; todo -= new
+            while new:
+                piece |= new
+                new = {(i+a, j+b) for i,j in new for a,b in ((0, 1), (1, 0), (0, -1), (-1, 0))} & todo
+                todo -= new
             pieces.append(piece)
         pieces.sort(key=len)
         rows, columns = zip(*pieces[-1])

@@ -99,7 +99,9 @@ def _runs(x):
 def run_lengths(mask): return _runs(mask.ravel())
 
 @ex3.slip('leaving out the 0 at the start')
-def run_lengths(mask): x = _runs(mask.T.ravel()); return x if x[0] else x[1:]
+def run_lengths(mask):
+    x = _runs(mask.T.ravel())
+    return x if x[0] else x[1:]
 
 @ex3.slip('leaving out the last run')
 def run_lengths(mask): return _runs(mask.T.ravel())[:-1]
@@ -123,7 +125,9 @@ def _(rng):
         for j in range(w):
             for i in range(h):
                 if mask[i,j] == last: want[-1] += 1
-                else: want.append(1); last = mask[i,j]
+                else:
+                    want.append(1)
+                    last = mask[i,j]
         yield 'an odd size', (mask,), want
 
 # %% ../../nbs/tasks/03_data.ipynb #18cfaa24

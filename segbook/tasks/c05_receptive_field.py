@@ -47,7 +47,9 @@ def field(layers):
 @ex2.slip('widening the jump before the kernel')
 def field(layers):
     size,jump = 1,1
-    for kernel,stride,dilation in layers: jump *= stride; size += (kernel - 1)*dilation*jump
+    for kernel,stride,dilation in layers:
+        jump *= stride
+        size += (kernel - 1)*dilation*jump
     return size,jump
 
 @ex2.slip('leaving out the dilation')
@@ -56,13 +58,17 @@ def field(layers): return ex2.answer([(k, s, 1) for k,s,_ in layers])
 @ex2.slip('adding whole kernels')
 def field(layers):
     size,jump = 1,1
-    for kernel,stride,dilation in layers: size += kernel*dilation*jump; jump *= stride
+    for kernel,stride,dilation in layers:
+        size += kernel*dilation*jump
+        jump *= stride
     return size,jump
 
 @ex2.slip('adding the strides')
 def field(layers):
     size,jump = 1,1
-    for kernel,stride,dilation in layers: size += (kernel - 1)*dilation*jump; jump += stride - 1
+    for kernel,stride,dilation in layers:
+        size += (kernel - 1)*dilation*jump
+        jump += stride - 1
     return size,jump
 
 ex2.hint('Before any layer a unit is a pixel: size 1, jump 1.', 'A kernel of $k$ with dilation $d$ reaches $(k-1)\\\\,d$ units further, each of them a jump apart.',
@@ -114,10 +120,14 @@ def seen_by(unit, layers): return ex3.answer(unit, [(k, s, 0, d) for k,s,_,d in 
 def seen_by(unit, layers): return ex3.answer(unit, [(k, s, p, 1) for k,s,p,_ in layers])
 
 @ex3.slip('cutting off at the image')
-def seen_by(unit, layers): a,b = ex3.answer(unit, layers); return max(a, 0),max(b, 0)
+def seen_by(unit, layers):
+    a,b = ex3.answer(unit, layers)
+    return max(a, 0),max(b, 0)
 
 @ex3.slip('one pixel too many')
-def seen_by(unit, layers): a,b = ex3.answer(unit, layers); return a,b + 1
+def seen_by(unit, layers):
+    a,b = ex3.answer(unit, layers)
+    return a,b + 1
 
 ex3.hint('Unit $u$ of a layer reads the units $u s - p$, $u s - p + d$, and so on, of the map before it.', 'The first one of the first, and the last one of the last: only two numbers travel back.',
          '`reversed(layers)` goes through a list from its end.')
@@ -175,7 +185,9 @@ def reached(f, n, unit): return [i for i in range(n) if f(torch.where(torch.aran
 def reached(f, n, unit): return [i for i in range(n) if f(torch.where(torch.arange(n) == i, torch.nan, 1.))[unit] == torch.nan]
 
 @ex4.slip('filling up from the first to the last')
-def reached(f, n, unit): r = ex4.answer(f, n, unit); return list(range(r[0], r[-1] + 1)) if r else r
+def reached(f, n, unit):
+    r = ex4.answer(f, n, unit)
+    return list(range(r[0], r[-1] + 1)) if r else r
 
 @ex4.slip('using a large number as poison')
 def reached(f, n, unit): return [i for i in range(n) if f(torch.where(torch.arange(n) == i, 1e9, 1.))[unit] > 1e6]

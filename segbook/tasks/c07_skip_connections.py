@@ -98,17 +98,20 @@ def unpool(x, index, size): return F.interpolate(x[None, None], size=size)[0, 0]
 
 @ex3.slip('a bed of nails: always the corner at the top left')
 def unpool(x, index, size):
-    out = torch.zeros(size); out[:2*x.shape[0]:2, :2*x.shape[1]:2] = x
+    out = torch.zeros(size)
+    out[:2*x.shape[0]:2, :2*x.shape[1]:2] = x
     return out
 
 @ex3.slip('writing the positions column by column')
 def unpool(x, index, size):
-    out = torch.zeros(size[0]*size[1]); out[index.flatten()] = x.flatten()
+    out = torch.zeros(size[0]*size[1])
+    out[index.flatten()] = x.flatten()
     return out.view(size[1], size[0]).T
 
 @ex3.slip('handing on a one instead of the value')
 def unpool(x, index, size):
-    out = torch.zeros(size[0]*size[1]); out[index.flatten()] = 1
+    out = torch.zeros(size[0]*size[1])
+    out[index.flatten()] = 1
     return out.view(*size)
 
 ex3.hint('Begin with a flat map of zeros, `torch.zeros(H*W)`: the index counts its places.', '`out[index.flatten()] = x.flatten()` writes all values at once.', 'At the end `view(H, W)`.')

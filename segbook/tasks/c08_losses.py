@@ -224,7 +224,8 @@ ex4.case('only Void', _pixels(1/2, 1/8), _pixels(4, 4), 2, 4, .5, .5, want=float
 def _(rng):
     for K,void,a,b in ((3, 255, .3, .7), (5, 4, 1., 0.)):
         p,t = rng.random((2, 3, 5)),rng.integers(0, K, (2, 3, 5))
-        t[:,0] = void; t[:,1,0] = 1
+        t[:,0] = void
+        t[:,1,0] = 1
         found = missed = false = 0.
         for v,i in zip(p.flatten(), t.flatten()):
             if i == 1: found,missed = found + v,missed + 1-v

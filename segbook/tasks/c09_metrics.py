@@ -344,6 +344,7 @@ def _(rng):
         a,b = (torch.from_numpy(rng.integers(0, 20, (i, 2))).float() for i in (n, m))
         def directed(us, vs):
             d = sorted(min(((u[0]-v[0])**2 + (u[1]-v[1])**2)**.5 for v in vs) for u in us)
-            i = q/100*(len(d)-1); low = int(i)
+            i = q/100*(len(d)-1)
+            low = int(i)
             return d[low] + (i-low)*(d[min(low+1, len(d)-1)]-d[low])
         yield 'many pixels', (a, b, q), max(directed(a.tolist(), b.tolist()), directed(b.tolist(), a.tolist()))

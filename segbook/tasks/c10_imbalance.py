@@ -69,10 +69,13 @@ ex2.case('a square', _m([0, 0, 0], [0, 0, 0], [0, 0, 1]), (2, 2), want=1/4)
 @ex2.more
 def _(rng):
     for (H, W), size in (((7, 9), (3, 2)), ((6, 5), (1, 4)), ((8, 8), (8, 3))):
-        m = (rng.random((H, W)) < .06).astype(np.uint8); n = k = 0
+        m = (rng.random((H, W)) < .06).astype(np.uint8)
+        n = k = 0
         for t in range(H):
             for l in range(W):
-                if t + size[0] <= H and l + size[1] <= W: n += 1; k += any(m[t+i,l+j] for i in range(size[0]) for j in range(size[1]))
+                if t + size[0] <= H and l + size[1] <= W:
+                    n += 1
+                    k += any(m[t+i,l+j] for i in range(size[0]) for j in range(size[1]))
         yield 'a larger mask', (m, size), k/n
 
 # %% ../../nbs/tasks/10_imbalance.ipynb #794e2ce5
@@ -171,7 +174,8 @@ ex4.case('no cell', np.array([[0, 0]]), want=_m([0, 0]))
 @ex4.more
 def _(rng):
     for H, W in ((5, 7), (9, 4)):
-        a = rng.integers(0, 4, (H, W)); want = np.zeros((H, W), np.uint8)
+        a = rng.integers(0, 4, (H, W))
+        want = np.zeros((H, W), np.uint8)
         for r in range(H):
             for c in range(W):
                 near = [a[r+i,c+j] for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1)) if 0 <= r+i < H and 0 <= c+j < W]

@@ -172,7 +172,8 @@ ex3.case('no epoch', [], 'mean_iou', want=None)
 @ex3.more
 def _(rng):
     for name in ('mean_dice', 'train_loss'):
-        v = rng.integers(0, 20, 12).astype(float).tolist(); v[0] = nan
+        v = rng.integers(0, 20, 12).astype(float).tolist()
+        v[0] = nan
         best = None
         for i,o in enumerate(v):
             if not math.isnan(o) and (best is None or (o < v[best] if name == 'train_loss' else o > v[best])): best = i
@@ -264,12 +265,22 @@ def _facts(f, n, seed, epoch):
     "'as asked', or what is wrong with the orders that `f` gives; the random state stays as it was."
     old = random.getstate(),np.random.get_state(),torch.get_rng_state()
     def order(*args): return [int(o) for o in f(n, *args)]
-    def all_seeds(s): random.seed(s); np.random.seed(s); torch.manual_seed(s)
+    def all_seeds(s):
+        random.seed(s)
+        np.random.seed(s)
+        torch.manual_seed(s)
     try:
-        all_seeds(1); before = _random_state(); first = order(seed, epoch); after = _random_state()
-        all_seeds(2); again = order(seed, epoch)
+        all_seeds(1)
+        before = _random_state()
+        first = order(seed, epoch)
+        after = _random_state()
+        all_seeds(2)
+        again = order(seed, epoch)
         same = [o for o in ((seed, epoch+1), (seed+1, epoch), (seed+1, epoch-1)) if n >= 12 and o[1] >= 0 and order(*o) == first]
-    finally: random.setstate(old[0]); np.random.set_state(old[1]); torch.set_rng_state(old[2])
+    finally:
+        random.setstate(old[0])
+        np.random.set_state(old[1])
+        torch.set_rng_state(old[2])
     if sorted(first) != [*range(n)]: return 'not each image once'
     if again != first: return 'another order when asked again'
     if same: return f'the same order as seed {same[0][0]}, epoch {same[0][1]}'
@@ -283,7 +294,9 @@ def image_order(n, seed, epoch): return random.Random(seed).sample(range(n), n)
 def image_order(n, seed, epoch): return random.Random(seed + epoch).sample(range(n), n)
 
 @ex5.slip('seeding the whole program')
-def image_order(n, seed, epoch): torch.manual_seed(seed*1_000_003 + epoch); return torch.randperm(n)
+def image_order(n, seed, epoch):
+    torch.manual_seed(seed*1_000_003 + epoch)
+    return torch.randperm(n)
 
 @ex5.slip('shuffling without a seed')
 def image_order(n, seed, epoch): return torch.randperm(n)

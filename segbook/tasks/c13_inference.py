@@ -205,7 +205,8 @@ def _(rng):
         mask,prob = np.zeros((h, w), int),np.zeros((h, w))
         for i,j in np.ndindex(h, w):
             e = {k: math.exp(x[k,i,j]) for k in range(K) if k != void}
-            mask[i,j] = max(e, key=e.get); prob[i,j] = max(e.values())/sum(e.values())
+            mask[i,j] = max(e, key=e.get)
+            prob[i,j] = max(e.values())/sum(e.values())
         yield 'an odd size', (torch.from_numpy(x).float(), void), (torch.from_numpy(mask), torch.from_numpy(prob))
 
 # %% ../../nbs/tasks/13_inference.ipynb #45487c59

@@ -207,7 +207,9 @@ def is_program(data):
 # %% ../../nbs/tasks/15_export.ipynb #4d5c2b1a
 @ex5.slip('loading it to see what happens')
 def is_program(data):
-    try: pickle.loads(data); return False
+    try:
+        pickle.loads(data)
+        return False
     except Exception: return True
 
 @ex5.slip('looking for a word in the bytes')

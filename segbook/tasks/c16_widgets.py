@@ -93,15 +93,18 @@ def outline(
 def outline(mask):
     out = np.zeros(mask.shape, bool)
     down, right = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
-    out[1:] |= down; out[:-1] |= down
-    out[:, 1:] |= right; out[:, :-1] |= right
+    out[1:] |= down
+    out[:-1] |= down
+    out[:, 1:] |= right
+    out[:, :-1] |= right
     return out
 
 # %% ../../nbs/tasks/16_widgets.ipynb #2ce2d623
 @ex2.slip('looking only up and to the left, so that borders have one side')
 def outline(mask):
     out = np.zeros(mask.shape, bool)
-    out[1:] |= mask[1:] != mask[:-1]; out[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    out[1:] |= mask[1:] != mask[:-1]
+    out[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     return out
 
 @ex2.slip('`np.roll`, for which the left edge is the neighbour of the right one')
@@ -109,19 +112,24 @@ def outline(mask): return np.any([np.roll(mask, s, a) != mask for s in (1, -1) f
 
 @ex2.slip('counting corners as neighbours')
 def outline(mask):
-    p = np.pad(mask, 1, mode='edge'); h, w = mask.shape
+    p = np.pad(mask, 1, mode='edge')
+    h, w = mask.shape
     return np.any([p[1+i:h+1+i, 1+j:w+1+j] != mask for i in (-1, 0, 1) for j in (-1, 0, 1)], 0)
 
 @ex2.slip('taking the edge of the picture for a border')
 def outline(mask):
-    p = np.pad(mask.astype(int), 1, constant_values=-1); h, w = mask.shape
+    p = np.pad(mask.astype(int), 1, constant_values=-1)
+    h, w = mask.shape
     return np.any([p[1+i:h+1+i, 1+j:w+1+j] != mask for i,j in ((0, 1), (1, 0), (0, -1), (-1, 0))], 0)
 
 @ex2.slip('subtracting uint8 from uint8, where 1 - 2 is 255, and asking what is above 1')
 def outline(mask):
     out = np.zeros(mask.shape, bool)
     down, right = mask[1:] - mask[:-1] > 1, mask[:, 1:] - mask[:, :-1] > 1
-    out[1:] |= down; out[:-1] |= down; out[:, 1:] |= right; out[:, :-1] |= right
+    out[1:] |= down
+    out[:-1] |= down
+    out[:, 1:] |= right
+    out[:, :-1] |= right
     return out
 
 # %% ../../nbs/tasks/16_widgets.ipynb #81d26729
@@ -282,7 +290,8 @@ def moved(mask, down, right): return ex5.answer(mask, -down, -right)
 
 @ex5.slip('slices that are right until the move is larger than the picture: then their end is negative, and counts from behind')
 def moved(mask, down, right):
-    h, w = mask.shape; out = np.zeros_like(mask)
+    h, w = mask.shape
+    out = np.zeros_like(mask)
     out[max(0, down):h + min(0, down), max(0, right):w + min(0, right)] = mask[max(0, -down):h - max(0, down), max(0, -right):w - max(0, right)]
     return out
 
@@ -371,7 +380,10 @@ ex6.case('a half to round', slopes(4., -1.), dark, grey, light, want=px([0, 0, 5
 @ex6.more
 def _(rng):
     for shape in ((3, 4), (2, 5)):
-        g = rng.integers(-8, 9, shape); g[0, 0] = -8  # eighths of the largest, so that whole numbers give the answer
+        g = rng.integers(-8, 9, shape)
+        g[0, 0] = -8  # eighths of the largest, so that whole numbers give the answer
         d, r, u = rng.integers(0, 256, (3, 3)).astype(np.uint8)
-        def mixed(v, k): n, end = abs(int(v)), (u if v < 0 else d); return ((8 - n)*int(r[k]) + n*int(end[k]) + 4)//8
+        def mixed(v, k):
+            n, end = abs(int(v)), (u if v < 0 else d)
+            return ((8 - n)*int(r[k]) + n*int(end[k]) + 4)//8
         yield 'an odd size', (g/8., d, r, u), np.array([[[mixed(v, k) for k in range(3)] for v in row] for row in g], np.uint8)

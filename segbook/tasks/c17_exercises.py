@@ -128,7 +128,9 @@ def replace_whole(
 def replace_whole(file, write):
     import os
     other = file.with_name(f'{file.name}.partial')
-    try: write(other); os.replace(other, file)
+    try:
+        write(other)
+        os.replace(other, file)
     finally: other.unlink(missing_ok=True)
 
 # %% ../../nbs/tasks/17_exercises.ipynb #b37893c0
@@ -143,7 +145,9 @@ def seen_after(f, before, does):
             Path(path).write_text(half)
             during.append(held())
             if end: raise OSError(end)
-        try: f(file, write); came = None
+        try:
+            f(file, write)
+            came = None
         except OSError as e: came = e.strerror or str(e)
         return dict(files={o.name: o.read_text() for o in sorted(Path(d).iterdir())}, meanwhile=during, raised=came)
 
@@ -154,12 +158,15 @@ def replace_whole(file, write): write(file)
 @ex3.slip('forgetting the half-written file when something was raised')
 def replace_whole(file, write):
     other = file.with_name('new')
-    write(other); os.replace(other, file)
+    write(other)
+    os.replace(other, file)
 
 @ex3.slip('swallowing the exception')
 def replace_whole(file, write):
     other = file.with_name('new')
-    try: write(other); os.replace(other, file)
+    try:
+        write(other)
+        os.replace(other, file)
     except OSError: other.unlink(missing_ok=True)
 
 @ex3.slip('removing the old file before the new one is there')

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import re
 from ..exercises import Exercise
-from ..masks import SegbookError
+from ..errors import SegbookError
 
 # %% auto #0
 __all__ = []
@@ -100,7 +100,9 @@ def free_name(
 @ex3.solution
 def free_name(name, taken):
     taken, i, free = {o.lower() for o in taken}, 1, name
-    while free.lower() in taken: i += 1; free = f'{name}-{i}'
+    while free.lower() in taken:
+        i += 1
+        free = f'{name}-{i}'
     return free
 
 # %% ../../nbs/tasks/18_cli.ipynb #d7edf2e8
