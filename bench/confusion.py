@@ -25,7 +25,9 @@ B,K,H,W,VOID = 8,12,360,480,11
 def fastai_pair(x, t):
     "fastai's mean IoU and mean Dice of one batch; they have no ignore_index, so they count Void like any class."
     ms,learn = (JaccardCoeffMulti(), DiceMulti()),SimpleNamespace(pred=x, y=t)
-    for m in ms: m.reset(); m.accumulate(learn)
+    for m in ms:
+        m.reset()
+        m.accumulate(learn)
     return ms
 
 def segbook_three(x, t):
@@ -53,7 +55,8 @@ def everything(x, t):
     "All scores of a Confusion: per class, per image, and every mean of them."
     c = Confusion(K, VOID, per_image=True).update(x, t)
     per_class = [c.matrix, c.iou(), c.dice(), c.pixel_accuracy(), c.mean_iou(), c.mean_dice()]
-    return per_class+[o(per_image=True) for o in (c.iou, c.dice, c.pixel_accuracy, c.mean_iou, c.mean_dice)]
+    return per_class+[o(per_image=True) for o in (c.iou, c.dice, c.pixel_accuracy, c.mean_iou,
+            c.mean_dice)]
 
 def candidates(x, t):
     return {'plain: x.max(1) and torch.bincount': lambda: plain_matrix(x, t),
@@ -72,11 +75,14 @@ def check_equal(x, t):
     ours,plain = Confusion(K, VOID).update(x, t),Confusion(K).update(x, t)
     theirs,(jac,dice) = torchmetrics_iou(x, t),fastai_pair(x, t)
     assert torch.equal(ours.matrix, theirs.confmat), 'the matrix differs from torchmetrics'
-    assert torch.equal(plain.matrix, plain_matrix(x, t)) and torch.equal(ours.matrix, plain_argmax(x, t)), 'the matrix differs from the plain one'
+    assert torch.equal(plain.matrix, plain_matrix(x, t)) and torch.equal(ours.matrix,
+        plain_argmax(x, t)), 'the matrix differs from the plain one'
     assert torch.equal(everything(x, t)[0], ours.matrix) and everything(x, t)[4]==ours.mean_iou()
     for c in range(K):
-        assert plain.iou()[c].item()==jac.inter[c]/(jac.union[c]-jac.inter[c]), f'IoU of class {c} differs from fastai'
-        assert plain.dice()[c].item()==2*dice.inter[c]/dice.union[c], f'Dice of class {c} differs from fastai'
+        assert plain.iou()[c].item()==jac.inter[c]/(
+            jac.union[c]-jac.inter[c]), f'IoU of class {c} differs from fastai'
+        assert plain.dice()[c].item()==2*dice.inter[c]/dice.union[
+            c], f'Dice of class {c} differs from fastai'
     assert abs(plain.mean_iou()-jac.value)<4e-16 and abs(plain.mean_dice()-dice.value)<4e-16
     assert abs(ours.mean_iou()-theirs.compute().item())<1e-6, 'torchmetrics divides in 32 bits'
     return True
@@ -86,9 +92,12 @@ def transforms(p, t, tolerance):
     out = np.full((len(p), K, 2), np.nan)
     for b,k in np.ndindex(len(p), K):
         void = t[b]==VOID
-        x,y = ((boundary_pixels(o.masked_fill(void, VOID), VOID) & (o==k) & ~void).numpy() for o in (p[b], t[b]))
+        x,y = ((boundary_pixels(o.masked_fill(void, VOID), VOID) & (o==k) & ~void).numpy()
+            for o in (p[b], t[b]))
         if k==VOID or not (x|y).any(): continue
-        if not x.any() or not y.any(): out[b,k] = 0,np.inf; continue
+        if not x.any() or not y.any():
+            out[b,k] = 0,np.inf
+            continue
         rows,cols = (np.flatnonzero((x|y).any(i)) for i in (1, 0))
         x,y = (o[rows[0]:rows[-1]+1,cols[0]:cols[-1]+1] for o in (x, y))
         near,back = distance_transform_edt(~y)[x],distance_transform_edt(~x)[y]
@@ -102,32 +111,41 @@ def race(fs, runs):
     for f in fs.values(): f()
     for _ in range(runs):
         for k,f in fs.items():
-            s = time.perf_counter(); f(); times[k].append(1000*(time.perf_counter()-s))
+            s = time.perf_counter()
+            f()
+            times[k].append(1000*(time.perf_counter()-s))
     return times
 
 def boundary_race(runs):
     "The boundary measures on drawn street scenes and a prediction that is shifted by three pixels, with a few wrong ones."
     from monai.metrics import compute_hausdorff_distance
     with tempfile.TemporaryDirectory() as d:
-        t = torch.stack([torch.from_numpy(np.array(read_mask(o))).long() for o in SegFolder(make_scenes(Path(d)/'s', n=B, size=(H,W), seed=0)).labels])
+        t = torch.stack([torch.from_numpy(np.array(read_mask(o))).long()
+                for o in SegFolder(make_scenes(Path(d)/'s', n=B, size=(H,W), seed=0)).labels])
     g = torch.Generator().manual_seed(42)
-    p = torch.where(torch.rand(t.shape, generator=g)<.002, torch.randint(0, VOID, t.shape, generator=g), t.roll(3, 2).clamp(max=VOID-1))
+    p = torch.where(torch.rand(t.shape, generator=g)<.002,
+        torch.randint(0, VOID, t.shape, generator=g), t.roll(3, 2).clamp(max=VOID-1))
     hot = [torch.nn.functional.one_hot(o, K).movedim(-1, 1) for o in (p, t)]
     ours = torch.stack([boundary_f1(p, t, K, VOID), hausdorff95(p, t, K, VOID)], -1).numpy()
-    assert np.allclose(ours, transforms(p, t, 4.5), equal_nan=True), 'the distance transforms say otherwise'
-    return race({'segbook hausdorff95': lambda: hausdorff95(p, t, K, VOID), 'segbook boundary_f1': lambda: boundary_f1(p, t, K, VOID),
-                 'both by distance transforms': lambda: transforms(p, t, 4.5),
-                 "MONAI's compute_hausdorff_distance (image border counted, no Void)": lambda: compute_hausdorff_distance(*hot, include_background=True, percentile=95)}, runs)
+    assert np.allclose(ours, transforms(p, t, 4.5),
+        equal_nan=True), 'the distance transforms say otherwise'
+    return race({'segbook hausdorff95': lambda: hausdorff95(p, t, K, VOID),
+            'segbook boundary_f1': lambda: boundary_f1(p, t, K, VOID),
+            'both by distance transforms': lambda: transforms(p, t, 4.5),
+            "MONAI's compute_hausdorff_distance (image border counted, no Void)": lambda:
+            compute_hausdorff_distance(*hot, include_background=True, percentile=95)}, runs)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--runs', type=int, default=9, help='rounds over all candidates')
-    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'confusion.json', help='where to write the result')
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'confusion.json',
+        help='where to write the result')
     args = p.parse_args()
     g = torch.Generator().manual_seed(42)
     t = torch.randint(0, K, (B,H,W), generator=g)
     x = torch.randn(B, K, H, W, generator=g)
-    res = dict(about('torchmetrics'), runs=args.runs, logits=[B,K,H,W], unit='ms, median (fastest)', load=os.getloadavg()[0], results={})
+    res = dict(about('torchmetrics'), runs=args.runs, logits=[B,K,H,W], unit='ms, median (fastest)',
+        load=os.getloadavg()[0], results={})
     layouts = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
     for (name,fmt),threads in product(layouts.items(), (torch.get_num_threads(), 1)):
         torch.set_num_threads(threads)
@@ -137,12 +155,16 @@ def main():
         ours,plain = ms['segbook Confusion.update'],ms['plain: x.max(1) and torch.bincount']
         ratios = {k: round(ms[k]/ours, 2) for k in ms if k.startswith(('fastai', 'torchmetrics'))}
         to_plain = {k: round(ms[k]/plain, 2) for k in ms if k.startswith('segbook')}
-        res['results'][f'{name}, {threads} threads'] = dict(equal=equal, ms={k: [round(ms[k], 1), round(min(v), 1)] for k,v in times.items()},
-                                                            ratios=ratios, ratios_to_plain=to_plain)
-        print(f'\nlogits [{B},{K},{H},{W}] {name}, {threads} threads; results equal: {equal}\n{"":52}{"median":>9}{"fastest":>9}{"ratio":>8}{"to plain":>10}')
-        for k,v in times.items(): print(f'{k:52}{ms[k]:6.1f} ms{min(v):6.1f} ms{ms[k]/ours:8.2f}{ms[k]/plain:10.2f}')
+        res['results'][f'{name}, {threads} threads'] = dict(equal=equal,
+            ms={k: [round(ms[k], 1), round(min(v), 1)] for k,v in times.items()}, ratios=ratios,
+            ratios_to_plain=to_plain)
+        print(f'\nlogits [{B},{K},{H},{W}] {name}, {threads} threads; results equal: '
+            f'{equal}\n{"":52}{"median":>9}{"fastest":>9}{"ratio":>8}{"to plain":>10}')
+        for k,v in times.items():
+            print(f'{k:52}{ms[k]:6.1f} ms{min(v):6.1f} ms{ms[k]/ours:8.2f}{ms[k]/plain:10.2f}')
     times = boundary_race(args.runs)
-    res['boundary'] = dict(masks=[B,H,W], classes=K, ms={k: [round(statistics.median(v)), round(min(v))] for k,v in times.items()})
+    res['boundary'] = dict(masks=[B,H,W], classes=K,
+        ms={k: [round(statistics.median(v)), round(min(v))] for k,v in times.items()})
     print(f'\nboundaries of [{B},{H},{W}] masks')
     for k,v in times.items(): print(f'{k:70}{statistics.median(v):6.0f} ms{min(v):6.0f} ms')
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,8 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parent))
 from about import about
 
-LINES = {'fastai': 'from fastai.vision.all import *', 'masks': 'import segbook.masks', 'all': 'from segbook.all import *'}
+LINES = {'fastai': 'from fastai.vision.all import *', 'masks': 'import segbook.masks',
+    'all': 'from segbook.all import *'}
 
 
 def seconds(line):
@@ -17,15 +18,18 @@ def seconds(line):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--runs', type=int, default=5)
     times = {k: [] for k in LINES}
     for _ in range(p.parse_args().runs + 1):
         for k, line in LINES.items(): times[k].append(seconds(line))
     mid = {k: median(v[1:]) for k, v in times.items()}
-    out = dict(about(), what='seconds of a fresh process that imports', median=mid, ratio_masks=mid['masks']/mid['fastai'], ratio_all=mid['all']/mid['fastai'])
+    out = dict(about(), what='seconds of a fresh process that imports', median=mid,
+        ratio_masks=mid['masks']/mid['fastai'], ratio_all=mid['all']/mid['fastai'])
     (Path(__file__).parent/'results'/'imports.json').write_text(json.dumps(out, indent=1) + '\n')
-    print({k: round(v, 2) for k, v in mid.items()}, f"masks {out['ratio_masks']:.2f}, all {out['ratio_all']:.2f} of fastai's")
+    print({k: round(v, 2) for k, v in mid.items()}, f"masks {out['ratio_masks']:.2f}, all "
+        f"{out['ratio_all']:.2f} of fastai's")
 
 
 if __name__ == '__main__': main()

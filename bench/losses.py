@@ -26,17 +26,23 @@ def pairs(K):
     "{name: (ours, peer, whether the peer computes the same)}; with several classes smp's focal loss takes a sigmoid of each class, and is another loss"
     mode = 'binary' if K==1 else 'multiclass'
     res = {'Dice': (DiceLoss(None, VOID), smp.DiceLoss(mode, ignore_index=VOID), True),
-           'Jaccard': (JaccardLoss(None, VOID), smp.JaccardLoss(mode, ignore_index=VOID), True),
-           'Tversky': (TverskyLoss(None, VOID), smp.TverskyLoss(mode, ignore_index=VOID, alpha=.3, beta=.7), True),
-           'focal': (FocalLoss(None, VOID), smp.FocalLoss(mode, ignore_index=VOID), K==1),
-           'Lovász': (LovaszLoss(None, VOID), smp.LovaszLoss(mode, ignore_index=VOID), True)}
-    if K>1: res['cross entropy (torch)'] = CrossEntropyLoss(None, VOID),lambda x,t: F.cross_entropy(x, t, ignore_index=VOID),True
-    if K>1: res['cross entropy (fastai)'] = CrossEntropyLoss(None, VOID),CrossEntropyLossFlat(axis=1, ignore_index=VOID),True
+        'Jaccard': (JaccardLoss(None, VOID), smp.JaccardLoss(mode, ignore_index=VOID), True),
+        'Tversky': (TverskyLoss(None, VOID), smp.TverskyLoss(mode, ignore_index=VOID, alpha=.3,
+                beta=.7), True), 'focal': (FocalLoss(None, VOID),
+            smp.FocalLoss(mode, ignore_index=VOID), K==1),
+        'Lovász': (LovaszLoss(None, VOID), smp.LovaszLoss(mode, ignore_index=VOID), True)}
+    if K>1:
+        res['cross entropy (torch)'] = CrossEntropyLoss(None, VOID),lambda x,t: F.cross_entropy(x,
+            t, ignore_index=VOID),True
+    if K>1:
+        res['cross entropy (fastai)'] = CrossEntropyLoss(None, VOID),CrossEntropyLossFlat(axis=1,
+            ignore_index=VOID),True
     return res
 
 def step(f, x, t):
     x = x.detach().requires_grad_()
-    loss = f(x, t); loss.backward()
+    loss = f(x, t)
+    loss.backward()
     return loss.detach(),x.grad
 
 def differences(ours, peer, x, t):
@@ -44,34 +50,46 @@ def differences(ours, peer, x, t):
     part = x[:2,:,:90,:120].double(),t[:2,:90,:120]
     a = step(ours, *part)
     try: b = step(peer, *part)
-    except RuntimeError: b = step(peer, part[0].float(), part[1])       # smp's Lovász knows 32 bits alone
-    for u,v in zip(a, b): torch.testing.assert_close(u, v.double(), rtol=1e-5, atol=1e-6, check_stride=False)
+    # smp's Lovász knows 32 bits alone
+    except RuntimeError: b = step(peer, part[0].float(), part[1])
+    for u,v in zip(a, b):
+        torch.testing.assert_close(u, v.double(), rtol=1e-5, atol=1e-6, check_stride=False)
     return abs(a[0]-b[0].double()).item(),abs(ours(x, t)-ours(x.double(), t)).item()
 
 def race(fs, x, t, runs):
     times = {k:[] for k in fs}
     for f in fs.values(): step(f, x, t)
     for _ in range(runs):
-        for k,f in fs.items(): s = time.perf_counter(); step(f, x, t); times[k].append(1000*(time.perf_counter()-s))
+        for k,f in fs.items():
+            s = time.perf_counter()
+            step(f, x, t)
+            times[k].append(1000*(time.perf_counter()-s))
     return {k: [round(statistics.median(v), 1), round(min(v), 1)] for k,v in times.items()}
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--runs', type=int, default=5, help='rounds over both candidates of each pair')
-    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'losses.json', help='where to write the result')
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'losses.json',
+        help='where to write the result')
     args = p.parse_args()
-    res = dict(about('segmentation-models-pytorch', 'numpy'), runs=args.runs, ignored=0.1, load=os.getloadavg()[0],
-               unit='ms of forward and backward, median (fastest); ratio: ours by the peer, of the medians', results={})
+    res = dict(about('segmentation-models-pytorch', 'numpy'), runs=args.runs, ignored=0.1,
+        load=os.getloadavg()[0], unit='ms of forward and backward, median (fastest); ratio: ours '
+        'by the peer, of the medians', results={})
     layouts = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
-    for K_,threads,name in [(K, 1, 'contiguous'), (K, 2, 'contiguous'), (K, 1, 'channels_last'), (K, 2, 'channels_last'), (1, 1, 'contiguous'), (1, 2, 'contiguous')]:
+    for K_,threads,name in [(K, 1, 'contiguous'), (K, 2, 'contiguous'), (K, 1, 'channels_last'),
+            (K, 2, 'channels_last'), (1, 1, 'contiguous'), (1, 2, 'contiguous')]:
         torch.set_num_threads(threads)
         x,t = batch(K_)
         x,rows = x.contiguous(memory_format=layouts[name]),{}
         for k,(ours,peer,same) in pairs(K_).items():
-            diff = [float(f'{o:.1g}') for o in differences(ours, peer, x, t)] if same and threads==1 and name=='contiguous' else None
+            diff = [float(f'{o:.1g}') for o in differences(ours, peer, x,
+                    t)] if same and threads==1 and name=='contiguous' else None
             ms = race(dict(segbook=ours, peer=peer), x, t, args.runs)
-            rows[k] = dict(ms, ratio=round(ms['segbook'][0]/ms['peer'][0], 2), same_loss=same, **(dict(differences=diff) if diff else {}))
-            print(f'[{B},{K_},{H},{W}] {name}, {threads} threads  {k:24}{ms["segbook"][0]:8.1f} ms{ms["peer"][0]:9.1f} ms   ratio {rows[k]["ratio"]:.2f}   {diff or ""}', flush=True)
+            rows[k] = dict(ms, ratio=round(ms['segbook'][0]/ms['peer'][0], 2), same_loss=same,
+                **(dict(differences=diff) if diff else {}))
+            print(f'[{B},{K_},{H},{W}] {name}, {threads} threads  {k:24}{ms["segbook"][0]:8.1f} '
+                f'ms{ms["peer"][0]:9.1f} ms   ratio {rows[k]["ratio"]:.2f}   {diff or ""}',
+                flush=True)
         res['results'][f'[{B},{K_},{H},{W}] {name}, {threads} threads'] = rows
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(res, indent=1, ensure_ascii=False)+'\n')

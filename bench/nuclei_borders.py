@@ -16,10 +16,13 @@ from segbook.imbalance import match_instances, split_touching
 from segbook.losses import BorderWeightedLoss
 from segbook.masks import _replace_file
 
-RUNS = {'masks as they are': (False, CrossEntropyLoss), 'a gap between nuclei': (True, CrossEntropyLoss), 'a gap, and border weights': (True, BorderWeightedLoss)}
+RUNS = {'masks as they are': (False, CrossEntropyLoss),
+    'a gap between nuclei': (True, CrossEntropyLoss),
+    'a gap, and border weights': (True, BorderWeightedLoss)}
 FILE = Path(__file__).parent/'results'/'nuclei_borders.json'
 
-def instances_of(folder, image): return np.array(Image.open(folder.path/'instances'/f'{image.stem}.png'))
+def instances_of(folder, image):
+    return np.array(Image.open(folder.path/'instances'/f'{image.stem}.png'))
 
 def with_gaps(source, out):
     "A folder with the images of `source`, and gaps in its masks."
@@ -27,7 +30,8 @@ def with_gaps(source, out):
     (out/'labels').mkdir(parents=True)
     os.symlink((folder.path/'images').resolve(), out/'images')
     for name in ('codes.txt', 'valid.txt'): (out/name).write_text((folder.path/name).read_text())
-    for im, lab in zip(folder.images, folder.labels): Image.fromarray(split_touching(instances_of(folder, im))).save(out/'labels'/lab.name)
+    for im, lab in zip(folder.images, folder.labels):
+        Image.fromarray(split_touching(instances_of(folder, im))).save(out/'labels'/lab.name)
     return out
 
 def count(learn, folder):
@@ -38,24 +42,32 @@ def count(learn, folder):
         if im.name not in folder.valid: continue
         pred = predict_image(learn, im)
         total.update(match_instances(pred, instances_of(folder, im)))
-        conf.update(torch.as_tensor(np.array(pred)).long(), torch.as_tensor(read_mask(lab).astype(np.int64)))
+        conf.update(torch.as_tensor(np.array(pred)).long(),
+            torch.as_tensor(read_mask(lab).astype(np.int64)))
     return dict(total), conf
 
 def run(name, folder, gaps, epochs, seed):
     gapped, loss = RUNS[name]
-    tfms = mild_tfms(max_rotate=0, max_zoom=1, flip_vert=True)  # no turning: it would close gaps two pixels wide
-    dls = seg_dataloaders(gaps if gapped else folder.path, bs=8, size=128, crops='random', batch_tfms=tfms, seed=seed)
-    learn = seg_learner(dls, 'dynamic_unet', 'resnet18', loss=loss(), pretrained=False, seed=seed, keep_best=False)
+    # no turning: it would close gaps two pixels wide
+    tfms = mild_tfms(max_rotate=0, max_zoom=1, flip_vert=True)
+    dls = seg_dataloaders(gaps if gapped else folder.path, bs=8, size=128, crops='random',
+        batch_tfms=tfms, seed=seed)
+    learn = seg_learner(dls, 'dynamic_unet', 'resnet18', loss=loss(), pretrained=False, seed=seed,
+        keep_best=False)
     start = time.time()
     with learn.no_bar(): history = train_segmenter(learn, epochs, lr=1e-3)
     took = time.time() - start
     found, conf = count(learn, folder)
-    return dict(run=name, seed=seed, epochs=epochs, windows=epochs*len(dls.train)*8, seconds=round(took), train_loss=round(history[-1][0], 4), **found,
-                dice=round(conf.dice()[1].item(), 4))
+    return dict(run=name, seed=seed, epochs=epochs, windows=epochs*len(dls.train)*8,
+        seconds=round(took), train_loss=round(history[-1][0], 4), **found,
+        dice=round(conf.dice()[1].item(), 4))
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('folder', type=Path); p.add_argument('--epochs', type=int, default=8); p.add_argument('--seeds', type=int, nargs='+', default=[42])
+    p = argparse.ArgumentParser(description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('folder', type=Path)
+    p.add_argument('--epochs', type=int, default=8)
+    p.add_argument('--seeds', type=int, nargs='+', default=[42])
     a = p.parse_args()
     folder = SegFolder(a.folder)
     rows = json.loads(FILE.read_text())['runs'] if FILE.exists() else []
@@ -63,9 +75,13 @@ def main():
         gaps = with_gaps(a.folder, Path(tmp)/'gaps')
         for seed in a.seeds:
             for name in RUNS:
-                if any((r['run'], r['seed'], r['epochs']) == (name, seed, a.epochs) for r in rows): continue
-                rows.append(run(name, folder, gaps, a.epochs, seed)); print(rows[-1], flush=True)
-                out = dict(about(), what='nuclei of the 20 validation images, from scratch; separated: a region of its own, IoU above 0.5', threads=torch.get_num_threads(), runs=rows)
+                if any((r['run'], r['seed'], r['epochs']) == (name, seed, a.epochs) for r in rows):
+                    continue
+                rows.append(run(name, folder, gaps, a.epochs, seed))
+                print(rows[-1], flush=True)
+                out = dict(about(), what='nuclei of the 20 validation images, from scratch; '
+                    'separated: a region of its own, IoU above 0.5',
+                    threads=torch.get_num_threads(), runs=rows)
                 _replace_file(FILE, lambda f: Path(f).write_text(json.dumps(out, indent=1) + '\n'))
 
 if __name__ == '__main__': main()

@@ -18,25 +18,36 @@ def fastai_iou(path, epochs):
     set_seed(42, reproducible=True)
     learn = theirs(path)
     with learn.no_bar(), learn.no_logging():
-        start = time.time(); learn.fit_one_cycle(epochs, 1e-3); took = time.time() - start
+        start = time.time()
+        learn.fit_one_cycle(epochs, 1e-3)
+        took = time.time() - start
         p, t = learn.get_preds()
     conf = Confusion(len(SegFolder(path).codes), SegFolder(path).ignore_index).update(p, t)
     return conf, took
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('folder', type=Path); p.add_argument('run', type=Path); p.add_argument('--epochs', type=int, default=20)
+    p = argparse.ArgumentParser(description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('folder', type=Path)
+    p.add_argument('run', type=Path)
+    p.add_argument('--epochs', type=int, default=20)
     a = p.parse_args()
     conf, took = fastai_iou(a.folder, a.epochs)
     run = json.loads((a.run/'run.json').read_text())
     ours = pd.read_csv(a.run/'per_class.csv').set_index('class').iou
-    table = {c: dict(fastai=round(float(f), 4), segbook=round(float(ours[c]), 4)) for c, f in zip(SegFolder(a.folder).codes, conf.iou()) if c in ours and f == f}
-    out = dict(about(), what='IoU on the validation split without Void, from scratch, seed 42', epochs=a.epochs, per_class=table,
-               fastai=dict(mean_iou=conf.mean_iou(), pixel_accuracy=conf.pixel_accuracy(), seconds=took),
-               segbook=dict(mean_iou=run['mean_iou'], pixel_accuracy=run['pixel_accuracy'], seconds=run['duration'], best_epoch=run['best_epoch'], arguments={k: run['arguments'][k] for k in ('encoder', 'epochs', 'bs', 'lr', 'seed', 'weights')}))
+    table = {c: dict(fastai=round(float(f), 4), segbook=round(float(ours[c]), 4))
+        for c, f in zip(SegFolder(a.folder).codes, conf.iou()) if c in ours and f == f}
+    out = dict(about(), what='IoU on the validation split without Void, from scratch, seed 42',
+        epochs=a.epochs, per_class=table, fastai=dict(mean_iou=conf.mean_iou(),
+            pixel_accuracy=conf.pixel_accuracy(), seconds=took),
+        segbook=dict(mean_iou=run['mean_iou'], pixel_accuracy=run['pixel_accuracy'],
+            seconds=run['duration'], best_epoch=run['best_epoch'],
+            arguments={k: run['arguments'][k] for k in ('encoder', 'epochs', 'bs', 'lr', 'seed',
+                'weights')}))
     (Path(__file__).parent/'results'/'quality.json').write_text(json.dumps(out, indent=1) + '\n')
-    print(pd.DataFrame(table).T); print(f"mean IoU: fastai {conf.mean_iou():.3f}, segbook {run['mean_iou']:.3f}")
+    print(pd.DataFrame(table).T)
+    print(f"mean IoU: fastai {conf.mean_iou():.3f}, segbook {run['mean_iou']:.3f}")
 
 
 if __name__ == '__main__': main()

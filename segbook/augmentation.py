@@ -30,11 +30,13 @@ def _hw(x): return f'{x.shape[-2]}×{x.shape[-1]}'
 def _check_pair(x, y):
     "A SegbookError unless the masks are integers [B,H,W] of their images' size."
     if y.is_floating_point() or y.ndim != 3:
-        raise SegbookError(f'the masks are {str(y.dtype)[6:]} {list(y.shape)}; expected integers [B,H,W], one id a pixel, for an id is a name and has no '
-                           'fractions. Cure: find where they came from, then mask.long()')
+        raise SegbookError(f'the masks are {str(y.dtype)[6:]} {list(y.shape)}; expected integers '
+            '[B,H,W], one id a pixel, for an id is a name and has no '
+            'fractions. Cure: find where they came from, then mask.long()')
     if x.shape[-2:] != y.shape[-2:] or len(x) != len(y):
-        raise SegbookError(f'{len(x)} images of {_hw(x)} came with {len(y)} masks of {_hw(y)} (height × width); expected as many, and of one size. '
-                           'Cure: resize both before they become a batch, the masks nearest')
+        raise SegbookError(f'{len(x)} images of {_hw(x)} came with {len(y)} masks of {_hw(y)} '
+            '(height × width); expected as many, and of one size. ' 'Cure: resize both before they '
+            'become a batch, the masks nearest')
 
 # %% ../nbs/11_augmentation.ipynb #3f5617f2
 class MovePair(AffineCoordTfm):
@@ -45,7 +47,8 @@ class MovePair(AffineCoordTfm):
     places = None
     def __call__(self, b, split_idx=None, **kwargs):
         try: return super().__call__(b, split_idx=split_idx, **kwargs)
-        finally: self.places = None                                  # some MB a batch, and of no use afterwards
+        # some MB a batch, and of no use afterwards
+        finally: self.places = None
 
     def before_call(self, b, split_idx):
         x = b
@@ -62,9 +65,11 @@ class MovePair(AffineCoordTfm):
         if self.places is None: return x
         t, (h, w) = x.as_subclass(Tensor).float(), self.places.shape[1:3]
         shrink = min(t.shape[-2]/h, t.shape[-1]/w)/2
-        if mode == 'bilinear' and shrink > 1:                        # to less than half: first average, or pixels would be skipped
+        # to less than half: first average, or pixels would be skipped
+        if mode == 'bilinear' and shrink > 1:
             t = F.interpolate(t, scale_factor=1/shrink, mode='area', recompute_scale_factor=True)
-        return F.grid_sample(t, self.places, mode=mode, padding_mode=self.pad_mode, align_corners=self.align_corners).to(x.dtype)
+        return F.grid_sample(t, self.places, mode=mode, padding_mode=self.pad_mode,
+            align_corners=self.align_corners).to(x.dtype)
 
     def encodes(self, x:TensorImage): return TensorImage(self._read(x, self.mode))
     def encodes(self, x:TensorMask): return TensorMask(self._read(x[:,None], self.mode_mask)[:,0])
@@ -83,17 +88,20 @@ def move_once(
     def agreed(name):
         vs = {getattr(t, name) for t in moves} - ({None} if name == 'cp_size' else set())
         if len(vs) > 1:
-            raise SegbookError(f'these transforms have {name} {" and ".join(sorted(map(repr, vs)))}; expected one, for they are joined in one. '
-                               f'Cure: give all of them the same')
+            raise SegbookError(f'these transforms have {name} '
+                f'{" and ".join(sorted(map(repr, vs)))}; expected one, for they are joined in one. '
+                f'Cure: give all of them the same')
         return vs.pop() if vs else None
     kw = {name: agreed(name) for name in ('mode', 'pad_mode', 'mode_mask', 'align_corners')}
-    joined = MovePair([f for t in moves for f in t.aff_fs], [f for t in moves for f in t.coord_fs], size=agreed('cp_size'), **kw)
+    joined = MovePair([f for t in moves for f in t.aff_fs], [f for t in moves for f in t.coord_fs],
+        size=agreed('cp_size'), **kw)
     return [joined, *(t for t in tfms if not isinstance(t, AffineCoordTfm))]
 
 # %% ../nbs/11_augmentation.ipynb #f3f1b63b
 def _weights(n, k, mode='bicubic', device=None):
     "[n,k]: by how much each of `k` points in a row counts at each of `n` pixels."
-    return F.interpolate(torch.eye(k, device=device)[None,None], size=(k, n), mode=mode, align_corners=True)[0,0].T
+    return F.interpolate(torch.eye(k, device=device)[None,None], size=(k, n), mode=mode,
+        align_corners=True)[0,0].T
 
 # %% ../nbs/11_augmentation.ipynb #b94507f1
 def elastic_field(
@@ -105,29 +113,38 @@ def elastic_field(
     Source: Ronneberger, Fischer, Brox 2015, arXiv 1505.04597, section 3.1.
     Raises SegbookError for nudges that are no such grid."""
     if nudges.ndim != 4 or nudges.shape[1] != 2 or min(nudges.shape[2:]) < 2:
-        raise SegbookError(f'the nudges have shape {list(nudges.shape)}; expected [B,2,points,points] with 2 points or more. '
-                           'Cure: give each point of the grid one displacement (right, down)')
+        raise SegbookError(f'the nudges have shape {list(nudges.shape)}; expected '
+            '[B,2,points,points] with 2 points or more. ' 'Cure: give each point of the grid one '
+            'displacement (right, down)')
     rows, cols = (_weights(n, k, device=nudges.device) for n, k in zip(size, nudges.shape[2:]))
     return torch.einsum('hr,bdrc,wc->bhwd', rows, nudges.float(), cols)
 
 # %% ../nbs/11_augmentation.ipynb #aabb2e85
 class _Bend:
     "What `ElasticDeform` does to fastai's places: draw nudges for a batch, add their field."
-    def __init__(self, sigma, points, p, batch, nudges): self.sigma, self.points, self.p, self.batch, self.nudges = sigma, points, p, batch, nudges
+    def __init__(self, sigma, points, p, batch, nudges):
+        self.sigma, self.points, self.p, self.batch, self.nudges = sigma, points, p, batch, nudges
 
     def before_call(self, x):
         h, w = x.shape[-2:]
         apart = (min(h, w) - 1)/(self.points - 1)
         if self.nudges is not None: d = self.nudges.to(x.device)
         elif self.sigma > apart/2:
-            raise SegbookError(f'sigma is {self.sigma:g} pixels in images of {h}×{w}, where the {self.points}×{self.points} points are {apart:.0f} pixels apart; '
-                               f'expected half of that at most, for the image folds over itself. Cure: sigma={apart/8:.2g} is strong already')
-        else: d = torch.randn(1 if self.batch else len(x), 2, self.points, self.points, device=x.device)*self.sigma
+            raise SegbookError(f'sigma is {self.sigma:g} pixels in images of {h}×{w}, where the '
+                f'{self.points}×{self.points} points are {apart:.0f} pixels apart; '
+                'expected half of that at most, for the image folds over itself. Cure: '
+                f'sigma={apart/8:.2g} is strong already')
+        else:
+            d = torch.randn(1 if self.batch else len(x), 2, self.points, self.points,
+                device=x.device)*self.sigma
         d = d*(torch.rand(len(d), 1, 1, 1, device=x.device) < self.p)
-        self.drawn = d/(torch.tensor([w - 1, h - 1], device=x.device).clamp(min=1)/2)[:,None,None]   # pixels to -1..1
+        # pixels to -1..1
+        self.drawn = d/(torch.tensor([w - 1, h - 1], device=x.device).clamp(min=1)/2)[:,None,None]
 
     def __call__(self, places, invert=False):
-        if invert: raise SegbookError('ElasticDeform moves images and masks, not points and boxes. Cure: make them classes of the mask, or leave it out')
+        if invert:
+            raise SegbookError('ElasticDeform moves images and masks, not points and boxes. Cure: '
+                'make them classes of the mask, or leave it out')
         return places + elastic_field(self.drawn, places.shape[1:3])
 
 # %% ../nbs/11_augmentation.ipynb #36e28c5e
@@ -146,13 +163,21 @@ class ElasticDeform(MovePair):
         align_corners:bool=True, # as in fastai's `aug_transforms`
         **kwargs # `size`, `mode` and `mode_mask` of fastai's `AffineCoordTfm`
     ):
-        if not 0 <= sigma < math.inf: raise SegbookError(f'sigma is {sigma}; expected 0 pixels or more. Cure: 2 % of the shorter side is what the paper takes')
-        if not (isinstance(points, int) and points >= 2): raise SegbookError(f'points is {points}; expected a whole number, 2 or more. Cure: the paper takes 3')
-        if not 0 <= p <= 1: raise SegbookError(f'p is {p}; expected a share from 0 to 1. Cure: p=0.5 bends every second image')
-        super().__init__(coord_fs=_Bend(sigma, points, p, batch, nudges), pad_mode=pad_mode, align_corners=align_corners, **kwargs)
+        if not 0 <= sigma < math.inf:
+            raise SegbookError(f'sigma is {sigma}; expected 0 pixels or more. Cure: 2 % of the '
+                'shorter side is what the paper takes')
+        if not (isinstance(points, int) and points >= 2):
+            raise SegbookError(f'points is {points}; expected a whole number, 2 or more. Cure: the '
+                'paper takes 3')
+        if not 0 <= p <= 1:
+            raise SegbookError(f'p is {p}; expected a share from 0 to 1. Cure: p=0.5 bends every '
+                'second image')
+        super().__init__(coord_fs=_Bend(sigma, points, p, batch, nudges), pad_mode=pad_mode,
+            align_corners=align_corners, **kwargs)
 
 # %% ../nbs/11_augmentation.ipynb #82a68db1
-_DARK, _BRIGHT = 10, 255        # ids of the blotches; what lies between them, or 0, is an id that nobody drew
+# ids of the blotches; what lies between them, or 0, is an id that nobody drew
+_DARK, _BRIGHT = 10, 255
 
 def _blotches(n, size, seed=0, coarse=24):
     "Masks [n,H,W] of random blotches of two ids, some `coarse` pixels wide."
@@ -175,7 +200,8 @@ def drift(
     v, m = image.as_subclass(Tensor).float().mean(0), mask.as_subclass(Tensor)
     first, second = m == ids[0], m == ids[1]
     def steps(a, b, c, d): return ((a & d) | (b & c)).sum().item()       # one id beside the other
-    n = steps(first[1:], second[1:], first[:-1], second[:-1]) + steps(first[:,1:], second[:,1:], first[:,:-1], second[:,:-1])
+    n = steps(first[1:], second[1:], first[:-1], second[:-1]) + steps(first[:,1:], second[:,1:],
+        first[:,:-1], second[:,:-1])
     if not n: return math.nan
     a, b = v[first].mean(), v[second].mean()
     looks_second = (v - b).abs() < (v - a).abs()
@@ -223,10 +249,13 @@ def _checkers_through(tfms, size, channels, n, items, seed):
 def _same_size(pairs, what):
     for a, b in pairs:
         if a.shape[-2:] != b.shape[-2:]:
-            raise SegbookError(f'{what}: the image is {_hw(a)} afterwards and the mask {_hw(b)} (height × width); expected one size. '
-                               'Cure: a transform that changes the size has to change both')
+            raise SegbookError(f'{what}: the image is {_hw(a)} afterwards and the mask {_hw(b)} '
+                '(height × width); expected one size. ' 'Cure: a transform that changes the size '
+                'has to change both')
 
-def _worst(pairs): return max((d for a, b in pairs if not math.isnan(d := drift(a, b, (_DARK, _BRIGHT)))), default=math.nan)
+def _worst(pairs):
+    return max((d for a, b in pairs if not math.isnan(d := drift(a, b, (_DARK, _BRIGHT)))),
+        default=math.nan)
 
 # %% ../nbs/11_augmentation.ipynb #c7ee6fa0
 def alignment_error(
@@ -251,16 +280,20 @@ def _check_masks(pairs, what, channels, fill):
     allowed = torch.tensor([_DARK, _BRIGHT] + ([] if fill is None else [fill]))
     for a, b in pairs:
         if b.is_floating_point() or b.ndim != 2:
-            raise SegbookError(f'{what}: a mask comes out as {str(b.dtype)[6:]} {list(b.shape)}; expected integers [H,W]. '
-                               'Cure: keep its type (TensorMask, PILMask), by which fastai knows to read it nearest')
+            raise SegbookError(f'{what}: a mask comes out as {str(b.dtype)[6:]} {list(b.shape)}; '
+                'expected integers [H,W]. ' 'Cure: keep its type (TensorMask, PILMask), by which '
+                'fastai knows to read it nearest')
         if len(a) != channels:
-            raise SegbookError(f'{what}: images of {channels} channels come out with {len(a)}; expected as many. Cure: leave that to seg_dataloaders(channels=...)')
+            raise SegbookError(f'{what}: images of {channels} channels come out with {len(a)}; '
+                'expected as many. Cure: leave that to seg_dataloaders(channels=...)')
         new = b[~torch.isin(b, allowed)]
         if len(new):
             ks = new.unique().tolist()
             some = ', '.join(map(str, ks[:5])) + (' ...' if len(ks) > 5 else '')
-            raise SegbookError(f'{what}: the masks held the ids {_DARK} and {_BRIGHT}, and afterwards {new.numel()/b.numel():.1%} of the pixels have others: {some}; '
-                               'expected no new id. Cure: read the mask nearest; where a border is filled, fill the mask with the id of Void and pass it here as fill=...')
+            raise SegbookError(f'{what}: the masks held the ids {_DARK} and {_BRIGHT}, and '
+                f'afterwards {new.numel()/b.numel():.1%} of the pixels have others: {some}; '
+                'expected no new id. Cure: read the mask nearest; where a border is filled, fill '
+                'the mask with the id of Void and pass it here as fill=...')
 
 # %% ../nbs/11_augmentation.ipynb #341a76a9
 def check_augmentation(
@@ -283,8 +316,10 @@ def check_augmentation(
         _check_masks(pairs, name, channels, fill)
         _same_size(pairs, name)
         if (d := _worst(pairs)) > max_drift:
-            raise SegbookError(f'{name}: image and mask are {d:.1f} pixels apart afterwards; expected {max_drift:g} at most. Cure: move both in one call of one '
-                               'transform; a transform that hides parts of the image on purpose is to be left out of this check')
+            raise SegbookError(f'{name}: image and mask are {d:.1f} pixels apart afterwards; '
+                f'expected {max_drift:g} at most. Cure: move both in one call of one '
+                'transform; a transform that hides parts of the image on purpose is to be left out '
+                'of this check')
         found[name if name not in found else f'{name} ({i})'] = d
     return found
 
@@ -294,23 +329,26 @@ def _albumentations():
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     try: import albumentations
     except ImportError as e:
-        raise SegbookError(f'Albumentations cannot be imported ({e}); expected it installed, for it is optional and does not come with segbook. '
-                           'Cure: pip install "segbook[albumentations]"') from e
+        raise SegbookError(f'Albumentations cannot be imported ({e}); expected it installed, for '
+            'it is optional and does not come with segbook. '
+            'Cure: pip install "segbook[albumentations]"') from e
     return albumentations
 
 def _to_array(im):
     "The image of an item as array [H,W] or [H,W,C], uint8, or float32 in 0..1."
     if isinstance(im, Image.Image): x = np.asarray(im)
-    elif isinstance(im, Tensor) and im.ndim == 3: x = im.as_subclass(Tensor).permute(1, 2, 0).numpy()
+    elif isinstance(im, Tensor) and im.ndim == 3:
+        x = im.as_subclass(Tensor).permute(1, 2, 0).numpy()
     else:
-        raise SegbookError(f'the image is a {type(im).__name__}; expected a PIL image or a tensor [C,H,W]. '
-                           'Cure: pass AlbumentationsTfm in item_tfms, not in batch_tfms')
+        raise SegbookError(f'the image is a {type(im).__name__}; expected a PIL image or a tensor '
+            '[C,H,W]. ' 'Cure: pass AlbumentationsTfm in item_tfms, not in batch_tfms')
     return x if x.dtype == np.uint8 else np.ascontiguousarray(x, np.float32)/255
 
 def _like(x, im):
     "An array as an image of the kind of `im`."
     if x.dtype != np.uint8: x = x*np.float32(255)
-    if isinstance(im, Tensor): return type(im)(torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 0))))
+    if isinstance(im, Tensor):
+        return type(im)(torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 0))))
     return type(im)(Image.fromarray(x))
 
 # %% ../nbs/11_augmentation.ipynb #200b00a9
@@ -319,7 +357,8 @@ class AlbumentationsTfm(ItemTransform):
 
     Random numbers follow Python's `random`, so that a seeded run repeats. Images of any number of channels pass.
     Raises SegbookError when the package is missing, sizes differ, or something else than an image comes out."""
-    split_idx, order = 0, 2                                                     # in training, after fastai's resizing
+    # in training, after fastai's resizing
+    split_idx, order = 0, 2
     def __init__(self,
         tfms, # a transform of Albumentations, a list of them, or its Compose
     ):
@@ -328,17 +367,24 @@ class AlbumentationsTfm(ItemTransform):
         self.aug = tfms if isinstance(tfms, A.Compose) else A.Compose(list(L(tfms)))
 
     def encodes(self, o):
-        if not (isinstance(o, (list, tuple)) and len(o) > 1): return o          # an image without a mask
+        # an image without a mask
+        if not (isinstance(o, (list, tuple)) and len(o) > 1): return o
         im, mask = o[:2]
         x, y = _to_array(im), np.asarray(mask)
         if x.shape[:2] != y.shape:
-            raise SegbookError(f'the image is {x.shape[0]}×{x.shape[1]} and the mask {"×".join(map(str, y.shape))} (height × width); expected one size. '
-                               'Cure: check_masks(folder) finds all such pairs')
-        # one stream for all of them: after set_random_seed each would begin with the same number, and all coins would fall alike
-        self.aug.set_random_state(np.random.default_rng(random.getrandbits(32)), random.Random(random.getrandbits(32)))
+            raise SegbookError(f'the image is {x.shape[0]}×{x.shape[1]} and the mask '
+                f'{"×".join(map(str, y.shape))} (height × width); expected one size. '
+                'Cure: check_masks(folder) finds all such pairs')
+        # one stream for all of them: after set_random_seed each would begin with the same number,
+        # and all coins would fall alike
+        self.aug.set_random_state(np.random.default_rng(random.getrandbits(32)),
+            random.Random(random.getrandbits(32)))
         out = self.aug(image=x, mask=y if y.dtype == np.uint8 else y.astype(np.uint16))
         a, b = out['image'], out['mask']
-        if not isinstance(a, np.ndarray) or (a.dtype, a.ndim) != (x.dtype, x.ndim) or b.dtype.kind not in 'iu':
-            raise SegbookError(f'the image went in as {x.dtype} {x.shape} and came out as {getattr(a, "dtype", "")} {tuple(a.shape)}, the mask as {b.dtype}; '
-                               'expected the same kind. Cure: leave out Normalize, ToFloat and ToTensorV2, for fastai does that with the batch')
+        if not isinstance(a, np.ndarray) or (a.dtype, a.ndim) != (x.dtype,
+                x.ndim) or b.dtype.kind not in 'iu':
+            raise SegbookError(f'the image went in as {x.dtype} {x.shape} and came out as '
+                f'{getattr(a, "dtype", "")} {tuple(a.shape)}, the mask as {b.dtype}; '
+                'expected the same kind. Cure: leave out Normalize, ToFloat and ToTensorV2, for '
+                'fastai does that with the batch')
         return _like(a, im), PILMask(Image.fromarray(b.astype(y.dtype))), *o[2:]

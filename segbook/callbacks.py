@@ -31,7 +31,8 @@ class SeedEpochs(Callback):
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
         s = (self.seed*1_000_003 + self.n) % 2**32
-        set_seed((s + 7919*rank_distrib()) % 2**32) # each of several processes draws its own augmentation ...
+        # each of several processes draws its own augmentation ...
+        set_seed((s + 7919*rank_distrib()) % 2**32)
         dl = self.learn.dls.train
         getattr(dl, 'dl', dl).rng = random.Random(s) # ... from one common order of the images
         self.n += 1
@@ -52,15 +53,21 @@ class KeepBest(Callback):
         self.trained = True
 
     def after_epoch(self):
-        if not self.trained: return  # learn.validate() and learn.get_preds() are no epochs of training
+        # learn.validate() and learn.get_preds() are no epochs of training
+        if not self.trained: return
         self.trained, names = False, list(self.recorder.metric_names[1:])
         name = self.monitor if self.monitor in names else 'valid_loss'
         v = float(self.recorder.values[-1][names.index(name)])
-        self.new_best = not np.isnan(v) and (self.best is None or (v < self.best if 'loss' in name else v > self.best))
-        if self.new_best: self.best, self.kept = v, (self.epoch, {k: o.detach().cpu().clone() for k, o in get_model(self.model).state_dict().items()})
+        self.new_best = not np.isnan(v) and (self.best is None
+            or (v < self.best if 'loss' in name else v > self.best))
+        if self.new_best:
+            self.best, self.kept = v, (self.epoch,
+                {k: o.detach().cpu().clone() for k, o in get_model(
+                        self.model).state_dict().items()})
 
     def after_fit(self):
-        if self.epochs_trained and self.kept is not None: get_model(self.model).load_state_dict(self.kept[1])
+        if self.epochs_trained and self.kept is not None:
+            get_model(self.model).load_state_dict(self.kept[1])
         self.go_on = False
 
 # %% ../nbs/workshop/callbacks.ipynb #25c611d0
@@ -74,9 +81,11 @@ def run_identity(learn, epochs, lr, schedule, cbs=()) -> dict:
     seeds = [o.seed for o in learn.cbs if isinstance(o, SeedEpochs)]
     opt = learn.opt_func.func if isinstance(learn.opt_func, functools.partial) else learn.opt_func
     watch = [f'{type(o).__name__}({o.monitor}{f", patience {o.patience}" if hasattr(o, "patience") else ""})' for o in [*trackers_of(learn), *cbs] if isinstance(o, TrackerCallback)]
-    return dict(epochs=epochs, lr=lr, schedule=schedule, seed=seeds[0] if seeds else None, bs=learn.dls.bs, n_train=len(learn.dls.train_ds),
-                n_valid=len(learn.dls.valid_ds), loss=type(learn.loss_func).__name__, optimiser=getattr(opt, '__name__', str(opt)), watch=watch,
-                **{k: cfg.get(k) for k in ('arch', 'encoder', 'in_channels', 'n_classes', 'codes', 'pretrained')})
+    return dict(epochs=epochs, lr=lr, schedule=schedule, seed=seeds[0] if seeds else None,
+        bs=learn.dls.bs, n_train=len(learn.dls.train_ds), n_valid=len(learn.dls.valid_ds),
+        loss=type(learn.loss_func).__name__, optimiser=getattr(opt, '__name__', str(opt)),
+        watch=watch, **{k: cfg.get(k) for k in ('arch', 'encoder', 'in_channels', 'n_classes',
+                'codes', 'pretrained')})
 
 # %% ../nbs/workshop/callbacks.ipynb #8a55ea9d
 def _state(o, f):
@@ -94,7 +103,9 @@ class Checkpoint(Callback):
         self.smooth, self.watched, self.ended, self.rows = smooth, list(watched), False, 0
     def before_fit(self):
         self.rows = 0
-        if self.smooth is not None: self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
+        if self.smooth is not None:
+            self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[
+                0], torch.tensor(self.smooth[1])
         for o, was in zip(trackers_of(self.learn), self.watched): o.__dict__.update(was)
         if self.done == 0: self.write()
     def after_epoch(self):
@@ -102,9 +113,12 @@ class Checkpoint(Callback):
         self.rows += 1
         self.history.append([float(o) for o in self.recorder.values[-1]])
         self.write()
-    def after_cancel_fit(self): # an end in the middle of after_epoch, as early stopping makes it, has left the last epoch unwritten
+    # an end in the middle of after_epoch, as early stopping makes it, has left the last epoch
+    # unwritten
+    def after_cancel_fit(self):
         if len(self.recorder.values) == self.rows: return
-        self.ended = any(isinstance(o, EarlyStoppingCallback) and o.wait >= o.patience for o in self.learn.cbs)
+        self.ended = any(isinstance(o, EarlyStoppingCallback) and o.wait >= o.patience
+            for o in self.learn.cbs)
         self.after_epoch()
 
 # %% ../nbs/workshop/callbacks.ipynb #97be6f11
@@ -113,12 +127,17 @@ def write_checkpoint(self):
     if rank_distrib(): return
     keep = next((o for o in self.learn.cbs if isinstance(o, KeepBest)), None)
     best = None if keep is None or keep.kept is None else float(keep.best)
-    if best is not None and (getattr(keep, 'new_best', False) or not (self.folder/'best.pt').exists()):
-        replace_file(self.folder/'best.pt', lambda f: torch.save(dict(epoch=keep.kept[0], model=keep.kept[1]), f))
-    watched = [{k: float(v) for k, v in o.__dict__.items() if k in ('best', 'wait')} for o in trackers_of(self.learn)]
-    state = dict(run=self.run_id, done=self.done, ended=self.ended, names=list(self.recorder.metric_names[1:-1]), history=self.history, best=best,
-                 smooth=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)], watched=watched,
-                 model=get_model(self.model).state_dict(), opt=_state(self.opt.state_dict(), lambda t: t.detach()) if self.done else None)
+    if best is not None and (getattr(keep, 'new_best', False)
+            or not (self.folder/'best.pt').exists()):
+        replace_file(self.folder/'best.pt', lambda f:
+            torch.save(dict(epoch=keep.kept[0], model=keep.kept[1]), f))
+    watched = [{k: float(v) for k, v in o.__dict__.items() if k in ('best', 'wait')}
+        for o in trackers_of(self.learn)]
+    state = dict(run=self.run_id, done=self.done, ended=self.ended,
+        names=list(self.recorder.metric_names[1:-1]), history=self.history, best=best,
+        smooth=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)],
+        watched=watched, model=get_model(self.model).state_dict(),
+        opt=_state(self.opt.state_dict(), lambda t: t.detach()) if self.done else None)
     replace_file(self.folder/'last.pt', lambda f: torch.save(state, f))
 
 Checkpoint.write = write_checkpoint
@@ -127,14 +146,21 @@ Checkpoint.write = write_checkpoint
 def load_checkpoint(learn, folder, run) -> dict:
     "Read `folder/last.pt`, refuse another run's, and put its state into `learn`."
     file = Path(folder)/'last.pt'
-    if not file.exists(): raise SegbookError(f'there is nothing to resume: {file} does not exist. Cure: the folder of a run that was stopped, or train without resume')
+    if not file.exists():
+        raise SegbookError(f'there is nothing to resume: {file} does not exist. Cure: the folder '
+            'of a run that was stopped, or train without resume')
     try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as e: raise SegbookError(f'the checkpoint {file} cannot be read ({e}). Cure: train again into a new folder') from e
+    except Exception as e:
+        raise SegbookError(f'the checkpoint {file} cannot be read ({e}). Cure: train again into a '
+            'new folder') from e
     other = {k: (state['run'].get(k), v) for k, v in run.items() if state['run'].get(k) != v}
-    if other: raise SegbookError(f'{folder} holds the checkpoint of another run: ' + '; '.join(f'{k} was {a!r}, now {b!r}' for k, (a, b) in other.items()) +
-                                 '. Cure: the same arguments as then, or a new output folder')
+    if other:
+        raise SegbookError(f'{folder} holds the checkpoint of another run: '
+            + '; '.join(f'{k} was {a!r}, now {b!r}' for k, (a, b) in other.items())
+            + '. Cure: the same arguments as then, or a new output folder')
     learn.model.load_state_dict(state['model'])
-    if state['opt'] is not None: learn.opt.load_state_dict(_state(state['opt'], lambda t: t.to(learn.dls.device or 'cpu')))
+    if state['opt'] is not None:
+        learn.opt.load_state_dict(_state(state['opt'], lambda t: t.to(learn.dls.device or 'cpu')))
     keep = next((o for o in learn.cbs if isinstance(o, KeepBest)), None)
     if keep is not None and state['best'] is not None:
         best = torch.load(Path(folder)/'best.pt', map_location='cpu', weights_only=True)
@@ -147,10 +173,12 @@ class OneCycle(ParamScheduler):
     def __init__(self, scheds, done, total):
         super().__init__(scheds)
         self.done, self.total = done, total
-    def before_batch(self): self._update_val((self.done + self.epoch + self.iter/self.n_iter)/self.total)
+    def before_batch(self):
+        self._update_val((self.done + self.epoch + self.iter/self.n_iter)/self.total)
 
 def one_cycle(learn, done, total, pct_start=0.25, div=25., div_final=1e5) -> OneCycle:
     "Schedules as in `fit_one_cycle`, for each group of parameters its own rate."
     top = np.array([h['lr'] for h in learn.opt.hypers])
-    cos = lambda a, b, c: combine_scheds([pct_start, 1 - pct_start], [SchedCos(a, b), SchedCos(b, c)])
+    cos = lambda a, b, c: combine_scheds([pct_start, 1 - pct_start],
+        [SchedCos(a, b), SchedCos(b, c)])
     return OneCycle({'lr': cos(top/div, top, top/div_final), 'mom': cos(*learn.moms)}, done, total)

@@ -18,15 +18,20 @@ __all__ = ['conv_output_size', 'transposed_conv_output_size', 'conv_params', 'co
 def _ints(name, v, least, n=None):
     "`v`, an int or several, as a tuple of ints not below `least`."
     vs = tuple(v) if isinstance(v, (tuple, list, torch.Size)) else (v,)*(n or 1)
-    if n and len(vs) != n: raise SegbookError(f'{name} is {v!r}: {len(vs)} numbers came, {n} are expected. Cure: one number for every dimension, or one for all')
+    if n and len(vs) != n:
+        raise SegbookError(f'{name} is {v!r}: {len(vs)} numbers came, {n} are expected. Cure: one '
+            'number for every dimension, or one for all')
     for o in vs:
-        if isinstance(o, bool) or not hasattr(o, '__index__'): raise SegbookError(f'{name} is {v!r}; whole numbers are expected')
-        if o < least: raise SegbookError(f'{name} is {v!r}; a number of at least {least} is expected')
+        if isinstance(o, bool) or not hasattr(o, '__index__'):
+            raise SegbookError(f'{name} is {v!r}; whole numbers are expected')
+        if o < least:
+            raise SegbookError(f'{name} is {v!r}; a number of at least {least} is expected')
     return tuple(int(o) for o in vs)
 
 def _per_dim(f, size, *rest):
     "`f` for each dimension; int when all arguments are ints. Each of `rest` is (name, value, least)."
-    seqs = [len(o) for o in (size, *(v for _, v, _ in rest)) if isinstance(o, (tuple, list, torch.Size))]
+    seqs = [len(o) for o in (size, *(v for _, v, _ in rest))
+        if isinstance(o, (tuple, list, torch.Size))]
     n = seqs[0] if seqs else 1
     out = tuple(f(*o) for o in zip(_ints('size', size, 1, n), *(_ints(*o, n) for o in rest)))
     return out if seqs else out[0]
@@ -46,10 +51,13 @@ def conv_output_size(
     def one(n, k, s, p, d):
         reach = d*(k - 1) + 1
         if reach > n + 2*p:
-            raise SegbookError(f'the kernel reaches over {reach} pixels (kernel {k}, dilation {d}), but there are {n + 2*p} (size {n}, padding {p} on each side). '
-                               f'Cure: a larger image, a smaller kernel, or padding of at least {(reach - n + 1)//2}')
+            raise SegbookError(f'the kernel reaches over {reach} pixels (kernel {k}, dilation '
+                f'{d}), but there are {n + 2*p} (size {n}, padding {p} on each side). '
+                'Cure: a larger image, a smaller kernel, or padding of at least '
+                f'{(reach - n + 1)//2}')
         return (n + 2*p - reach)//s + 1
-    return _per_dim(one, size, ('kernel', kernel, 1), ('stride', stride, 1), ('padding', padding, 0), ('dilation', dilation, 1))
+    return _per_dim(one, size, ('kernel', kernel, 1), ('stride', stride, 1),
+        ('padding', padding, 0), ('dilation', dilation, 1))
 
 # %% ../nbs/04_convolution.ipynb #a467bbd1
 def transposed_conv_output_size(
@@ -65,11 +73,16 @@ def transposed_conv_output_size(
     Raises SegbookError: numbers that make no sense, an output_padding that is too large, an output without pixels.
     Source: Dumoulin and Visin 2016, section 4."""
     def one(n, k, s, p, op, d):
-        if op >= max(s, d): raise SegbookError(f'output_padding is {op}; it must be smaller than the stride {s} or the dilation {d}. Cure: output_padding={max(s, d) - 1} at most')
+        if op >= max(s, d):
+            raise SegbookError(f'output_padding is {op}; it must be smaller than the stride {s} or '
+                f'the dilation {d}. Cure: output_padding={max(s, d) - 1} at most')
         out = (n - 1)*s - 2*p + d*(k - 1) + op + 1
-        if out < 1: raise SegbookError(f'nothing is left: {out + 2*p} pixels, and a padding of {p} cuts off {2*p}. Cure: a padding of at most {(out + 2*p - 1)//2}')
+        if out < 1:
+            raise SegbookError(f'nothing is left: {out + 2*p} pixels, and a padding of {p} cuts '
+                f'off {2*p}. Cure: a padding of at most {(out + 2*p - 1)//2}')
         return out
-    return _per_dim(one, size, ('kernel', kernel, 1), ('stride', stride, 1), ('padding', padding, 0), ('output_padding', output_padding, 0), ('dilation', dilation, 1))
+    return _per_dim(one, size, ('kernel', kernel, 1), ('stride', stride, 1),
+        ('padding', padding, 0), ('output_padding', output_padding, 0), ('dilation', dilation, 1))
 
 # %% ../nbs/04_convolution.ipynb #ce050cfa
 def conv_params(
@@ -82,8 +95,11 @@ def conv_params(
     """Numbers that a 2-D convolution learns: I*O*K/groups, and O biases.
 
     Raises SegbookError: a number below 1, groups that do not divide both numbers of channels."""
-    (i,), (o,), (g,) = (_ints(n, v, 1, 1) for n, v in (('in_channels', in_channels), ('out_channels', out_channels), ('groups', groups)))
-    if i % g or o % g: raise SegbookError(f'{g} groups do not divide {i} input and {o} output channels. Cure: a number that divides both, such as {_divisor(i, o, g)}')
+    (i,), (o,), (g,) = (_ints(n, v, 1, 1) for n, v in (('in_channels', in_channels),
+            ('out_channels', out_channels), ('groups', groups)))
+    if i % g or o % g:
+        raise SegbookError(f'{g} groups do not divide {i} input and {o} output channels. Cure: a '
+            f'number that divides both, such as {_divisor(i, o, g)}')
     return i*o*prod(_ints('kernel', kernel, 1, 2))//g + o*bool(bias)
 
 def _divisor(i, o, g): return max(n for n in range(1, g + 1) if i % n == 0 == o % n)
@@ -106,11 +122,16 @@ def conv_matrix(
     Raises SegbookError: a kernel that is not a 2-D tensor, one that reaches beyond the padded image, more than 2**28 entries.
     Source: Dumoulin and Visin 2016, section 4.1."""
     if not isinstance(kernel, Tensor) or kernel.ndim != 2 or not kernel.numel():
-        what = f'a tensor {list(kernel.shape)}' if isinstance(kernel, Tensor) else f'{type(kernel).__name__}'
-        raise SegbookError(f'the kernel is {what}; a tensor [h,w] is expected. Cure: one output and one input channel of a layer, layer.weight[0,0]')
-    size, s, p, d = (_ints(n, v, least, 2) for n, v, least in (('input_size', input_size, 1), ('stride', stride, 1), ('padding', padding, 0), ('dilation', dilation, 1)))
+        what = f'a tensor {list(kernel.shape)}' if isinstance(kernel,
+            Tensor) else f'{type(kernel).__name__}'
+        raise SegbookError(f'the kernel is {what}; a tensor [h,w] is expected. Cure: one output '
+            'and one input channel of a layer, layer.weight[0,0]')
+    size, s, p, d = (_ints(n, v, least, 2) for n, v, least in (('input_size', input_size, 1),
+            ('stride', stride, 1), ('padding', padding, 0), ('dilation', dilation, 1)))
     out = conv_output_size(size, tuple(kernel.shape), s, p, d)
-    if prod(out)*prod(size) > 2**28: raise SegbookError(f'the matrix would be {prod(out)}×{prod(size)}, nearly all of it zeros. Cure: a smaller input_size, this is for looking at')
+    if prod(out)*prod(size) > 2**28:
+        raise SegbookError(f'the matrix would be {prod(out)}×{prod(size)}, nearly all of it zeros. '
+            'Cure: a smaller input_size, this is for looking at')
     rows, cols = (_reads(n, k, *o).to(kernel) for n, k, *o in zip(size, kernel.shape, s, p, d))
     return torch.einsum('iah,ab,jbw->ijhw', rows, kernel, cols).reshape(prod(out), prod(size))
 
@@ -130,13 +151,17 @@ def _full_size(module, size):
     size = _ints('input_size', size, 1)
     layers = [m for m in module.modules() if isinstance(m, (_CONV, nn.Linear))]
     first = next((m for m in layers if isinstance(m, _CONV)), layers[0] if layers else None)
-    if first is None: raise SegbookError('there is no convolution and no linear layer in this module: nothing is counted')
+    if first is None:
+        raise SegbookError('there is no convolution and no linear layer in this module: nothing is '
+            'counted')
     if isinstance(first, nn.Linear) and len(size) == 1: return (1, *size)
     dims = len(first.kernel_size) if isinstance(first, _CONV) else 2
     if len(size) == dims and isinstance(first, _CONV): return (1, first.in_channels, *size)
     if len(size) == dims + 1: return (1, *size)
     if len(size) == dims + 2: return size
-    raise SegbookError(f'input_size is {size}; it must be {"(H,W), (C,H,W)" if isinstance(first, _CONV) else "(C,H,W)"} or (B,C,H,W), or their like for layers in {dims} dimensions')
+    raise SegbookError(f'input_size is {size}; it must be '
+        f'{"(H,W), (C,H,W)" if isinstance(first, _CONV) else "(C,H,W)"} or (B,C,H,W), or their '
+        f'like for layers in {dims} dimensions')
 
 # %% ../nbs/04_convolution.ipynb #54a07431
 def conv_cost(
@@ -148,17 +173,22 @@ def conv_cost(
     Counted by hooks on Conv, ConvTranspose and Linear; calls of `F.conv2d` and matrix products outside of layers are not seen.
     Mode, weights, gradients and hooks are afterwards as they were.
     Raises SegbookError: nothing to count, layers whose size is not known yet, an input that the network refuses."""
-    if any(nn.parameter.is_lazy(p) for p in module.parameters()): raise SegbookError('a lazy layer does not know its size yet. Cure: send one batch through the network first')
+    if any(nn.parameter.is_lazy(p) for p in module.parameters()):
+        raise SegbookError('a lazy layer does not know its size yet. Cure: send one batch through '
+            'the network first')
     size, macs = _full_size(module, input_size), []
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    count = lambda m, args, kwargs, out: macs.append(_macs(m, args[0] if args else kwargs['input'], out))
+    count = lambda m, args, kwargs, out: macs.append(_macs(m, args[0] if args else kwargs['input'],
+            out))
     was = {m: m.training for m in module.modules()}
-    hooks = [m.register_forward_hook(count, with_kwargs=True) for m in was if isinstance(m, (_CONV, nn.Linear))]
+    hooks = [m.register_forward_hook(count, with_kwargs=True) for m in was
+        if isinstance(m, (_CONV, nn.Linear))]
     try:
         module.eval()
         with torch.no_grad(): module(torch.zeros(size, device=like.device, dtype=like.dtype))
     except RuntimeError as e:
-        raise SegbookError(f'the network refuses an input of {list(size)}: {e}. Cure: give the size in full, (C,H,W), and large enough') from e
+        raise SegbookError(f'the network refuses an input of {list(size)}: {e}. Cure: give the '
+            'size in full, (C,H,W), and large enough') from e
     finally:
         for h in hooks: h.remove()
         for m, mode in was.items(): m.training = mode
@@ -179,12 +209,16 @@ class DepthwiseSeparableConv(nn.Module):
         dilation=1, # of the depthwise convolution
     ):
         super().__init__()
-        (i,), (o,) = _ints('in_channels', in_channels, 1, 1), _ints('out_channels', out_channels, 1, 1)
-        k, s, d = (_ints(n, v, 1, 2) for n, v in (('kernel', kernel), ('stride', stride), ('dilation', dilation)))
+        (i,), (o,) = _ints('in_channels', in_channels, 1, 1), _ints('out_channels', out_channels, 1,
+            1)
+        k, s, d = (_ints(n, v, 1, 2) for n, v in (('kernel', kernel), ('stride', stride),
+                ('dilation', dilation)))
         if padding is None:
             if any(a % 2 == 0 and b % 2 for a, b in zip(k, d)):
-                raise SegbookError(f'an even kernel, {k[0]}×{k[1]}, cannot keep the size with the same padding on both sides. Cure: an odd kernel, or padding=...')
+                raise SegbookError(f'an even kernel, {k[0]}×{k[1]}, cannot keep the size with the '
+                    'same padding on both sides. Cure: an odd kernel, or padding=...')
             padding = tuple(b*(a - 1)//2 for a, b in zip(k, d))
-        self.depthwise = nn.Conv2d(i, i, k, s, _ints('padding', padding, 0, 2), d, groups=i, bias=False)
+        self.depthwise = nn.Conv2d(i, i, k, s, _ints('padding', padding, 0, 2), d, groups=i,
+            bias=False)
         self.pointwise = nn.Conv2d(i, o, 1)
     def forward(self, x): return self.pointwise(self.depthwise(x))

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import nn
-with warnings.catch_warnings():  # torch's notice about torch.jit.script, which torchvision and fastai still use
+# torch's notice about torch.jit.script, which torchvision and fastai still use
+with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     from fastai.vision.all import create_body, imagenet_stats
 
@@ -23,15 +24,17 @@ __all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'encoder_stats
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
 def _torchvision_encoders() -> list[str]:
     "Names of torchvision's classifiers whose body is a chain that `DynamicUnet` can cut."
-    families = ('alexnet', 'convnext', 'densenet', 'efficientnet', 'mobilenet', 'mnasnet', 'regnet', 'resnet', 'resnext', 'vgg', 'wide_resnet')
-    return [o for o in torchvision.models.list_models(module=torchvision.models) if o.startswith(families)]
+    families = ('alexnet', 'convnext', 'densenet', 'efficientnet', 'mobilenet', 'mnasnet', 'regnet',
+        'resnet', 'resnext', 'vgg', 'wide_resnet')
+    return [o for o in torchvision.models.list_models(module=torchvision.models)
+        if o.startswith(families)]
 
 def _timm():
     "The timm module, or an error with the cure."
     try: import timm
     except ImportError as e:
-        raise SegbookError("this encoder comes from timm, which is not installed; expected one of torchvision's encoders "
-                           "or timm. Cure: pip install 'segbook[timm]'") from e
+        raise SegbookError("this encoder comes from timm, which is not installed; expected one of "
+            "torchvision's encoders " "or timm. Cure: pip install 'segbook[timm]'") from e
     return timm
 
 # %% ../nbs/workshop/encoders.ipynb #ce4e683b
@@ -41,7 +44,9 @@ def find_encoder(
     """Where an encoder comes from.
 
     Raises SegbookError, with the nearest names, when neither library has it."""
-    if not isinstance(name, str): raise SegbookError(f"encoder={name!r}: expected a name such as 'resnet34', found {type(name).__name__}")
+    if not isinstance(name, str):
+        raise SegbookError(f"encoder={name!r}: expected a name such as 'resnet34', found "
+            f"{type(name).__name__}")
     own, bare = _torchvision_encoders(), name.removeprefix('timm/')
     if name in own: return 'torchvision', name
     try: timm = _timm()
@@ -51,8 +56,9 @@ def find_encoder(
                            f"Nearest names in torchvision: {', '.join(near) or 'none'}. Cure: one of these, or pip install 'segbook[timm]'") from None
     if timm.is_model(bare.split('.')[0]): return 'timm', bare
     near = difflib.get_close_matches(bare, sorted({*own, *timm.list_models()}), 5, 0.5)
-    raise SegbookError(f"there is no encoder {name!r}: neither torchvision nor timm has it. Nearest names: {', '.join(near) or 'none'}. "
-                       "Cure: one of these; timm.list_models('*resnet*') shows what there is")
+    raise SegbookError(f"there is no encoder {name!r}: neither torchvision nor timm has it. "
+        f"Nearest names: {', '.join(near) or 'none'}. "
+        "Cure: one of these; timm.list_models('*resnet*') shows what there is")
 
 # %% ../nbs/workshop/encoders.ipynb #2d961fb7
 def _weights_dir() -> Path:
@@ -61,14 +67,18 @@ def _weights_dir() -> Path:
 
 def _no_weights(name, address, file, why):
     "The one error for weights that cannot be had."
-    return SegbookError(f"the pretrained weights of {name!r} are not here and could not be downloaded ({why}). "
-        f"Needed: the file {file.name} from {address}. Cure: download it where there is a network and put it at {file}, "
-        "or train from scratch with pretrained=False (on the command line: --pretrained false)")
+    return SegbookError(f"the pretrained weights of {name!r} are not here and could not be "
+        f"downloaded ({why}). " f"Needed: the file {file.name} from {address}. Cure: download it "
+        f"where there is a network and put it at {file}, " "or train from scratch with "
+        "pretrained=False (on the command line: --pretrained false)")
 
 def _reachable(address, timeout=10) -> str:
     "Empty when a server answers at `address`, else the reason in words: asked once, without the minutes of retries of a download."
-    try: urllib.request.urlopen(urllib.request.Request(address, method='HEAD'), timeout=timeout).close()
-    except urllib.error.HTTPError as e: return '' if e.code in (401, 403, 405, 429) else f'the server answers {e.code}'
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method='HEAD'),
+            timeout=timeout).close()
+    except urllib.error.HTTPError as e:
+        return '' if e.code in (401, 403, 405, 429) else f'the server answers {e.code}'
     except (OSError, ValueError) as e: return f'no answer: {getattr(e, "reason", e)}'
     return ''
 
@@ -88,7 +98,9 @@ def _timm_overlay(name) -> dict:
     "Where timm shall take its weights from: a file put there by hand, else timm's own cache and download."
     timm = _timm()
     cfg = timm.get_pretrained_cfg(name)
-    if cfg is None or not (cfg.hf_hub_id or cfg.url): raise SegbookError(f"timm has no pretrained weights for {name!r}. Cure: pretrained=False, or an encoder from timm.list_pretrained()")
+    if cfg is None or not (cfg.hf_hub_id or cfg.url):
+        raise SegbookError(f"timm has no pretrained weights for {name!r}. Cure: pretrained=False, "
+            "or an encoder from timm.list_pretrained()")
     stem = cfg.architecture + (f'.{cfg.tag}' if cfg.tag else '')
     file = _weights_dir()/f'{stem}.safetensors'
     if file.exists(): return dict(file=str(file))
@@ -104,11 +116,14 @@ def _timm_overlay(name) -> dict:
 # %% ../nbs/workshop/encoders.ipynb #9721bb3f
 def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     "A torchvision classifier without its head, as a chain of layers."
-    model = torchvision.models.get_model(name, weights=None, **({'init_weights': False} if name == 'googlenet' else {}))
+    model = torchvision.models.get_model(name, weights=None,
+        **({'init_weights': False} if name == 'googlenet' else {}))
     if pretrained: model.load_state_dict(_torchvision_state(name))
-    if name.startswith('regnet'): model = nn.Sequential(model.stem, *model.trunk_output.children(), nn.AdaptiveAvgPool2d(1))
+    if name.startswith('regnet'):
+        model = nn.Sequential(model.stem, *model.trunk_output.children(), nn.AdaptiveAvgPool2d(1))
     elif name.startswith('mnasnet'): model = nn.Sequential(*model.layers, nn.AdaptiveAvgPool2d(1))
-    elif hasattr(model, 'features'): model = nn.Sequential(*model.features.children(), nn.AdaptiveAvgPool2d(1))
+    elif hasattr(model, 'features'):
+        model = nn.Sequential(*model.features.children(), nn.AdaptiveAvgPool2d(1))
     return create_body(model, in_channels, pretrained, cut=-1 if not hasattr(model, 'fc') else -2)
 
 # %% ../nbs/workshop/encoders.ipynb #5de44e23
@@ -119,7 +134,8 @@ class _Maps(nn.Module):
         self.net, self.maps = net, []
     def forward(self, x):
         maps = self.net(x)
-        if str(getattr(self.net, 'output_fmt', '')).endswith('NHWC'): maps = [o.permute(0, 3, 1, 2).contiguous() for o in maps]
+        if str(getattr(self.net, 'output_fmt', '')).endswith('NHWC'):
+            maps = [o.permute(0, 3, 1, 2).contiguous() for o in maps]
         self.maps[:] = maps[1:]
         return maps[0]
 
@@ -135,16 +151,23 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
     "Any timm network with `features_only`, as a chain that `DynamicUnet` understands."
     timm = _timm()
     overlay = _timm_overlay(name) if pretrained else {}
-    tries = ({}, dict(strict_img_size=False), dict(dynamic_img_size=True))  # conv nets; windowed; plain transformers
+    # conv nets; windowed; plain transformers
+    tries = ({}, dict(strict_img_size=False), dict(dynamic_img_size=True))
     for kw in tries:
         try:
-            net = timm.create_model(name, features_only=True, in_chans=in_channels, pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **kw)
+            net = timm.create_model(name, features_only=True, in_chans=in_channels,
+                pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **kw)
             with torch.no_grad(): maps = net.eval()(torch.zeros(1, in_channels, 128, 96))
             break
         except (RuntimeError, AssertionError, TypeError, AttributeError) as e: err = e
-    else: raise SegbookError(f"timm's {name!r} cannot serve as an encoder: it gives no feature maps of a 128x96 image ({err}). Cure: a convolutional encoder such as 'resnet34d'")
-    if len({o.shape[1:3] if str(getattr(net, 'output_fmt', '')).endswith('NHWC') else o.shape[2:] for o in maps}) == 1:
-        raise SegbookError(f"timm's {name!r} works at one resolution ({len(maps)} maps of the same size): a U-Net needs an encoder that shrinks the image in steps. Cure: an encoder such as 'resnet34d' or 'convnext_tiny'")
+    else:
+        raise SegbookError(f"timm's {name!r} cannot serve as an encoder: it gives no feature maps "
+            f"of a 128x96 image ({err}). Cure: a convolutional encoder such as 'resnet34d'")
+    if len({o.shape[1:3] if str(getattr(net, 'output_fmt', '')).endswith('NHWC') else o.shape[2:]
+                for o in maps}) == 1:
+        raise SegbookError(f"timm's {name!r} works at one resolution ({len(maps)} maps of the same "
+            "size): a U-Net needs an encoder that shrinks the image in steps. Cure: an encoder "
+            "such as 'resnet34d' or 'convnext_tiny'")
     first = _Maps(net)
     return nn.Sequential(first, *[_Pick(first) for _ in maps[1:]])
 

@@ -32,4 +32,6 @@ def height_width(size):
     try:
         h,w = (size,size) if isinstance(size, (int,np.integer)) else size
         return int(h),int(w)
-    except (TypeError,ValueError): raise SegbookError(f'size={size!r}; expected one number, or (height, width), in pixels. Write for example size=(96,128).') from None
+    except (TypeError,ValueError):
+        raise SegbookError(f'size={size!r}; expected one number, or (height, width), in pixels. '
+            'Write for example size=(96,128).') from None

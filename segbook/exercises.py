@@ -20,7 +20,8 @@ def _say(text):
     enc = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     try: text.encode(enc)
     except UnicodeEncodeError:
-        for a,b in (('✓', '[right]'), ('✗', '[wrong]'), ('■', '#'), ('□', '-')): text = text.replace(a, b)
+        for a,b in (('✓', '[right]'), ('✗', '[wrong]'), ('■', '#'), ('□', '-')):
+            text = text.replace(a, b)
         text = text.encode(enc, 'replace').decode(enc)
     print(text)
 
@@ -37,7 +38,8 @@ class Exercise:
         limit:float=5., # seconds that all cases together may take
         via=None, # called as via(answer, *args) instead of answer(*args): for classes and the like
     ):
-        self.id,self.title,self.text,self.tol,self.limit,self.via = id,title,textwrap.dedent(text).strip(),tol,limit,via
+        self.id,self.title,self.text,self.tol,self.limit,self.via = id,title,textwrap.dedent(
+            text).strip(),tol,limit,via
         self.hints,self.cases,self.slips,self.makers = [],[],[],[]
         self.is_value,self.stub_source,self.solution_source = False,'',''
 
@@ -57,13 +59,15 @@ class Exercise:
     def value(self, name, answer, because):
         "The exercise asks for the value `answer`, kept by the reader in the variable `name`."
         self.is_value,self.name,self.answer = True,name,answer
-        self.stub_source,self.solution_source = f'{name} = ...',f'{name} = {answer!r}\n\n# {because}'
+        self.stub_source,self.solution_source = (f'{name} = ...',f'{name} = {answer!r}\n\n# '
+            f'{because}')
 
 # %% ../nbs/17_exercises.ipynb #b4efd7d5
 def _source(f):
     "Source of a function or class without its decorators."
     lines = textwrap.dedent(inspect.getsource(f)).rstrip().split('\n')
-    return '\n'.join(lines[next(i for i,l in enumerate(lines) if l.startswith(('def ', 'class '))):])
+    return '\n'.join(lines[next(i for i,l in enumerate(lines)
+                if l.startswith(('def ', 'class '))):])
 
 # %% ../nbs/17_exercises.ipynb #4717ae6d
 def _progress_file() -> Path:
@@ -81,7 +85,8 @@ def _load_progress():
         state = json.loads(text)
         if all(isinstance(state[k], dict) for k in empty): return state,''
     except (ValueError, TypeError, KeyError): pass
-    aside = next(o for i in range(1, 10_000) if not (o := file.with_name(f'{file.stem}.damaged-{i}.json')).exists())
+    aside = next(o for i in range(1, 10_000)
+        if not (o := file.with_name(f'{file.stem}.damaged-{i}.json')).exists())
     try: os.replace(file, aside)
     except OSError: return empty,f'Your progress file cannot be read, and not be moved: {file}.'
     return empty,f'Your progress file was damaged. It was set aside as {aside}; a new one is begun.'
@@ -94,7 +99,9 @@ def _save_progress(change):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, lambda f: f.write_text(json.dumps(state, indent=1), encoding='utf-8'))
-    except OSError as e: said += f' Your progress could not be saved in {file}: {e.strerror}. SEGBOOK_PROGRESS can name another file.'
+    except OSError as e:
+        said += (f' Your progress could not be saved in {file}: {e.strerror}. SEGBOOK_PROGRESS can '
+            'name another file.')
     return said.strip()
 
 # %% ../nbs/17_exercises.ipynb #aa6fb043
@@ -118,11 +125,14 @@ def _find(id):
     key = str(id).strip().lower()
     if key[1:2] == '.' and key[0].isdigit(): key = f'0{key}'
     chapters = _chapters()
-    ex = _exercises_of(_chapter(chapters[key.split('.')[0]])).get(key) if key.split('.')[0] in chapters else None
+    ex = _exercises_of(_chapter(chapters[key.split('.')[0]])).get(key) if key.split('.')[
+        0] in chapters else None
     if ex is not None: return ex
     every = [o for n in chapters.values() for o in _exercises_of(_chapter(n))]
-    near = difflib.get_close_matches(key, every, n=3, cutoff=.5) or [o for o in every if o.split('.')[0] == key.split('.')[0]][:5] or every[:5]
-    return f'There is no exercise {id!r}. The nearest: {", ".join(near) or "none"}. progress() lists them all.'
+    near = difflib.get_close_matches(key, every, n=3,
+        cutoff=.5) or [o for o in every if o.split('.')[0] == key.split('.')[0]][:5] or every[:5]
+    return (f'There is no exercise {id!r}. The nearest: {", ".join(near) or "none"}. progress() '
+        'lists them all.')
 
 # %% ../nbs/17_exercises.ipynb #11201433
 def check(
@@ -138,10 +148,15 @@ def check(
         return Verdict(str(id), False, ex)
     try: v = judge(ex, answer)
     except KeyboardInterrupt: v = Verdict(ex.id, False, 'You stopped the check.')
-    except Exception as e: v = Verdict(ex.id, False, f'{type(answer).__name__} could not be compared ({type(e).__name__}: {e}). Return what the stub asks for.')
-    said = _save_progress(lambda s: s['done'].setdefault(ex.id, time.strftime('%Y-%m-%d'))) if v else ''
-    more = '' if v or answer is NO_ANSWER or answer is ... or not ex.hints else f'\nhint({ex.id!r}) gives a hint.'
-    _say(f'{"✓" if v else "✗"} {ex.id} {ex.title}: {v.text if v else "not yet"}' + ('' if v else '\n' + v.text + more) + (f'\n{said}' if said else ''))
+    except Exception as e:
+        v = Verdict(ex.id, False, f'{type(answer).__name__} could not be compared '
+            f'({type(e).__name__}: {e}). Return what the stub asks for.')
+    said = _save_progress(lambda s: s['done'].setdefault(ex.id,
+            time.strftime('%Y-%m-%d'))) if v else ''
+    more = ('' if v or answer is NO_ANSWER or answer is ... or not ex.hints
+        else f'\nhint({ex.id!r}) gives a hint.')
+    _say(f'{"✓" if v else "✗"} {ex.id} {ex.title}: {v.text if v else "not yet"}'
+        + ('' if v else '\n' + v.text + more) + (f'\n{said}' if said else ''))
     return v
 
 # %% ../nbs/17_exercises.ipynb #110e332a
@@ -157,7 +172,9 @@ def hint(
     i = n % len(ex.hints)
     said = _save_progress(lambda s: s['hints'].update({ex.id: n+1}))
     left = len(ex.hints)-i-1
-    _say(f'{ex.id}, hint {i+1} of {len(ex.hints)}: {ex.hints[i]}' + ('' if left else f'\nThat was the last one; solution({ex.id!r}) shows an answer.') + (f'\n{said}' if said else ''))
+    _say(f'{ex.id}, hint {i+1} of {len(ex.hints)}: {ex.hints[i]}'
+        + ('' if left else f'\nThat was the last one; solution({ex.id!r}) shows an answer.')
+        + (f'\n{said}' if said else ''))
 
 # %% ../nbs/17_exercises.ipynb #0bdf93d1
 _asked = set() # exercises whose solution was asked for once
@@ -172,7 +189,8 @@ def solution(
         return
     if ex.id not in _asked and ex.id not in _load_progress()[0]['done']:
         _asked.add(ex.id)
-        _say(f'{ex.id} {ex.title}: do you want to see it already? There are {len(ex.hints)} hints: hint({ex.id!r}).\nIf so, call solution({ex.id!r}) once more.')
+        _say(f'{ex.id} {ex.title}: do you want to see it already? There are {len(ex.hints)} hints: '
+            f'hint({ex.id!r}).\nIf so, call solution({ex.id!r}) once more.')
         return
     _say(ex.solution_source)
 
@@ -187,5 +205,6 @@ def progress():
         marks = ''.join('■' if o in state['done'] else '□' for o in exs)
         nxt = next((e for o,e in exs.items() if o not in state['done']), None)
         done,n = done+marks.count('■'),n+len(marks)
-        rows.append(f'{id:>7}  {module.CHAPTER["title"]:<18} {marks:<6} ' + ('all done' if nxt is None else f'next: {nxt.id} {nxt.title}'))
+        rows.append(f'{id:>7}  {module.CHAPTER["title"]:<18} {marks:<6} '
+            + ('all done' if nxt is None else f'next: {nxt.id} {nxt.title}'))
     _say(f'{done} of {n} exercises done\n\n' + '\n'.join(rows) + (f'\n\n{said}' if said else ''))

@@ -32,15 +32,23 @@ def save_segmenter(
 
     Raises SegbookError: the folder exists, or the learner does not say how its images are prepared."""
     folder, cfg = Path(folder), getattr(learn, 'segmenter', None)
-    if cfg is None: raise SegbookError('this Learner does not say how its images are prepared. Cure: make it with seg_learner(dls)')
+    if cfg is None:
+        raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
+            'with seg_learner(dls)')
     if folder.exists() and any(folder.iterdir()):
-        if not overwrite: raise SegbookError(f'{folder} exists and is not empty; nothing is overwritten. Cure: another folder, or overwrite=True')
-        if not (folder/'segmenter.json').exists(): raise SegbookError(f'{folder} is not a saved segmenter, so it is not overwritten. Cure: another folder')
+        if not overwrite:
+            raise SegbookError(f'{folder} exists and is not empty; nothing is overwritten. Cure: '
+                'another folder, or overwrite=True')
+        if not (folder/'segmenter.json').exists():
+            raise SegbookError(f'{folder} is not a saved segmenter, so it is not overwritten. '
+                'Cure: another folder')
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-'))
     try:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in learn.model.state_dict().items()}, tmp/'model.safetensors')
-        about = dict(format=_FORMAT, segbook=__version__, torch=torch.__version__, **{**cfg, 'pretrained': False}, **facts)
+        save_file({k: v.detach().cpu().contiguous().clone()
+                for k, v in learn.model.state_dict().items()}, tmp/'model.safetensors')
+        about = dict(format=_FORMAT, segbook=__version__, torch=torch.__version__,
+            **{**cfg, 'pretrained': False}, **facts)
         (tmp/'segmenter.json').write_text(json.dumps(about, indent=1)+'\n', encoding='utf-8')
         tmp.chmod(0o755)
         if folder.exists(): shutil.rmtree(folder)
@@ -68,20 +76,29 @@ class Segmenter:
         "Move the network; returns itself."
         self.model.to(device)
         return self
-    def __repr__(self): return f"Segmenter({self.segmenter['arch']} on {self.segmenter['encoder']}, {len(self.codes)} classes, {self.segmenter['in_channels']} channels)"
+    def __repr__(self):
+        return (f"Segmenter({self.segmenter['arch']} on {self.segmenter['encoder']}, "
+            f"{len(self.codes)} classes, {self.segmenter['in_channels']} channels)")
 
 # %% ../nbs/15_export.ipynb #52f34de0
-_NEEDED = ('format', 'arch', 'encoder', 'in_channels', 'n_classes', 'model_kwargs', 'codes', 'ignore_index', 'mean', 'std', 'size')
+_NEEDED = ('format', 'arch', 'encoder', 'in_channels', 'n_classes', 'model_kwargs', 'codes',
+    'ignore_index', 'mean', 'std', 'size')
 
 def _facts(folder) -> dict:
     "The checked contents of segmenter.json."
     file = folder/'segmenter.json'
-    if not file.exists(): raise SegbookError(f'{folder} is not a saved segmenter: it has no segmenter.json. Cure: the folder model/ of a finished run, or save_segmenter(learn, folder)')
+    if not file.exists():
+        raise SegbookError(f'{folder} is not a saved segmenter: it has no segmenter.json. Cure: '
+            'the folder model/ of a finished run, or save_segmenter(learn, folder)')
     try: facts = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as e: raise SegbookError(f'{file} is damaged: {e}. Cure: save the segmenter again') from e
+    except ValueError as e:
+        raise SegbookError(f'{file} is damaged: {e}. Cure: save the segmenter again') from e
     missing = [o for o in _NEEDED if o not in facts] if isinstance(facts, dict) else list(_NEEDED)
-    if missing: raise SegbookError(f'{file} lacks {", ".join(missing)}. Cure: save the segmenter again')
-    if facts['format'] > _FORMAT: raise SegbookError(f"{file} has format {facts['format']}, this segbook reads up to {_FORMAT}. Cure: a newer segbook")
+    if missing:
+        raise SegbookError(f'{file} lacks {", ".join(missing)}. Cure: save the segmenter again')
+    if facts['format'] > _FORMAT:
+        raise SegbookError(f"{file} has format {facts['format']}, this segbook reads up to "
+            f"{_FORMAT}. Cure: a newer segbook")
     return facts
 
 # %% ../nbs/15_export.ipynb #5ee84f8e
@@ -93,11 +110,15 @@ def load_segmenter(
 
     Raises SegbookError: no segmenter there, a damaged file, weights that do not fit the description."""
     folder = Path(folder)
-    if not (folder/'segmenter.json').exists() and (folder/'model'/'segmenter.json').exists(): folder = folder/'model'
+    if not (folder/'segmenter.json').exists() and (folder/'model'/'segmenter.json').exists():
+        folder = folder/'model'
     facts = _facts(folder)
-    model = seg_model(facts['arch'], facts['n_classes'], facts['encoder'], facts['in_channels'], pretrained=False, **facts['model_kwargs'])
+    model = seg_model(facts['arch'], facts['n_classes'], facts['encoder'], facts['in_channels'],
+        pretrained=False, **facts['model_kwargs'])
     try: model.load_state_dict(load_file(folder/'model.safetensors'))
     except Exception as e:
-        raise SegbookError(f"the weights in {folder/'model.safetensors'} are missing, damaged or of another network than {facts['arch']} on {facts['encoder']}: "
-                           f"{str(e)[:300]}. Cure: save the segmenter again") from e
-    return Segmenter(model.eval().to(device, memory_format=torch.channels_last), facts) # the layout of training: the same sums, bit for bit
+        raise SegbookError(f"the weights in {folder/'model.safetensors'} are missing, damaged or "
+            f"of another network than {facts['arch']} on {facts['encoder']}: "
+            f"{str(e)[:300]}. Cure: save the segmenter again") from e
+    # the layout of training: the same sums, bit for bit
+    return Segmenter(model.eval().to(device, memory_format=torch.channels_last), facts)

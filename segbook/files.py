@@ -16,12 +16,14 @@ __all__ = ['IMAGE_SUFFIXES', 'image_files', 'progress_bar', 'replace_file', 'new
            'read_json', 'fresh_folder', 'write_text', 'write_csv', 'check_writable']
 
 # %% ../nbs/workshop/files.ipynb #77b2d69a
-IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm', '.jp2', '.npy'}
+IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm',
+    '.jp2', '.npy'}
 
 # %% ../nbs/workshop/files.ipynb #fdbbcb5e
 def image_files(folder):
     "Image files of `folder`, sorted by name, hidden ones left out."
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith('.') and not f.is_dir())
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES
+        and not f.name.startswith('.') and not f.is_dir())
 
 # %% ../nbs/workshop/files.ipynb #796d89e1
 def progress_bar(it, total, what, on=True):
@@ -35,7 +37,8 @@ def progress_bar(it, total, what, on=True):
             last = time.time()
             n = 30*i//total
             line = f'[{"#"*n}{"."*(30-n)}] {i:,} of {total:,} {what}, {last-start:.1f} s'
-            print('\r' + line if live else line, end='' if live and i < total else '\n', file=out, flush=True)
+            print('\r' + line if live else line, end='' if live and i < total else '\n', file=out,
+                flush=True)
 
 # %% ../nbs/workshop/files.ipynb #0bb8c1fd
 def replace_file(file, save):
@@ -50,8 +53,12 @@ def replace_file(file, save):
 def new_folder(fix, path):
     "The folder for a corrected copy: new or empty, and outside the data."
     fix = Path(fix)
-    if fix.exists() and (not fix.is_dir() or any(fix.iterdir())): raise SegbookError(f'fix={fix} exists and is not an empty folder; expected a new one, as nothing is ever overwritten. Name another.')
-    if path.resolve() in [fix.resolve(), *fix.resolve().parents]: raise SegbookError(f'fix={fix} lies inside the data folder {path}; expected a folder beside it. Name another.')
+    if fix.exists() and (not fix.is_dir() or any(fix.iterdir())):
+        raise SegbookError(f'fix={fix} exists and is not an empty folder; expected a new one, as '
+            'nothing is ever overwritten. Name another.')
+    if path.resolve() in [fix.resolve(), *fix.resolve().parents]:
+        raise SegbookError(f'fix={fix} lies inside the data folder {path}; expected a folder '
+            'beside it. Name another.')
     return fix
 
 # %% ../nbs/workshop/files.ipynb #3fcd6561
@@ -62,7 +69,8 @@ def write_lines(file, xs): file.write_text(''.join(f'{x}\n' for x in xs), encodi
 # %% ../nbs/workshop/files.ipynb #2cbc9d4c
 class NewFolder:
     "A context: a new folder beside `path`, renamed to `path` when all went well, removed when not."
-    def __init__(self, path): self.path,self.tmp = path,path.absolute().parent/f'.{path.name}-{uuid.uuid4().hex[:8]}'
+    def __init__(self, path):
+        self.path,self.tmp = path,path.absolute().parent/f'.{path.name}-{uuid.uuid4().hex[:8]}'
     def __enter__(self):
         try: self.tmp.mkdir(parents=True)
         except OSError as e: raise SegbookError(f'{self.path.name} cannot be written to {self.path.parent} ({e.strerror}); expected a folder that can be written. Give another path or root.') from e
@@ -73,23 +81,30 @@ class NewFolder:
                 if self.path.is_dir() and not any(self.path.iterdir()): self.path.rmdir()
                 self.tmp.rename(self.path)
         except OSError:
-            if not self.path.is_dir(): raise                # else another process was first, and is complete too
+            # else another process was first, and is complete too
+            if not self.path.is_dir(): raise
         finally: shutil.rmtree(self.tmp, ignore_errors=True)
 
 # %% ../nbs/workshop/files.ipynb #353f21b9
 def read_json(file):
     try: return json.loads(Path(file).read_text(encoding='utf-8'))
-    except OSError as e: raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
-    except ValueError as e: raise SegbookError(f'{file} is no JSON ({e}); expected an annotation file. Export it again.') from e
+    except OSError as e:
+        raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
+    except ValueError as e:
+        raise SegbookError(
+            f'{file} is no JSON ({e}); expected an annotation file. Export it again.') from e
 
 # %% ../nbs/workshop/files.ipynb #f10b2436
 def fresh_folder(out):
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise SegbookError(f'{out} exists and is not empty; nothing is overwritten. Give another folder, or delete it first.')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SegbookError(f'{out} exists and is not empty; nothing is overwritten. Give another '
+            'folder, or delete it first.')
     return out
 
 # %% ../nbs/workshop/files.ipynb #4ab21cbe
-def write_text(file, text): replace_file(file, lambda f: f.write_text(text, encoding='utf-8', newline=''))
+def write_text(file, text):
+    replace_file(file, lambda f: f.write_text(text, encoding='utf-8', newline=''))
 
 # %% ../nbs/workshop/files.ipynb #6ae4c4c1
 def write_csv(file, rows):
@@ -109,6 +124,8 @@ def check_writable(out):
         if not os.access(out, os.W_OK | os.X_OK): raise PermissionError(13, 'Permission denied')
         with tempfile.TemporaryFile(dir=out) as f: f.write(b'x')
     except OSError as e:
-        raise SegbookError(f'the output folder {out} cannot be written: {e.strerror or e}. Expected a folder that you may write to, or the name of a new one in such a folder. Cure: another --out') from e
+        raise SegbookError(f'the output folder {out} cannot be written: {e.strerror or e}. '
+            'Expected a folder that you may write to, or the name of a new one in such a folder. '
+            'Cure: another --out') from e
     finally:
         for f in reversed(made): f.rmdir()

@@ -28,14 +28,22 @@ def wanted_classes(
 
     Raises SegbookError: no such class, Void, nothing left, and training masks that hold no pixel of them."""
     K, v = len(folder.codes), folder.ignore_index
-    with ThreadPoolExecutor(8) as ex: n = sum(ex.map(lambda i: np.bincount(read_mask(folder.labels[i]).ravel(), minlength=K)[:K], train))
+    with ThreadPoolExecutor(8) as ex:
+        n = sum(ex.map(lambda i: np.bincount(read_mask(folder.labels[i]).ravel(), minlength=K)[:K],
+                train))
     n[[] if v is None else [v]] = 0
     if classes is None: ids = [k for k in range(K) if n[k] and k != n.argmax()]
-    else: ids = [class_id(k, folder.codes) for k in ([classes] if isinstance(classes, (str, int)) else classes)]
-    if v in ids: raise SegbookError(f'{folder.codes[v]!r} (id {v}) is nobody\'s class, so no window is cut for it. Cure: take it out of crop_classes')
+    else:
+        ids = [class_id(k, folder.codes) for k in ([classes] if isinstance(classes, (str, int))
+                else classes)]
+    if v in ids:
+        raise SegbookError(f'{folder.codes[v]!r} (id {v}) is nobody\'s class, so no window is cut '
+            'for it. Cure: take it out of crop_classes')
     if not ids or not n[ids].any():
         what = ', '.join(folder.codes[k] for k in ids) or 'any class but one'
-        raise SegbookError(f'the {len(train)} training masks of {folder.path} hold no pixel of {what}; expected some to cut windows for. Cure: crops=\'random\', or other crop_classes')
+        raise SegbookError(f'the {len(train)} training masks of {folder.path} hold no pixel of '
+            f'{what}; expected some to cut windows for. Cure: crops=\'random\', or other '
+            'crop_classes')
     return ids
 
 # %% ../nbs/10_imbalance.ipynb #a531e190
@@ -60,12 +68,14 @@ class RandomWindow(ItemTransform):
         if not there: return random.randint(0, H - h), random.randint(0, W - w)
         at = np.flatnonzero(mask == random.choice(there))
         r, c = divmod(int(at[random.randrange(len(at))]), W)
-        return min(max(r - random.randrange(h), 0), H - h), min(max(c - random.randrange(w), 0), W - w)
+        return min(max(r - random.randrange(h), 0), H - h), min(max(c - random.randrange(w), 0),
+            W - w)
 
     def encodes(self, o):
         if not (isinstance(o, (list, tuple)) and len(o) > 1): return o
         (t, l), (h, w) = self.place(np.asarray(o[1])), self.size
-        return tuple(type(x)(x.crop((l, t, l + w, t + h))) if isinstance(x, Image.Image) else x[...,t:t+h,l:l+w] for x in o)
+        return tuple(type(x)(x.crop((l, t, l + w, t + h))) if isinstance(x, Image.Image)
+            else x[...,t:t+h,l:l+w] for x in o)
 
 # %% ../nbs/10_imbalance.ipynb #a2209292
 def informative_share(
@@ -75,10 +85,12 @@ def informative_share(
 ) -> float: # share of the windows that hold at least one pixel of them
     "The share of training items, as they come out of the item transforms, that show anything but background."
     codes = list(dls.vocab)
-    ids = [k for k in range(1, len(codes)) if k != dls.ignore_index] if classes is None else [class_id(k, codes) for k in ([classes] if isinstance(classes, (str, int)) else classes)]
+    ids = [k for k in range(1, len(codes)) if k != dls.ignore_index] if classes is None else [
+        class_id(k, codes) for k in ([classes] if isinstance(classes, (str, int)) else classes)]
     dl = dls.train
     dl.before_iter()  # tells the transforms that this is training
-    masks = (np.asarray(dl.after_item(dl.dataset[i])[1]) for _ in range(epochs) for i in range(len(dl.dataset)))
+    masks = (np.asarray(dl.after_item(dl.dataset[i])[1]) for _ in range(epochs)
+        for i in range(len(dl.dataset)))
     return float(np.mean([np.isin(m, ids).any() for m in masks]))
 
 # %% ../nbs/10_imbalance.ipynb #88255a1b
@@ -106,15 +118,22 @@ def match_instances(
     ids = np.unique(np.asarray(instances), return_inverse=True)
     pred, (values, true) = np.asarray(pred), ids
     true = true.reshape(np.asarray(instances).shape) + (values[0] != 0)
-    if pred.shape != true.shape: raise SegbookError(f'the prediction is {list(pred.shape)} and the instances {list(true.shape)}; expected one size [H,W]. Cure: predict_image gives a mask of the image\'s own size')
-    if not .5 <= min_iou < 1: raise SegbookError(f'min_iou is {min_iou}; expected at least 0.5 and less than 1, so that nothing is matched twice')
+    if pred.shape != true.shape:
+        raise SegbookError(f'the prediction is {list(pred.shape)} and the instances '
+            f'{list(true.shape)}; expected one size [H,W]. Cure: predict_image gives a mask of the '
+            'image\'s own size')
+    if not .5 <= min_iou < 1:
+        raise SegbookError(f'min_iou is {min_iou}; expected at least 0.5 and less than 1, so that '
+            'nothing is matched twice')
     regions, R = label(pred != 0)
     T = int(true.max())
-    both = np.bincount((true*(R + 1) + regions).ravel(), minlength=(T + 1)*(R + 1)).reshape(T + 1, R + 1)
+    both = np.bincount((true*(R + 1) + regions).ravel(), minlength=(T + 1)*(R + 1)).reshape(T + 1,
+        R + 1)
     size_t, size_r, both_in = both.sum(1)[1:], both.sum(0)[1:], both[1:,1:]
     separated = (both_in/(size_t[:,None] + size_r - both_in) > min_iou).any(1)
     over = both_in > size_t[:,None]/2
     merged = ~separated & (over & (over.sum(0) > 1)).any(1)
     missed = ~separated & ~merged & (both_in.sum(1) < size_t/2)
-    return dict(true=T, separated=int(separated.sum()), merged=int(merged.sum()), missed=int(missed.sum()),
-                poor=int((~separated & ~merged & ~missed).sum()), extra=int((both_in.sum(0) == 0).sum()))
+    return dict(true=T, separated=int(separated.sum()), merged=int(merged.sum()),
+        missed=int(missed.sum()), poor=int((~separated & ~merged & ~missed).sum()),
+        extra=int((both_in.sum(0) == 0).sum()))

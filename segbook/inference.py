@@ -22,14 +22,17 @@ def _to_chw(image, channels) -> Tensor:
         x = image.as_subclass(Tensor).detach().cpu()
         if x.ndim == 2: x = x[None]
         if x.ndim != 3 or x.shape[0] != channels:
-            raise SegbookError(f'the image is a tensor {list(image.shape)}; the network was trained on {channels} channels, so [{channels},H,W] is expected. '
-                               'Cure: image.permute(2,0,1) if the channels stand last')
+            raise SegbookError(f'the image is a tensor {list(image.shape)}; the network was '
+                f'trained on {channels} channels, so [{channels},H,W] is expected. '
+                'Cure: image.permute(2,0,1) if the channels stand last')
         x = x.float()/255 if x.dtype == torch.uint8 else x.float()
         if x.numel() and not (-1e-3 <= x.min() and x.max() <= 1 + 1e-3):
-            raise SegbookError(f'the image holds values from {x.min():.2f} to {x.max():.2f}; a float image is expected in 0 to 1, not normalised (that is done here)')
+            raise SegbookError(f'the image holds values from {x.min():.2f} to {x.max():.2f}; a '
+                'float image is expected in 0 to 1, not normalised (that is done here)')
         return x
     x = read_image(image, channels=channels)
-    return torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8 else np.ascontiguousarray(x, np.float32)).permute(2, 0, 1)
+    return torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8
+        else np.ascontiguousarray(x, np.float32)).permute(2, 0, 1)
 
 # %% ../nbs/13_inference.ipynb #7ff86e92
 @torch.no_grad()
@@ -45,13 +48,15 @@ def image_logits(
     p = next(model.parameters())
     x = x.to(p.device)[None]
     own = x.shape[-2:]
-    if size is not None and tuple(size) != tuple(own): x = nn.functional.interpolate(x, size=tuple(size), mode='bilinear', antialias=True)
+    if size is not None and tuple(size) != tuple(own):
+        x = nn.functional.interpolate(x, size=tuple(size), mode='bilinear', antialias=True)
     norm = lambda v: torch.tensor(v, device=p.device)[None, :, None, None]
     was, _ = model.training, model.eval()
     try: out = Tensor(model(((x - norm(mean))/norm(std)).to(p.dtype))).as_subclass(Tensor).float()
     finally: model.train(was)
     if out.shape[-2:] != own: out = nn.functional.interpolate(out, size=own, mode='bilinear')
-    if ignore_index is not None and 0 <= ignore_index < out.shape[1]: out[:, ignore_index] = -torch.inf
+    if ignore_index is not None and 0 <= ignore_index < out.shape[1]:
+        out[:, ignore_index] = -torch.inf
     return out[0].cpu()
 
 # %% ../nbs/13_inference.ipynb #bbb45f45
@@ -63,7 +68,9 @@ def predict_image(
 
     Raises SegbookError: a file that is no image, channels or values that do not fit, a learner without its description."""
     cfg = getattr(learn, 'segmenter', None)
-    if cfg is None: raise SegbookError('this Learner does not say how its images are prepared. Cure: make it with seg_learner(dls), or load it with load_segmenter(folder)')
+    if cfg is None:
+        raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
+            'with seg_learner(dls), or load it with load_segmenter(folder)')
     x = _to_chw(image, cfg['in_channels'])
     out = image_logits(learn.model, x, cfg['mean'], cfg['std'], cfg['size'], cfg['ignore_index'])
     return (out[0] > 0).long() if out.shape[0] == 1 else out.max(0).indices

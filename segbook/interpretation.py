@@ -28,7 +28,9 @@ def per_class(
     ids = [k for k in range(len(codes)) if k != confusion.ignore_index]
     train = np.full(len(codes), np.nan) if train_pixels is None else np.asarray(train_pixels, float)
     share = lambda x: x/max(x[ids].sum(), 1)
-    return [dict(zip(('id', 'class', 'iou', 'dice', 'train_share', 'valid_share'), (k, codes[k], iou[k].item(), dice[k].item(), float(share(train)[k]), float(share(truth)[k])))) for k in ids]
+    return [dict(zip(('id', 'class', 'iou', 'dice', 'train_share', 'valid_share'),
+                (k, codes[k], iou[k].item(), dice[k].item(), float(share(train)[k]),
+                float(share(truth)[k])))) for k in ids]
 
 # %% ../nbs/workshop/interpretation.ipynb #482e3810
 def class_table(
@@ -37,11 +39,14 @@ def class_table(
     "The rows as a table for a terminal; a dash stands for what cannot be measured."
     num = lambda x: '-' if np.isnan(x) else f'{x:.3f}'
     pct = lambda x: '-' if np.isnan(x) else f'{100*x:.2f} %'
-    mean = lambda k: num(np.nanmean([r[k] for r in rows])) if not all(np.isnan(r[k]) for r in rows) else '-'
+    mean = lambda k: num(np.nanmean([r[k] for r in rows])) if not all(np.isnan(r[k])
+        for r in rows) else '-'
     w = max([5, *(len(r['class']) for r in rows)])
     line = lambda *o: f'{o[0]:>4}  {o[1]:<{w}}  {o[2]:>6}  {o[3]:>6}  {o[4]:>9}  {o[5]:>9}'.rstrip()
-    return '\n'.join([line('id', 'class', 'IoU', 'Dice', 'of train', 'of valid'), *[line(r['id'], r['class'], num(r['iou']), num(r['dice']), pct(r['train_share']), pct(r['valid_share'])) for r in rows],
-                      line('', 'mean', mean('iou'), mean('dice'), '', '')])
+    return '\n'.join([line('id', 'class', 'IoU', 'Dice', 'of train', 'of valid'),
+            *[line(r['id'], r['class'], num(r['iou']), num(r['dice']), pct(r['train_share']),
+                pct(r['valid_share'])) for r in rows],
+            line('', 'mean', mean('iou'), mean('dice'), '', '')])
 
 # %% ../nbs/workshop/interpretation.ipynb #0322bb05
 def _error_picture(image, truth, prediction, void) -> np.ndarray:
@@ -60,9 +65,12 @@ def _legend(fig, ids, codes, void, cols):
     from matplotlib.patches import Patch
     rgb = palette(codes)/255
     hs = [Patch(facecolor=rgb[k], edgecolor='dimgrey', label=codes[k]) for k in ids if k != void]
-    if void in ids: hs.append(Patch(facecolor='lightgrey', edgecolor='dimgrey', hatch='////', label=f'{codes[void]} (not counted)'))
+    if void in ids:
+        hs.append(Patch(facecolor='lightgrey', edgecolor='dimgrey', hatch='////',
+                label=f'{codes[void]} (not counted)'))
     hs.append(Patch(facecolor=(205/255, 16/255, 36/255), edgecolor='dimgrey', label='wrong'))
-    fig.legend(handles=hs, loc='outside lower center', ncols=min(cols, len(hs)), frameon=False, fontsize=10, handlelength=1.4, columnspacing=1.5)
+    fig.legend(handles=hs, loc='outside lower center', ncols=min(cols, len(hs)), frameon=False,
+        fontsize=10, handlelength=1.4, columnspacing=1.5)
 
 # %% ../nbs/workshop/interpretation.ipynb #f0445680
 def results_figure(
@@ -83,7 +91,8 @@ def results_figure(
     fig = Figure(figsize=(12, 2.9*min(max(h, .4), 1.8)*n + 1.5), dpi=110, layout='constrained')
     fig.get_layout_engine().set(w_pad=.03, h_pad=.04, wspace=.01, hspace=.01)
     axs = fig.subplots(n, 4, squeeze=False)
-    for ax, t in zip(axs[0], ('image', 'truth', 'prediction', 'errors')): ax.set_title(t, fontsize=12)
+    for ax, t in zip(axs[0], ('image', 'truth', 'prediction', 'errors')):
+        ax.set_title(t, fontsize=12)
     for i, (row, x, y, p) in enumerate(zip(axs, images, truths, predictions)):
         row[0].imshow(x)
         for ax, m in ((row[1], y), (row[2], p)): show_mask(m, codes, ax=ax, legend=False)
@@ -93,10 +102,13 @@ def results_figure(
             ax.set_axis_on()
             ax.spines[:].set_visible(False)
         seen = y != void if void is not None else np.ones(y.shape, bool)
-        row[3].set_xlabel(f'{np.mean(y[seen] != p[seen]):.0%} of the pixels wrong' if seen.any() else 'only Void', fontsize=10)
+        row[3].set_xlabel(f'{np.mean(y[seen] != p[seen]):.0%} of the pixels wrong' if seen.any()
+            else 'only Void', fontsize=10)
         rank = f'{"best" if i == 0 else "worst" if i == n-1 else ""}\n'.lstrip() if n > 1 else ''
         row[0].set_ylabel(rank + (f'mean IoU {scores[i]:.2f}' if scores else ''), fontsize=11)
-        if names: row[0].set_xlabel(names[i] if len(names[i]) < 40 else names[i][:18] + '...' + names[i][-18:], fontsize=10)
+        if names:
+            row[0].set_xlabel(names[i] if len(names[i]) < 40 else names[i][:18] + '...'
+                + names[i][-18:], fontsize=10)
     ids = np.unique(np.concatenate([np.unique(o) for o in (*truths, *predictions)])).tolist()
     _legend(fig, ids, codes, void, 7)
     if title: fig.suptitle(title, fontsize=13)
@@ -123,7 +135,8 @@ def evaluate(
 def spread_ranks(scores, n) -> list[int]:
     "Up to `n` positions in `scores`, from the best to the worst in even steps of rank."
     order = sorted((i for i, s in enumerate(scores) if not np.isnan(s)), key=lambda i: -scores[i])
-    return [order[round(k)] for k in np.linspace(0, len(order) - 1, min(n, len(order)))] if order else []
+    return [order[round(k)] for k in np.linspace(0, len(order) - 1,
+            min(n, len(order)))] if order else []
 
 # %% ../nbs/workshop/interpretation.ipynb #ccb92484
 def _percent(x): return f'{x:.1%}' if x >= .001 else 'below 0.1%'
@@ -141,7 +154,8 @@ def overlay_figure(
     ids, n = np.unique(m, return_counts=True)
     n, ids = zip(*sorted(zip(n.tolist(), ids.tolist()), reverse=True))
     labels = [f'{codes[k]}  {_percent(c/m.size)}' for c, k in zip(n, ids)]
-    colour = lambda k: dict(facecolor='lightgrey', hatch='////') if k == find_void(codes) else dict(facecolor=palette(codes)[k]/255)
+    colour = lambda k: dict(facecolor='lightgrey',
+        hatch='////') if k == find_void(codes) else dict(facecolor=palette(codes)[k]/255)
     h, w = (o*max(1, -(-480//max(m.shape))) for o in m.shape)
     text = max(13, h/26)                                        # pixels
     W, H = w + text*(.62*max(map(len, labels)) + 4), max(h, 1.55*text*(len(labels) + 1))
@@ -149,6 +163,7 @@ def overlay_figure(
     ax = fig.add_axes([0, 1 - h/H, w/W, h/H])
     ax.imshow(x, interpolation='nearest', aspect='auto')
     ax.set_axis_off()
-    fig.legend(handles=[Patch(**colour(k), edgecolor='dimgrey', label=t) for k, t in zip(ids, labels)], loc='upper left', bbox_to_anchor=(w/W, 1), frameon=False,
-               fontsize=.72*text, handlelength=1.2, borderaxespad=.4)
+    fig.legend(handles=[Patch(**colour(k), edgecolor='dimgrey', label=t)
+            for k, t in zip(ids, labels)], loc='upper left', bbox_to_anchor=(w/W, 1), frameon=False,
+        fontsize=.72*text, handlelength=1.2, borderaxespad=.4)
     return fig

@@ -21,12 +21,16 @@ def _array_difference(got, want, tol):
     "In what the tensor or array `got` differs from `want`; '' if in nothing."
     import numpy as np, torch
     if type(got) is not type(want):
-        cure = {torch.Tensor: 'torch.as_tensor(...) makes one', np.ndarray: 'np.asarray(...) makes one'}[type(want)]
+        cure = {torch.Tensor: 'torch.as_tensor(...) makes one', np.ndarray: 'np.asarray(...) makes '
+            'one'}[type(want)]
         return f'{_kind(got)} came, expected {_kind(want)}: {cure}'
-    if got.shape != want.shape: return f'the shape is {list(got.shape)}, expected {list(want.shape)}'
-    a, b = (torch.as_tensor(np.array(o) if isinstance(o, np.ndarray) else o) for o in (got, want))  # a copy: some arrays are read-only
+    if got.shape != want.shape:
+        return f'the shape is {list(got.shape)}, expected {list(want.shape)}'
+    # a copy: some arrays are read-only
+    a, b = (torch.as_tensor(np.array(o) if isinstance(o, np.ndarray) else o) for o in (got, want))
     if a.is_floating_point() != b.is_floating_point() or not b.is_floating_point() and a.dtype != b.dtype:
-        return f'the dtype is {str(a.dtype)[6:]}, expected {str(b.dtype)[6:]}: .to(torch.{str(b.dtype)[6:]}) changes it'
+        return (f'the dtype is {str(a.dtype)[6:]}, expected {str(b.dtype)[6:]}: '
+            f'.to(torch.{str(b.dtype)[6:]}) changes it')
     same = torch.isclose(a.double(), b.double(), rtol=tol, atol=tol, equal_nan=True)
     return '' if same.all() else f'{int((~same).sum())} of {same.numel()} values differ'
 
@@ -35,7 +39,8 @@ def _plain(x):
     "Tensor subclasses as tensors; tensors and arrays of one value, without a dimension, as numbers."
     import numpy as np, torch
     if isinstance(x, torch.Tensor): x = x.detach().as_subclass(torch.Tensor)
-    return x.item() if isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 0 or isinstance(x, np.generic) else x
+    return x.item() if isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 0 or isinstance(x,
+        np.generic) else x
 
 def _difference(got, want, tol=1e-6):
     "In what `got` differs from `want`, as a sentence; '' if in nothing."
@@ -44,38 +49,52 @@ def _difference(got, want, tol=1e-6):
     if got is None and want is not None: return 'nothing came back (None): is a return missing?'
     if isinstance(want, (torch.Tensor, np.ndarray)): return _array_difference(got, want, tol)
     if isinstance(want, (list, tuple)):
-        if not isinstance(got, (list, tuple)): return f'{_kind(got)} came, expected {len(want)} values in brackets'
+        if not isinstance(got, (list, tuple)):
+            return f'{_kind(got)} came, expected {len(want)} values in brackets'
         if len(got) != len(want): return f'{len(got)} values came, expected {len(want)}'
-        return next((f'value {i}: {d}' for i,(a,b) in enumerate(zip(got, want)) if (d := _difference(a, b, tol))), '')
+        return next((f'value {i}: {d}' for i,(a,b) in enumerate(zip(got, want))
+                if (d := _difference(a, b, tol))), '')
     if isinstance(want, dict):
-        if not isinstance(got, dict) or got.keys() != want.keys(): return f'{_kind(got)} came, expected a dict with the keys {list(want)}'
-        return next((f'key {k!r}: {d}' for k in want if (d := _difference(got[k], want[k], tol))), '')
-    if isinstance(want, bool) or isinstance(got, bool): return '' if got is want else 'another value came'
+        if not isinstance(got, dict) or got.keys() != want.keys():
+            return f'{_kind(got)} came, expected a dict with the keys {list(want)}'
+        return next((f'key {k!r}: {d}' for k in want if (d := _difference(got[k], want[k], tol))),
+            '')
+    if isinstance(want, bool) or isinstance(got, bool):
+        return '' if got is want else 'another value came'
     if isinstance(want, (int, float)):
         if not isinstance(got, (int, float)): return f'{_kind(got)} came, expected a number'
-        near = got == want or got != got and want != want or abs(got - want) <= tol*max(1, abs(want)) < float('inf')
+        near = got == want or got != got and want != want or abs(got - want) <= tol*max(1,
+            abs(want)) < float('inf')
         return '' if near else 'another number came'
-    return '' if type(got) is type(want) and got == want else f'{_kind(got)} came, expected {_kind(want)}' if type(got) is not type(want) else 'another value came'
+    return '' if type(got) is type(
+        want) and got == want else f'{_kind(got)} came, expected {_kind(want)}' if type(
+        got) is not type(want) else 'another value came'
 
 # %% ../nbs/workshop/judging.ipynb #e992af7f
 def _lines(x, most=12):
     "A value as lines of text: small arrays as grids, large ones by what they hold."
     import numpy as np, torch
     x = _plain(x)
-    if isinstance(x, torch.Tensor): x = x.numpy() if x.dtype != torch.bfloat16 else x.float().numpy()
+    if isinstance(x, torch.Tensor):
+        x = x.numpy() if x.dtype != torch.bfloat16 else x.float().numpy()
     if not isinstance(x, np.ndarray): return textwrap.wrap(repr(x), 100)[:most] or ['']
     if x.ndim == 0 or x.size == 0 or x.shape[-1] > most or x.size//x.shape[-1] > 2*most:
-        few = np.unique(x)[:8].tolist() if x.dtype.kind in 'iub' else f'{x.min():.3g} to {x.max():.3g}' if x.size else ''
+        few = (np.unique(x)[:8].tolist() if x.dtype.kind in 'iub' else f'{x.min():.3g} to '
+            f'{x.max():.3g}' if x.size else '')
         return [f'{list(x.shape)} of {x.dtype}', f'with {few}']
-    return str(np.array2string(x, precision=4, suppress_small=True, separator=' ')).replace('[', ' ').replace(']', ' ').split('\n')
+    return str(np.array2string(x, precision=4, suppress_small=True, separator=' ')).replace('[',
+        ' ').replace(']', ' ').split('\n')
 
 def _beside(blocks, width=96):
     "Titled blocks [(title, lines)] next to each other; below each other where they are too wide."
-    blocks = [[title, *map(str.rstrip, textwrap.dedent('\n'.join(lines)).split('\n'))] for title,lines in blocks]
+    blocks = [[title, *map(str.rstrip, textwrap.dedent('\n'.join(lines)).split('\n'))]
+        for title,lines in blocks]
     wide = [max(map(len, b)) for b in blocks]
-    if sum(wide) + 4*len(wide) > width: return '\n'.join('\n'.join(f'    {l}' if i else l for i,l in enumerate(b)) for b in blocks)
+    if sum(wide) + 4*len(wide) > width:
+        return '\n'.join('\n'.join(f'    {l}' if i else l for i,l in enumerate(b)) for b in blocks)
     rows = max(map(len, blocks))
-    return '\n'.join('    '.join((b[i] if i < len(b) else '').ljust(w) for b,w in zip(blocks, wide)).rstrip() for i in range(rows))
+    return '\n'.join('    '.join((b[i] if i < len(b) else '').ljust(w)
+            for b,w in zip(blocks, wide)).rstrip() for i in range(rows))
 
 # %% ../nbs/workshop/judging.ipynb #e75bab41
 class _TimeUp(BaseException):
@@ -94,7 +113,8 @@ def _limited(work, seconds):
         if not t.is_alive(): return 'done', printed.getvalue()
         for _ in range(20):  # a function that catches everything may need to be told more than once
             if ended: break
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(t.ident), ctypes.py_object(_TimeUp))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(t.ident),
+                ctypes.py_object(_TimeUp))
             t.join(.05)
     return 'running' if t.is_alive() else 'stopped', printed.getvalue()
 
@@ -109,22 +129,30 @@ def _unfit(ex, answer):
     "Why `answer` cannot even be tried, as a sentence; '' when it can."
     if answer is NO_ANSWER: return f'Nothing was given. Call check({ex.id!r}, {ex.name}).'
     if answer is ... : return f'Not filled in yet: put your answer in place of the three dots, run the cell, and check again.'
-    if ex.is_value: return f'A function came, but a value is asked for. Write {ex.name} = ..., and check({ex.id!r}, {ex.name}).' if inspect.isroutine(answer) else ''
+    if ex.is_value:
+        return (f'A function came, but a value is asked for. Write {ex.name} = ..., and '
+            f'check({ex.id!r}, {ex.name}).' if inspect.isroutine(answer) else '')
     if not callable(answer):
-        return (f'{_kind(answer)} came, but the exercise needs your function itself. Give its name without brackets after it: check({ex.id!r}, {ex.name}).')
+        return (f'{_kind(answer)} came, but the exercise needs your function itself. Give its name '
+            f'without brackets after it: check({ex.id!r}, {ex.name}).')
     code = getattr(answer, '__code__', None)
-    if code is not None and code.co_code == ex.stub_of.__code__.co_code and not {*code.co_consts} - {None, answer.__doc__}: return 'Not filled in yet: put your lines in place of the three dots, run the cell, and check again.'
+    if code is not None and code.co_code == ex.stub_of.__code__.co_code and not {
+            *code.co_consts} - {None, answer.__doc__}:
+        return ('Not filled in yet: put your lines in place of the three dots, run the cell, and '
+            'check again.')
     mine, theirs = _signature(answer), _signature(ex.stub_of)
     if mine is None or inspect.isclass(answer): return ''
     try: mine.bind(*theirs.parameters)
     except TypeError as e:
-        return f'It takes {mine}, but it is called as {ex.name}({", ".join(theirs.parameters)}): {e}. Keep the first line of the stub.'
+        return (f'It takes {mine}, but it is called as {ex.name}({", ".join(theirs.parameters)}): '
+            f'{e}. Keep the first line of the stub.')
     return ''
 
 # %% ../nbs/workshop/judging.ipynb #b2888228
 def _size(args):
     "How much there is to look at in a case: values in its arguments."
-    return sum(getattr(o, 'size', 1) if not hasattr(o, 'numel') else o.numel() for o in args if o is not None) if args else 0
+    return sum(getattr(o, 'size', 1) if not hasattr(o, 'numel') else o.numel() for o in args
+        if o is not None) if args else 0
 
 def _all_cases(ex):
     "Cases (edge, args, want): those by hand from small to large, then the made ones, always the same."
@@ -136,7 +164,8 @@ def _call(ex, f, args): return f(*args) if ex.via is None else ex.via(f, *args)
 
 def _changed(args, before):
     "Numbers of the arguments that are no longer what they were."
-    return [i for i,(a,b) in enumerate(zip(args, before)) if hasattr(a, 'shape') and _difference(a, b)]
+    return [i for i,(a,b) in enumerate(zip(args, before)) if hasattr(a, 'shape')
+        and _difference(a, b)]
 
 def _try(ex, answer, seen):
     "Run the cases, and note each in the dict `seen`, until one fails."
@@ -149,7 +178,10 @@ def _try(ex, answer, seen):
             return
         seen['why'] = _difference(seen['got'], want, ex.tol)
         bad = _changed(given, args)
-        if bad: seen['why'] = f'It changed its argument {(a := [*_signature(ex.stub_of).parameters][bad[0]])}: work on a copy, {a}.{"clone" if hasattr(args[bad[0]], "clone") else "copy"}()'
+        if bad:
+            seen['why'] = (
+                f'It changed its argument {(a := [*_signature(ex.stub_of).parameters][bad[0]])}: '
+                f'work on a copy, {a}.{"clone" if hasattr(args[bad[0]], "clone") else "copy"}()')
         if seen['why']: return
         seen['n'] = seen.get('n', 0) + 1
         seen.setdefault('edges', {})[edge] = True
@@ -162,7 +194,8 @@ def _where(error, answer):
     while tb:
         if code is not None and tb.tb_frame.f_code.co_filename == code.co_filename:
             line = linecache.getline(code.co_filename, tb.tb_lineno).strip()
-            found = f' In line {tb.tb_lineno - code.co_firstlineno + 1} of your function: {line}' if line else ''
+            found = (f' In line {tb.tb_lineno - code.co_firstlineno + 1} of your function: {line}'
+                if line else '')
         tb = tb.tb_next
     return found
 
@@ -173,18 +206,23 @@ def _likeness(ex, seen):
             if not _difference(seen['got'], f, ex.tol): return why
             continue
         with contextlib.suppress(Exception):
-            if not _difference(_call(ex, f, copy.deepcopy(seen['args'])), _plain(seen['got']), ex.tol): return why
+            if not _difference(_call(ex, f, copy.deepcopy(seen['args'])), _plain(seen['got']),
+                    ex.tol):
+                return why
     return ''
 
 def _counter_example(ex, answer, seen):
     "The failed case as text."
     names = list(_signature(ex.stub_of).parameters)
-    shown = [(n, _lines(o)) for n,o in zip(names, seen['args'])] + [('-> expected', _lines(seen['want']))]
+    shown = [(n, _lines(o)) for n,o in zip(names, seen['args'])] + [('-> expected',
+            _lines(seen['want']))]
     if seen['got'] is not NO_ANSWER: shown.append(('-> came', _lines(seen['got'])))
     why = '' if seen['why'].startswith('another') else f'{seen["why"][0].upper()}{seen["why"][1:]}.'
     if seen['error'] is not None: why += _where(seen['error'], answer)
     slip = '' if seen['error'] is not None or why.startswith('It changed') else _likeness(ex, seen)
-    parts = [f'The smallest case that fails, {seen["edge"]}:', textwrap.indent(_beside(shown), '    '), why, f'That is what comes of {slip}.' if slip else '']
+    parts = [f'The smallest case that fails, {seen["edge"]}:',
+        textwrap.indent(_beside(shown), '    '), why,
+        f'That is what comes of {slip}.' if slip else '']
     return '\n'.join(o for o in parts if o)
 
 # %% ../nbs/workshop/judging.ipynb #1891e2fb
@@ -202,12 +240,19 @@ def judge(ex, answer):
     if ex.is_value:
         seen = dict(got=answer, why=_difference(answer, ex.answer, ex.tol))
         slip = _likeness(ex, seen) if seen['why'] else ''
-        return Verdict(ex.id, not seen['why'], f'{seen["why"][:1].upper()}{seen["why"][1:]}.' + (f' That is what comes of {slip}.' if slip else '') if seen['why'] else 'right')
+        return Verdict(ex.id, not seen['why'],
+            f'{seen["why"][:1].upper()}{seen["why"][1:]}.'
+            + (f' That is what comes of {slip}.' if slip else '') if seen['why'] else 'right')
     seen = {}
     state,printed = _limited(lambda: _try(ex, answer, seen), ex.limit)
-    said = f'\nIt printed "{printed.strip().splitlines()[0][:40]}": take the print out when you are done.' if printed.strip() else ''
+    said = (f'\nIt printed "{printed.strip().splitlines()[0][:40]}": take the print out when you '
+        'are done.' if printed.strip() else '')
     if state != 'done':
-        still = '' if state == 'stopped' else ' It does not react and still runs: restart the kernel.'
-        return Verdict(ex.id, False, f'It did not come back within {ex.limit:g} s in the case {seen.get("edge", "one")!r}: does a loop end?{still}{said}')
-    if not seen.get('ok'): return Verdict(ex.id, False, (_counter_example(ex, answer, seen) if seen.get('why') else 'It ended the check itself (exit, or an interruption).') + said)
+        still = ('' if state == 'stopped' else ' It does not react and still runs: restart the '
+            'kernel.')
+        return Verdict(ex.id, False, f'It did not come back within {ex.limit:g} s in the case '
+            f'{seen.get("edge", "one")!r}: does a loop end?{still}{said}')
+    if not seen.get('ok'):
+        return Verdict(ex.id, False, (_counter_example(ex, answer, seen) if seen.get('why')
+                else 'It ended the check itself (exit, or an interruption).') + said)
     return Verdict(ex.id, True, f'right in {seen["n"]} cases ({", ".join(seen["edges"])})' + said)

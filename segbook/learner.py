@@ -33,7 +33,8 @@ __all__ = ['fast_adam', 'seg_splitter', 'seg_learner', 'train_segmenter', 'Check
 def _measured(dls, first:int, n:int=32) -> tuple[list[float], list[float]]:
     "Mean and deviation of the channels from `first` on, over up to `n` training images as the network gets them, not augmented."
     dl = dls.test_dl(list(dls.train_ds.items[:n]), with_labels=False)
-    x = torch.cat([Tensor(b[0]).as_subclass(Tensor)[:, first:].transpose(0, 1).flatten(1).double().cpu() for b in dl], 1)
+    x = torch.cat([Tensor(b[0]).as_subclass(Tensor)[:, first:].transpose(0,
+                1).flatten(1).double().cpu() for b in dl], 1)
     return x.mean(1).tolist(), x.std(1).clamp(min=1e-3).tolist()
 
 def _normalize_of(dls) -> Normalize|None:
@@ -57,8 +58,9 @@ def _normalized(dls, encoder:str, in_channels:int) -> DataLoaders:
 def _codes_of(dls) -> list[str]:
     "The class names of DataLoaders made by `seg_dataloaders` or by fastai's `SegmentationDataLoaders` with `codes`."
     vocab = getattr(dls, 'vocab', None)
-    if vocab is None: raise SegbookError('these DataLoaders have no vocab, so the classes are unknown. Cure: make them with '
-                                         'seg_dataloaders(path), or give fastai\'s MaskBlock its codes')
+    if vocab is None:
+        raise SegbookError('these DataLoaders have no vocab, so the classes are unknown. Cure: '
+            'make them with ' 'seg_dataloaders(path), or give fastai\'s MaskBlock its codes')
     return [str(o) for o in vocab]
 
 def _channels_of(dls) -> int:
@@ -78,7 +80,9 @@ class _Setting(dict):
 class _FusedAdam(OptimWrapper):
     "fastai's wrapper hands out copies of the settings, so that ReduceLROnPlateau would change nothing."
     @property
-    def hypers(self): return [_Setting(h, g, self.bwd_map) for h, g in zip(OptimWrapper.hypers.fget(self), self.opt.param_groups)]
+    def hypers(self):
+        return [_Setting(h, g, self.bwd_map) for h, g in zip(OptimWrapper.hypers.fget(self),
+                self.opt.param_groups)]
 
 def fast_adam(
     params, # groups of parameters, as the splitter makes them
@@ -87,8 +91,10 @@ def fast_adam(
 ):
     "fastai's Adam; on a processor PyTorch's fused AdamW with the same settings. Weight decay there takes in the normalisation layers and biases."
     first = next(o for g in params for o in (g if isinstance(g, (list, L)) else [g]))
-    if first.device.type != 'cpu' or not hasattr(torch, '_fused_adamw_'): return Adam(params, lr=lr, **kwargs)
-    return _FusedAdam(params, torch.optim.AdamW, **{'lr': lr, 'betas': (.9, .99), 'eps': 1e-5, 'weight_decay': .01, 'fused': True, **kwargs})
+    if first.device.type != 'cpu' or not hasattr(torch, '_fused_adamw_'):
+        return Adam(params, lr=lr, **kwargs)
+    return _FusedAdam(params, torch.optim.AdamW,
+        **{'lr': lr, 'betas': (.9, .99), 'eps': 1e-5, 'weight_decay': .01, 'fused': True, **kwargs})
 
 # %% ../nbs/12_learner.ipynb #03d543fd
 def _seeded_model(seed, *args, **kwargs) -> nn.Module:
@@ -102,7 +108,8 @@ def _encoder_of(model):
     for name in ('encoder', 'backbone'):
         if isinstance(part := getattr(model, name, None), nn.Module): return part
     parts = model if isinstance(model, nn.Sequential) else getattr(model, 'layers', None)
-    return parts[0] if isinstance(parts, (nn.Sequential, nn.ModuleList)) and len(parts) > 1 else None
+    return parts[0] if isinstance(parts, (nn.Sequential,
+            nn.ModuleList)) and len(parts) > 1 else None
 
 def seg_splitter(
     model:nn.Module, # any network
@@ -111,9 +118,13 @@ def seg_splitter(
 
     The encoder is `model.encoder` or `model.backbone`, or the first part of a chain (`nn.Sequential`, fastai's DynamicUnet). A network that
     shows none, or has all its parameters on one side, is one group. Raises SegbookError for what has no parameters."""
-    if not isinstance(model, nn.Module): raise SegbookError(f'found {type(model).__name__}; expected a network (nn.Module), such as seg_model returns')
+    if not isinstance(model, nn.Module):
+        raise SegbookError(f'found {type(model).__name__}; expected a network (nn.Module), such as '
+            'seg_model returns')
     every, first = params(model), _encoder_of(model)
-    if not every: raise SegbookError(f'{type(model).__name__} has no parameters, so there is nothing to train. Cure: a network with weights')
+    if not every:
+        raise SegbookError(f'{type(model).__name__} has no parameters, so there is nothing to '
+            'train. Cure: a network with weights')
     ids = set() if first is None else {id(p) for p in params(first)}
     groups = [[p for p in every if id(p) in ids], [p for p in every if id(p) not in ids]]
     return L(o for o in groups if o)
@@ -122,27 +133,33 @@ def seg_splitter(
 def _check_one_channel(codes, ignore):
     "Raise a SegbookError unless ids 0 and 1 are the two classes, and nothing else but Void follows."
     if [k for k in range(len(codes)) if k != ignore] != [0, 1]:
-        raise SegbookError(f'one_channel=True answers with one number a pixel, for class 1 against class 0; found the codes {", ".join(codes)}'
-            f'{"" if ignore is None else f" (Void has id {ignore})"}. Expected two classes, the background first, and Void, if there is one, last. '
-            'Cure: such codes (segbook_check --fix --map writes a copy with other ids), or one_channel=False')
+        raise SegbookError('one_channel=True answers with one number a pixel, for class 1 against '
+            f'class 0; found the codes {", ".join(codes)}'
+            f'{"" if ignore is None else f" (Void has id {ignore})"}. Expected two classes, the '
+            'background first, and Void, if there is one, last. ' 'Cure: such codes (segbook_check '
+            '--fix --map writes a copy with other ids), or one_channel=False')
 
 def _check_loss(loss, K, ignore):
     "Raise a SegbookError for class weights of another number than the classes, and for one channel with a loss that does not leave Void out."
     for o in loss.modules() if isinstance(loss, nn.Module) else [loss]:
         w = getattr(o, 'weight', None)
         if isinstance(w, Tensor) and w.ndim == 1 and len(w) != max(K, 2):
-            raise SegbookError(f'the weight of {type(o).__name__} has {len(w)} numbers; expected {max(K, 2)}, one for each '
-                               f'class{" (class 0 and class 1, without Void)" if K == 1 else ", Void included"}: class_weights(dls){"[:2]" if K == 1 else ""}')
+            raise SegbookError(f'the weight of {type(o).__name__} has {len(w)} numbers; expected '
+                f'{max(K, 2)}, one for each '
+                f'class{" (class 0 and class 1, without Void)" if K == 1 else ", Void included"}: '
+                f'class_weights(dls){"[:2]" if K == 1 else ""}')
         if K == 1 and ignore is not None and getattr(o, 'ignore_index', ignore) != ignore:
-            raise SegbookError(f'{type(o).__name__} has ignore_index={o.ignore_index}, and Void has id {ignore}; with one channel there is '
-                               f'no class {ignore} that it could be. Cure: ignore_index={ignore}')
+            raise SegbookError(f'{type(o).__name__} has ignore_index={o.ignore_index}, and Void '
+                f'has id {ignore}; with one channel there is ' f'no class {ignore} that it could '
+                f'be. Cure: ignore_index={ignore}')
 
 def _fitted_metrics(metrics, K, ignore, codes):
     "The metrics, told of one channel where they ask the codes; a SegbookError for those that count other classes."
     for m in L(metrics):
         n = getattr(m, 'n_classes', K)
         if isinstance(n, int) and max(n, 2) != max(K, 2):
-            raise SegbookError(f'{type(m).__name__} counts {n} classes; the network answers with {max(K, 2)}. Cure: {type(m).__name__}() takes the number from the data')
+            raise SegbookError(f'{type(m).__name__} counts {n} classes; the network answers with '
+                f'{max(K, 2)}. Cure: {type(m).__name__}() takes the number from the data')
         if n is None and K == 1: m.n_classes = 2
         if hasattr(m, 'cls'): class_of_name(m.cls, max(K, 2), ignore, codes)
     return metrics
@@ -168,25 +185,33 @@ def seg_learner(
     Raises SegbookError before any work: no vocab, unknown names (with the nearest), weights that cannot be had, a loss or a metric of
     another number of classes, and codes that one channel cannot tell apart."""
     codes, channels = _codes_of(dls), _channels_of(dls)
-    ignore = getattr(dls, 'ignore_index', None) if hasattr(dls, 'ignore_index') else find_void(codes)
+    ignore = getattr(dls, 'ignore_index', None) if hasattr(dls,
+        'ignore_index') else find_void(codes)
     if one_channel: _check_one_channel(codes, ignore)
     K = 1 if one_channel else len(codes)
     _check_loss(loss, K, ignore)
-    metrics = _fitted_metrics([o(max(K, 2), ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)] if metrics is None else metrics, K, ignore, codes)
+    metrics = _fitted_metrics([o(max(K, 2), ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
+        if metrics is None else metrics, K, ignore, codes)
     model = _seeded_model(seed, arch, K, encoder, channels, pretrained, **(model_kwargs or {}))
     new = _normalized(dls, encoder, channels)
-    if loss is None: loss = CrossEntropyLoss(class_weights(dls, ignore_index=ignore)[:max(K, 2)].to(dls.device or 'cpu'), ignore_index=ignore)
+    if loss is None:
+        loss = CrossEntropyLoss(class_weights(dls,
+                ignore_index=ignore)[:max(K, 2)].to(dls.device or 'cpu'), ignore_index=ignore)
     own = [ChannelsLast()] + [SeedEpochs(seed)]*(seed is not None) + [KeepBest()]*keep_best
     learn = Learner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)), path=path,
                     **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
-    return _described(learn, arch, encoder, K, model_kwargs or {}, codes, ignore, channels, pretrained)
+    return _described(learn, arch, encoder, K, model_kwargs or {}, codes, ignore, channels,
+        pretrained)
 
 # %% ../nbs/12_learner.ipynb #ad16312a
-def _described(learn, arch, encoder, K, model_kwargs, codes, ignore, channels, pretrained) -> Learner:
+def _described(learn, arch, encoder, K, model_kwargs, codes, ignore, channels,
+        pretrained) -> Learner:
     "The learner with the facts that prediction and export need, frozen if pretrained, and in 16 bits on a GPU."
     norm, device = _normalize_of(learn.dls), torch.device(learn.dls.device or 'cpu')
-    learn.segmenter = dict(arch=arch, encoder=encoder, in_channels=channels, n_classes=K, model_kwargs=model_kwargs, codes=codes, ignore_index=ignore,
-        size=getattr(learn.dls, 'size', None), pretrained=pretrained, mean=norm.mean.flatten().tolist(), std=norm.std.flatten().tolist())
+    learn.segmenter = dict(arch=arch, encoder=encoder, in_channels=channels, n_classes=K,
+        model_kwargs=model_kwargs, codes=codes, ignore_index=ignore,
+        size=getattr(learn.dls, 'size', None), pretrained=pretrained,
+        mean=norm.mean.flatten().tolist(), std=norm.std.flatten().tolist())
     if pretrained: learn.freeze()
     return learn.to_fp16() if device.type == 'cuda' else learn
 
@@ -196,23 +221,31 @@ def _rates(lr, pretrained) -> list[float]:
     low, high = (lr.start, lr.stop) if isinstance(lr, slice) else (None, lr)
     try:
         high = float(high)
-        low = float(low) if low is not None else high/10 if pretrained or isinstance(lr, slice) else high
+        low = float(low) if low is not None else high/10 if pretrained or isinstance(lr,
+            slice) else high
     except (TypeError, ValueError): low = high = math.nan
-    if not 0 < low <= high < math.inf: raise SegbookError(f'lr={lr!r}; expected a number above 0 such as 1e-3, or slice(1e-4, 1e-3): the encoder\'s rate, and the decoder\'s')
+    if not 0 < low <= high < math.inf:
+        raise SegbookError(f'lr={lr!r}; expected a number above 0 such as 1e-3, or slice(1e-4, '
+            '1e-3): the encoder\'s rate, and the decoder\'s')
     return [low, high]
 
 def _check_run(learn, epochs, schedule, resume, folder, cbs):
     "Raise a SegbookError for what would be found out only after hours, or never."
-    if not isinstance(epochs, int) or epochs < 1: raise SegbookError(f'epochs={epochs!r}: expected a whole number of at least 1')
-    if resume and folder is None: raise SegbookError('resume=True needs the folder of the run. Cure: folder=...')
-    if schedule not in ('one_cycle', 'flat'): raise SegbookError(f"schedule={schedule!r}; expected 'one_cycle' or 'flat'")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise SegbookError(f'epochs={epochs!r}: expected a whole number of at least 1')
+    if resume and folder is None:
+        raise SegbookError('resume=True needs the folder of the run. Cure: folder=...')
+    if schedule not in ('one_cycle', 'flat'):
+        raise SegbookError(f"schedule={schedule!r}; expected 'one_cycle' or 'flat'")
     columns = ['train_loss', 'valid_loss', *[o.name for o in learn.metrics]]
     for o in [*trackers_of(learn), *[o for o in cbs if isinstance(o, TrackerCallback)]]:
         if o.monitor not in columns:
             near = difflib.get_close_matches(o.monitor, columns, 3, .4) or columns
-            raise SegbookError(f'{type(o).__name__} watches {o.monitor!r}, which is no column of the table; nearest: {", ".join(near)}. Cure: monitor={near[0]!r}')
+            raise SegbookError(f'{type(o).__name__} watches {o.monitor!r}, which is no column of '
+                f'the table; nearest: {", ".join(near)}. Cure: monitor={near[0]!r}')
         if isinstance(o, ReduceLROnPlateau) and schedule == 'one_cycle':
-            raise SegbookError("ReduceLROnPlateau and one cycle both set the learning rate, and the cycle, which sets it before each batch, would win. Cure: schedule='flat'")
+            raise SegbookError("ReduceLROnPlateau and one cycle both set the learning rate, and "
+                "the cycle, which sets it before each batch, would win. Cure: schedule='flat'")
 
 # %% ../nbs/12_learner.ipynb #a638a078
 def train_segmenter(
@@ -231,7 +264,8 @@ def train_segmenter(
     cbs = [o() if isinstance(o, type) else o for o in L(cbs)]
     _check_run(learn, epochs, schedule, resume, folder, cbs)
     low, high = _rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
-    run, state = run_identity(learn, epochs, high if low == high else [low, high], schedule, cbs), {}
+    run, state = run_identity(learn, epochs, high if low == high else [low, high], schedule,
+        cbs), {}
     learn.unfreeze()
     if learn.opt is None: learn.create_opt()
     learn.opt.set_hyper('lr', slice(low, high))
@@ -243,7 +277,11 @@ def train_segmenter(
     for o in learn.cbs:
         if isinstance(o, SeedEpochs): o.n = done
     for o in cycle: o.done = done
-    check = [] if box is None else [Checkpoint(box, run, done, history, state.get('smooth'), state.get('watched', []))]
-    if done < epochs and not state.get('ended'): learn.fit(epochs - done, lr=[h['lr'] for h in learn.opt.hypers], cbs=cycle + check + cbs)
-    elif (keep := next((o for o in learn.cbs if isinstance(o, KeepBest) and o.kept), None)): learn.model.load_state_dict(keep.kept[1])
-    return check[0].history if check else history + [[float(v) for v in r] for r in learn.recorder.values]
+    check = [] if box is None else [Checkpoint(box, run, done, history, state.get('smooth'),
+            state.get('watched', []))]
+    if done < epochs and not state.get('ended'):
+        learn.fit(epochs - done, lr=[h['lr'] for h in learn.opt.hypers], cbs=cycle + check + cbs)
+    elif (keep := next((o for o in learn.cbs if isinstance(o, KeepBest) and o.kept), None)):
+        learn.model.load_state_dict(keep.kept[1])
+    return check[0].history if check else history + [[float(v) for v in r]
+        for r in learn.recorder.values]

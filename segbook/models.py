@@ -33,7 +33,10 @@ def seg_model(
     Raises SegbookError: an architecture or encoder that does not exist (with the nearest names), or counts below 1."""
     if arch not in MODELS:
         near = difflib.get_close_matches(str(arch), MODELS, 3, 0.3) or list(MODELS)
-        raise SegbookError(f"there is no architecture {arch!r}; nearest: {', '.join(near)}. Cure: one of {', '.join(MODELS)}")
+        raise SegbookError(f"there is no architecture {arch!r}; nearest: {', '.join(near)}. Cure: "
+            f"one of {', '.join(MODELS)}")
     for what, v in dict(n_classes=n_classes, in_channels=in_channels).items():
-        if not isinstance(v, int) or v < 1: raise SegbookError(f'{what}={v!r}: expected a whole number of at least 1')
-    return MODELS[arch](n_classes, encoder=encoder, in_channels=in_channels, pretrained=pretrained, **kwargs)
+        if not isinstance(v, int) or v < 1:
+            raise SegbookError(f'{what}={v!r}: expected a whole number of at least 1')
+    return MODELS[arch](n_classes, encoder=encoder, in_channels=in_channels, pretrained=pretrained,
+        **kwargs)

@@ -15,7 +15,9 @@ from .errors import SegbookError
 __all__ = ['SKIPS', 'PlainBlock', 'ResidualBlock', 'DenseBlock', 'SkipNet', 'center_crop']
 
 # %% ../nbs/07_skip_connections.ipynb #14e029b8
-def _conv_bn(c_in, c_out): return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
+def _conv_bn(c_in, c_out):
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out),
+        nn.ReLU())
 
 class PlainBlock(nn.Sequential):
     "Two 3×3 convolutions, each with batch normalisation and ReLU (U-Net, 1505.04597, with padding)."
@@ -34,7 +36,8 @@ class ResidualBlock(nn.Module):
         c_out:int, # channels out
     ):
         super().__init__()
-        self.body = nn.Sequential(_conv_bn(c_in, c_out), nn.Conv2d(c_out, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out))
+        self.body = nn.Sequential(_conv_bn(c_in, c_out),
+            nn.Conv2d(c_out, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out))
         self.same = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
     def forward(self, x:Tensor) -> Tensor: return F.relu(self.body(x) + self.same(x))
 
@@ -78,8 +81,12 @@ class SkipNet(nn.Module):
         in_channels:int=1, # of the image
     ):
         super().__init__()
-        if skip not in SKIPS: raise SegbookError(f'skip is {skip!r}; expected one of {", ".join(SKIPS)}. Cure: choose one of these')
-        if block not in _BLOCKS: raise SegbookError(f'block is {block!r}; expected one of {", ".join(_BLOCKS)}. Cure: choose one of these')
+        if skip not in SKIPS:
+            raise SegbookError(f'skip is {skip!r}; expected one of {", ".join(SKIPS)}. Cure: '
+                'choose one of these')
+        if block not in _BLOCKS:
+            raise SegbookError(f'block is {block!r}; expected one of {", ".join(_BLOCKS)}. Cure: '
+                'choose one of these')
         self.skip, make, ws = skip, _BLOCKS[block], [width*2**i for i in range(depth + 1)]
         self.encoder = nn.ModuleList(make(a, b) for a, b in zip([in_channels] + ws, ws))
         self.reduce = nn.ModuleList(nn.Conv2d(2*w, w, 1) for w in ws[:-1])
@@ -88,7 +95,9 @@ class SkipNet(nn.Module):
 
     def forward(self, x:Tensor) -> Tensor: # [B,in_channels,H,W] -> [B,K,H,W] logits
         if min(x.shape[-2:]) < 2**len(self.decoder):
-            raise SegbookError(f'the image has {x.shape[-2]}×{x.shape[-1]} pixels; at least {2**len(self.decoder)} a side are expected. Cure: a larger image or a smaller depth')
+            raise SegbookError(f'the image has {x.shape[-2]}×{x.shape[-1]} pixels; at least '
+                f'{2**len(self.decoder)} a side are expected. Cure: a larger image or a smaller '
+                'depth')
         kept = []
         for i, enc in enumerate(self.encoder):
             x = enc(x)
@@ -96,7 +105,8 @@ class SkipNet(nn.Module):
             small, at = F.max_pool2d(x, 2, return_indices=True)
             kept.append((x, at))
             x = small
-        for red, dec, (s, at) in reversed(list(zip(self.reduce, self.decoder, kept))): x = dec(self.join(red(x), s, at))
+        for red, dec, (s, at) in reversed(list(zip(self.reduce, self.decoder, kept))):
+            x = dec(self.join(red(x), s, at))
         return self.head(x)
 
     def join(self, x, s, at):
@@ -115,6 +125,7 @@ def center_crop(
     Raises SegbookError: a size below 1 or larger than the map."""
     (H, W), (h, w) = x.shape[-2:], size
     if not (1 <= h <= H and 1 <= w <= W):
-        raise SegbookError(f'a map of {H}×{W} cannot be cropped to {h}×{w}; a size from 1×1 to {H}×{W} is expected. Cure: crop the larger map, or pad this one')
+        raise SegbookError(f'a map of {H}×{W} cannot be cropped to {h}×{w}; a size from 1×1 to '
+            f'{H}×{W} is expected. Cure: crop the larger map, or pad this one')
     top, left = (H - h)//2, (W - w)//2
     return x[..., top:top + h, left:left + w]

@@ -24,7 +24,8 @@ def checkerboard_share(
 
     Raises SegbookError for maps below 2x2. Compare: Odena and others 2016, checkerboard artifacts."""
     if x.ndim < 2 or min(x.shape[-2:]) < 2:
-        raise SegbookError(f'the map is {list(x.shape)}; at least 2x2 pixels [...,H,W] are expected. Cure: measure a larger map')
+        raise SegbookError(f'the map is {list(x.shape)}; at least 2x2 pixels [...,H,W] are '
+            'expected. Cure: measure a larger map')
     h, w = (n//2*2 for n in x.shape[-2:])
     e = torch.fft.fft2(x[..., :h, :w].detach().double()).abs()**2
     mean = e[..., 0, 0].sum()
@@ -43,38 +44,48 @@ class _Upsampler(nn.Module):
     ):
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        for name,v,least in (('in_channels', in_channels, 1), ('out_channels', out_channels, 1), ('scale', scale, 2)):
+        for name,v,least in (('in_channels', in_channels, 1), ('out_channels', out_channels, 1),
+                ('scale', scale, 2)):
             if isinstance(v, bool) or not isinstance(v, int) or v < least:
-                raise SegbookError(f'{name} is {v!r}; a whole number from {least} on is expected. Cure: {name}={max(least, 2)}, for example')
+                raise SegbookError(f'{name} is {v!r}; a whole number from {least} on is expected. '
+                    f'Cure: {name}={max(least, 2)}, for example')
         if conv is False and in_channels != out_channels:
-            raise SegbookError(f'{in_channels} channels cannot become {out_channels} without a convolution. Cure: leave out conv=False')
+            raise SegbookError(f'{in_channels} channels cannot become {out_channels} without a '
+                'convolution. Cure: leave out conv=False')
         self.in_channels,self.out_channels,self.scale = in_channels,out_channels,scale
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1) if conv or in_channels != out_channels else nn.Identity()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3,
+            padding=1) if conv or in_channels != out_channels else nn.Identity()
 
     def forward(self, x, indices=None, size=None):
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise SegbookError(f'the input is {list(x.shape)}; [B,{self.in_channels},H,W] is expected. Cure: build {type(self).__name__} with in_channels of the map')
+            raise SegbookError(f'the input is {list(x.shape)}; [B,{self.in_channels},H,W] is '
+                f'expected. Cure: build {type(self).__name__} with in_channels of the map')
         return self.conv(self._up(x, indices, size))
 
 # %% ../nbs/06_upsampling.ipynb #5725aa83
 class Nearest(_Upsampler):
     "Each pixel becomes a square of `scale` by `scale` equal pixels; with `conv=True` a resize-convolution."
-    def _up(self, x, indices, size): return F.interpolate(x, scale_factor=self.scale, mode='nearest')
+    def _up(self, x, indices, size):
+        return F.interpolate(x, scale_factor=self.scale, mode='nearest')
 
 class Bilinear(_Upsampler):
     "Straight lines between pixel centres (align_corners=False); with `conv=True` a resize-convolution."
-    def _up(self, x, indices, size): return F.interpolate(x, scale_factor=self.scale, mode='bilinear', align_corners=False)
+    def _up(self, x, indices, size):
+        return F.interpolate(x, scale_factor=self.scale, mode='bilinear', align_corners=False)
 
 class Bicubic(_Upsampler):
     "Cubic curves through pixel centres: sharper than bilinear, and may overshoot."
-    def _up(self, x, indices, size): return F.interpolate(x, scale_factor=self.scale, mode='bicubic', align_corners=False)
+    def _up(self, x, indices, size):
+        return F.interpolate(x, scale_factor=self.scale, mode='bicubic', align_corners=False)
 
 # %% ../nbs/06_upsampling.ipynb #b00b070d
 class BedOfNails(_Upsampler):
     "Each value in the upper left corner of its square, zeros elsewhere."
     def _up(self, x, indices, size):
         c,s = x.shape[1],self.scale
-        return F.conv_transpose2d(x, x.new_ones(c, 1, 1, 1), stride=s, output_padding=s - 1, groups=c) # a kernel of one 1: nothing but nails
+        # a kernel of one 1: nothing but nails
+        return F.conv_transpose2d(x, x.new_ones(c, 1, 1, 1), stride=s, output_padding=s - 1,
+            groups=c)
 
 # %% ../nbs/06_upsampling.ipynb #b5b95068
 class MaxUnpool(_Upsampler):
@@ -85,13 +96,18 @@ class MaxUnpool(_Upsampler):
     def _up(self, x, indices, size):
         s,(h,w) = self.scale,x.shape[-2:]
         if indices is None:
-            raise SegbookError(f'MaxUnpool got no switches. Cure: y, indices = F.max_pool2d(x, {s}, return_indices=True), then up(y, indices, size=x.shape[-2:])')
-        if indices.shape != x.shape: raise SegbookError(f'the switches are {list(indices.shape)}, the map {list(x.shape)}; both must be the same. '
-                                                        'Cure: the switches of the pooling of this level, with as many channels')
+            raise SegbookError('MaxUnpool got no switches. Cure: y, indices = F.max_pool2d(x, '
+                f'{s}, return_indices=True), then up(y, indices, size=x.shape[-2:])')
+        if indices.shape != x.shape:
+            raise SegbookError(f'the switches are {list(indices.shape)}, the map {list(x.shape)}; '
+                'both must be the same. ' 'Cure: the switches of the pooling of this level, with '
+                'as many channels')
         H,W = (h*s, w*s) if size is None else size
         i,j = torch.arange(h, device=x.device)[:, None],torch.arange(w, device=x.device)
-        if (H//s, W//s) != (h, w) or not x.is_meta and ((indices//W//s != i).any() or (indices%W//s != j).any()):
-            raise SegbookError(f'the switches do not fit a map of {H}x{W}. Cure: size=x.shape[-2:] of the map before pooling (needed if it is odd)')
+        if (H//s, W//s) != (h, w) or not x.is_meta and ((indices//W//s != i).any()
+                or (indices%W//s != j).any()):
+            raise SegbookError(f'the switches do not fit a map of {H}x{W}. Cure: size=x.shape[-2:] '
+                'of the map before pooling (needed if it is odd)')
         return F.max_unpool2d(x, indices, s, output_size=(H, W))
 
 # %% ../nbs/06_upsampling.ipynb #45cbd330
@@ -107,9 +123,12 @@ class TransposedConv(_Upsampler):
     ):
         super().__init__(in_channels, out_channels, scale)
         k = 2*scale if kernel_size is None else kernel_size
-        if k < scale: raise SegbookError(f'a kernel of {k} leaves holes at scale {scale}. Cure: kernel_size={2*scale}')
+        if k < scale:
+            raise SegbookError(f'a kernel of {k} leaves holes at scale {scale}. Cure: '
+                f'kernel_size={2*scale}')
         p = (k - scale + 1)//2
-        self.conv = nn.ConvTranspose2d(in_channels, self.out_channels, k, stride=scale, padding=p, output_padding=2*p - k + scale)
+        self.conv = nn.ConvTranspose2d(in_channels, self.out_channels, k, stride=scale, padding=p,
+            output_padding=2*p - k + scale)
 
     def _up(self, x, indices, size): return x
 
@@ -133,4 +152,5 @@ class PixelShuffleICNR(_Upsampler):
 
     def _up(self, x, indices, size): return x
 
-UPSAMPLERS = {c.__name__: c for c in (Nearest, Bilinear, Bicubic, BedOfNails, MaxUnpool, TransposedConv, PixelShuffleICNR)}
+UPSAMPLERS = {c.__name__: c for c in (Nearest, Bilinear, Bicubic, BedOfNails, MaxUnpool,
+        TransposedConv, PixelShuffleICNR)}

@@ -45,18 +45,23 @@ def draw_mask_explorer(
 
     Raises SegbookError for an unknown view or class, for ids outside the codes, and for sizes that differ."""
     import matplotlib.pyplot as plt
-    if view not in _VIEWS: raise SegbookError(f'No view {view!r}; expected one of {", ".join(_VIEWS)}.')
+    if view not in _VIEWS:
+        raise SegbookError(f'No view {view!r}; expected one of {", ".join(_VIEWS)}.')
     im, m = image_array(image), mask_array(mask)
     codes = codes_for(m, codes)
-    if view == 'one class' and only is None: only = max(range(len(codes)), key=lambda k: (m == k).sum())
+    if view == 'one class' and only is None:
+        only = max(range(len(codes)), key=lambda k: (m == k).sum())
     h, w = im.shape[:2]
     fig = plt.figure(figsize=(8, min(8, max(2.5, 5.9*h/w + .4))))
-    ax = fig.add_axes((.01, .02, .74, .9)) # the legend's place is kept free, so that the picture stays where it is
+    # the legend's place is kept free, so that the picture stays where it is
+    ax = fig.add_axes((.01, .02, .74, .9))
     try:
         if view == 'image':
             ax.imshow(im, interpolation='nearest')
             ax.set_axis_off()
-        else: show_mask(m, codes, image=None if view == 'mask' else im, only=only if view == 'one class' else None, ax=ax, legend=legend, alpha=alpha)
+        else:
+            show_mask(m, codes, image=None if view == 'mask' else im, only=only if view == 'one '
+                'class' else None, ax=ax, legend=legend, alpha=alpha)
     finally: plt.close(fig)
     ax.set_title(title, fontsize=10)
     return fig
@@ -197,11 +202,14 @@ def _picture(title, image, mask, codes):
     "What the browser needs of one pair: title, image and ids; or the error that its files gave."
     try:
         im, m = image_array(image), mask_array(mask)
-        if im.shape[:2] != m.shape: raise SegbookError(f'the image is {im.shape[0]}x{im.shape[1]} and the mask {m.shape[0]}x{m.shape[1]} (height x width); expected one size')
+        if im.shape[:2] != m.shape:
+            raise SegbookError(f'the image is {im.shape[0]}x{im.shape[1]} and the mask '
+                f'{m.shape[0]}x{m.shape[1]} (height x width); expected one size')
         codes_for(m, codes)
     except (SegbookError, OSError) as e: return dict(title=title, error=f'{title}: {e}')
     k = -(-max(m.shape)//_LONGEST)
-    return dict(title=title, image=_data_url(np.ascontiguousarray(im[::k,::k])), mask=_data_url(np.ascontiguousarray(m[::k,::k]).astype(np.uint8)))
+    return dict(title=title, image=_data_url(np.ascontiguousarray(im[::k,::k])),
+        mask=_data_url(np.ascontiguousarray(m[::k,::k]).astype(np.uint8)))
 
 # %% ../nbs/16_widgets.ipynb #28a179d1
 def _pairs(data, codes, images, labels):
@@ -210,14 +218,22 @@ def _pairs(data, codes, images, labels):
         import tempfile
         from segbook.data import make_scenes
         with tempfile.TemporaryDirectory() as d:
-            pairs, codes, _, _ = _pairs(make_scenes(Path(d)/'scenes', n=8), None, 'images', 'labels')
-            return [(t, image_array(i), read_mask(m)) for t,i,m in pairs], codes, 'embedded scenes', []
+            pairs, codes, _, _ = _pairs(make_scenes(Path(d)/'scenes', n=8), None, 'images',
+                'labels')
+            return [(t, image_array(i), read_mask(m))
+                for t,i,m in pairs], codes, 'embedded scenes', []
     if isinstance(data, (str, Path, SegFolder)):
         f = data if isinstance(data, SegFolder) else SegFolder(data, images, labels, codes)
-        return [(i.name, i, m) for i,m in zip(f.images, f.labels)], f.codes, f.path.name, f.unmatched_images
-    try: pairs = [(str(p[2]) if len(p) > 2 else f'image {k}', p[0], p[1]) for k,p in enumerate(data)]
-    except (TypeError, ValueError, IndexError): raise SegbookError(f'{type(data).__name__} is not a list of pairs; expected a data folder, or [(image, mask), ...]. Pair them with zip(images, masks).') from None
-    if not pairs: raise SegbookError('An empty list; expected at least one pair (image, mask). Look at how the list was made.')
+        return [(i.name, i, m) for i,m in zip(f.images,
+                f.labels)], f.codes, f.path.name, f.unmatched_images
+    try:
+        pairs = [(str(p[2]) if len(p) > 2 else f'image {k}', p[0], p[1]) for k,p in enumerate(data)]
+    except (TypeError, ValueError, IndexError):
+        raise SegbookError(f'{type(data).__name__} is not a list of pairs; expected a data folder, '
+            'or [(image, mask), ...]. Pair them with zip(images, masks).') from None
+    if not pairs:
+        raise SegbookError('An empty list; expected at least one pair (image, mask). Look at how '
+            'the list was made.')
     return pairs, codes, 'list', []
 
 # %% ../nbs/16_widgets.ipynb #1a60a59f
@@ -225,8 +241,10 @@ def _need(name):
     "The package `name`, or a SegbookError that says how to get it."
     import importlib
     try: return importlib.import_module(name)
-    except ImportError as e: raise SegbookError(f'{name} is not installed; the explorers need it. Run pip install "segbook[widgets]" and restart the kernel; '
-        'without it the draw_..._explorer functions and show_mask draw the same pictures.') from e
+    except ImportError as e:
+        raise SegbookError(f'{name} is not installed; the explorers need it. Run pip install '
+            '"segbook[widgets]" and restart the kernel; ' 'without it the draw_..._explorer '
+            'functions and show_mask draw the same pictures.') from e
 
 # %% ../nbs/16_widgets.ipynb #a1161137
 _STORED = 600_000 # characters of pictures that a page keeps
@@ -238,8 +256,10 @@ def _explorer_class():
     class MaskExplorer(_need('anywidget').AnyWidget):
         _esm, _css = _JS_DRAW + _JS_CONTROLS + _JS_LEGEND + _JS_RENDER, _CSS
         pictures, current = t.List().tag(sync=True), t.Dict().tag(sync=True)
-        codes, colors, void_id = t.List().tag(sync=True), t.List().tag(sync=True), t.Int(-1).tag(sync=True)
-        n, index, only, alpha = t.Int().tag(sync=True), t.Int().tag(sync=True), t.Int().tag(sync=True), t.Float(.5).tag(sync=True)
+        codes, colors, void_id = t.List().tag(sync=True), t.List().tag(sync=True), t.Int(-1).tag(
+            sync=True)
+        n, index, only, alpha = t.Int().tag(sync=True), t.Int().tag(sync=True), t.Int().tag(
+            sync=True), t.Float(.5).tag(sync=True)
         view, note = t.Enum(_VIEWS, 'overlay').tag(sync=True), t.Unicode().tag(sync=True)
         name = ''
         def __repr__(self): return f'mask explorer of {self.name}: {self.n} images'
@@ -257,22 +277,27 @@ def mask_explorer(
     """Look through images and masks: which image, which view, how opaque, which class. The first pictures work without a kernel.
 
     Raises SegbookError when anywidget is missing, or the data cannot be listed; a file that cannot be shown is named in its place."""
-    if view not in _VIEWS: raise SegbookError(f'No view {view!r}; expected one of {", ".join(_VIEWS)}.')
+    if view not in _VIEWS:
+        raise SegbookError(f'No view {view!r}; expected one of {", ".join(_VIEWS)}.')
     Explorer = _explorer_class()
     pairs, codes, name, lone = _pairs(data, codes, images, labels)
-    if codes is None: codes = codes_for(max((mask_array(m) for _,_,m in pairs), key=lambda m: m.max(initial=0)), None)
+    if codes is None:
+        codes = codes_for(max((mask_array(m) for _,_,m in pairs), key=lambda m: m.max(initial=0)),
+            None)
     stored, room = [], _STORED
     for p in pairs:
         stored.append(_picture(*p, codes))
         room -= sum(map(len, stored[-1].values()))
         if room < 0: break
     void = find_void(codes)
-    w = Explorer(pictures=stored, n=len(pairs), codes=list(codes), colors=palette(codes).tolist(), void_id=-1 if void is None else void, view=view, alpha=alpha,
-                 note=f'{len(lone)} images have no mask: {listed(lone)}' if lone else '')
+    w = Explorer(pictures=stored, n=len(pairs), codes=list(codes), colors=palette(codes).tolist(),
+        void_id=-1 if void is None else void, view=view, alpha=alpha,
+        note=f'{len(lone)} images have no mask: {listed(lone)}' if lone else '')
     w.name = name
 
     def fetch(change):
-        if change['new'] >= len(stored): w.current = dict(index=change['new'], **_picture(*pairs[change['new']], codes))
+        if change['new'] >= len(stored):
+            w.current = dict(index=change['new'], **_picture(*pairs[change['new']], codes))
     w.observe(fetch, 'index')
     return w
 
@@ -344,7 +369,9 @@ def _sheet_class(name, js, numbers):
     "The class of an explorer that draws on a sheet: whole numbers that the reader moves, and data that stay."
     import traitlets as t
     traits = {k: t.Int(v).tag(sync=True) for k,v in (*numbers, ('row', 0), ('col', 0))}
-    return type(name, (_need('anywidget').AnyWidget,), dict(_esm=_JS_SHEET + js, _css=_CSS, data=t.Dict().tag(sync=True), __repr__=lambda self: name, **traits))
+    return type(name, (_need('anywidget').AnyWidget,),
+        dict(_esm=_JS_SHEET + js, _css=_CSS, data=t.Dict().tag(sync=True),
+            __repr__=lambda self: name, **traits))
 
 def convolution_explorer(
     size:int = 9, # pixels of the square image, 3..12
@@ -357,8 +384,10 @@ def convolution_explorer(
 
     Raises SegbookError for a setting outside the range of its slider, or when anywidget is missing."""
     values = dict(size=size, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
-    for k,(a,b) in dict(size=(3, 12), kernel=(1, 7), stride=(1, 3), padding=(0, 4), dilation=(1, 3)).items():
-        if not isinstance(values[k], int) or not a <= values[k] <= b: raise SegbookError(f'{k}={values[k]!r}; expected a whole number from {a} to {b}.')
+    for k,(a,b) in dict(size=(3, 12), kernel=(1, 7), stride=(1, 3), padding=(0, 4),
+            dilation=(1, 3)).items():
+        if not isinstance(values[k], int) or not a <= values[k] <= b:
+            raise SegbookError(f'{k}={values[k]!r}; expected a whole number from {a} to {b}.')
     return _sheet_class('convolution explorer', _JS_CONVOLUTION, tuple(values.items()))(**values)
 
 # %% ../nbs/16_widgets.ipynb #3286aace
@@ -380,9 +409,11 @@ def draw_convolution(
     image[rows, cols] = np.where(image[rows, cols] > 0, 1, .6)
     out = np.full(f.map_size, .1)
     out[tuple(unit)] = 1
-    fig,axs = plt.subplots(1, 2, figsize=(7, 3.4), gridspec_kw=dict(width_ratios=(len(image), len(out))))
+    fig,axs = plt.subplots(1, 2, figsize=(7, 3.4),
+        gridspec_kw=dict(width_ratios=(len(image), len(out))))
     plt.close(fig)
-    for ax,a,t,o in zip(axs, (image, out), (f'image {size}×{size}, padding {p}', f'{len(out)}×{len(out)} answers'), (p, 0)):
+    for ax,a,t,o in zip(axs, (image, out), (f'image {size}×{size}, padding {p}',
+                f'{len(out)}×{len(out)} answers'), (p, 0)):
         ax.imshow(a, cmap='Oranges', vmin=0, vmax=1.3, extent=(-o, len(a) - o, len(a) - o, -o))
         ax.set_title(t, fontsize=9)
         ax.grid(color='.5', lw=.6)
@@ -427,7 +458,8 @@ export default { render };
 def _cloud(field):
     "An effective field as a PNG in an address: orange, the more opaque the larger the effect."
     f = np.asarray(field)**.5
-    return _data_url(np.dstack([np.full(f.shape, v, np.uint8) for v in (255, 140, 0)] + [np.uint8(np.round(f*230))]))
+    return _data_url(np.dstack([np.full(f.shape, v, np.uint8) for v in (255, 140, 0)]
+            + [np.uint8(np.round(f*230))]))
 
 def _layer_data(model, size, name, m, kind, in_channels, n):
     "What the browser needs of one layer: a box for each unit, the middle unit's effective field, and numbers."
@@ -435,14 +467,20 @@ def _layer_data(model, size, name, m, kind, in_channels, n):
     unit = (h//2, w//2)
     f = receptive_field(model, size, name, unit, in_channels)
     e = effective_receptive_field(model, size, name, unit, n=n, in_channels=in_channels)
-    d = dict(name=name, type=kind, n=[h, w], cloud=_cloud(e), mid=list(f.centre), share=round(100*effective_share(e, f.box), 1), stride='×'.join(f'{o:g}' for o in f.stride))
-    apart = m.exact.lo[0].shape[1] == 1 and not m.exact.empty # rows and columns know nothing of each other
-    if not apart: return {**d, 'boxes': [unit_box(m, r, c, size) for r in range(h) for c in range(w)]}
-    return {**d, 'rows': [[unit_box(m, r, unit[1], size)[i] for i in (0, 2)] for r in range(h)], 'cols': [[unit_box(m, unit[0], c, size)[i] for i in (1, 3)] for c in range(w)]}
+    d = dict(name=name, type=kind, n=[h, w], cloud=_cloud(e), mid=list(f.centre),
+        share=round(100*effective_share(e, f.box), 1), stride='×'.join(f'{o:g}' for o in f.stride))
+    # rows and columns know nothing of each other
+    apart = m.exact.lo[0].shape[1] == 1 and not m.exact.empty
+    if not apart:
+        return {**d, 'boxes': [unit_box(m, r, c, size) for r in range(h) for c in range(w)]}
+    return {**d, 'rows': [[unit_box(m, r, unit[1], size)[i] for i in (0, 2)] for r in range(h)],
+        'cols': [[unit_box(m, unit[0], c, size)[i] for i in (1, 3)] for c in range(w)]}
 
 def _some_layers(model, maps, names, most=6):
     "Names of a few layers to begin with: the outermost parts of a network that still have a map."
-    parts = [names[o] for o in model.children() if o in maps and min(maps[o][0].n) > 1 and maps[o][0].jump != (1, 1)] or [names[o] for o in maps if names.get(o) and min(maps[o][0].n) > 1]
+    parts = [names[o] for o in model.children() if o in maps and min(maps[o][0].n) > 1
+        and maps[o][0].jump != (1, 1)] or [names[o] for o in maps if names.get(o)
+        and min(maps[o][0].n) > 1]
     return [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, most).round().astype(int))]
 
 # %% ../nbs/16_widgets.ipynb #7abd6893
@@ -465,21 +503,26 @@ def receptive_field_explorer(
     if image is None: image = _scene(size)
     names,maps,_,_ = analyse(model, size, in_channels)
     layers = _some_layers(model, maps, names) if layers is None else list(layers)
-    if not layers: raise SegbookError('layers is an empty list; expected names of model.named_modules(), or None')
+    if not layers:
+        raise SegbookError('layers is an empty list; expected names of model.named_modules(), or '
+            'None')
     data = []
     for name in layers:
         name,(m,_) = layer_named(name, names, maps, None)
         kind = type(model.get_submodule(name)).__name__
         data.append(_layer_data(model, size, name, m, kind, in_channels, n))
     last = data[-1]['n']
-    return _sheet_class('receptive field explorer', _JS_FIELD, (('layer', len(data) - 1), ('cloud', 1)))(
-        data=dict(h=size[0], w=size[1], image=_data_url(image_array(image)), layers=data), row=last[0]//2, col=last[1]//2)
+    return _sheet_class('receptive field explorer', _JS_FIELD,
+        (('layer', len(data) - 1), ('cloud', 1)))(data=dict(h=size[0], w=size[1],
+            image=_data_url(image_array(image)), layers=data), row=last[0]//2, col=last[1]//2)
 
 def _scene(size):
     "An embedded scene of this size, as array."
     import tempfile
     from segbook.data import make_scenes
-    with tempfile.TemporaryDirectory() as d: return image_array(next((make_scenes(Path(d)/'s', n=2, size=tuple(size), seed=4)/'images').iterdir()))
+    with tempfile.TemporaryDirectory() as d:
+        return image_array(next((make_scenes(Path(d)/'s', n=2, size=tuple(size),
+                    seed=4)/'images').iterdir()))
 
 # %% ../nbs/16_widgets.ipynb #3b70358a
 def draw_receptive_field(
@@ -497,17 +540,22 @@ def draw_receptive_field(
     h,w = f.input_size
     fig,ax = plt.subplots(figsize=(4.2, 3.2))
     plt.close(fig)
-    ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else image_array(image), interpolation='nearest')
+    ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else image_array(image),
+        interpolation='nearest')
     if n:
         e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels)
-        ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)), e.numpy()**.5*.9]), interpolation='nearest')
+        ax.imshow(np.dstack([np.ones((h, w)), np.full((h, w), .55), np.zeros((h, w)),
+                    e.numpy()**.5*.9]), interpolation='nearest')
     if f.box is not None:
-        def frame(b, **kw): ax.add_patch(plt.Rectangle((b[1] - .5, b[0] - .5), b[3] - b[1] + 1, b[2] - b[0] + 1, fill=False, **kw))
+        def frame(b, **kw):
+            ax.add_patch(plt.Rectangle((b[1] - .5, b[0] - .5), b[3] - b[1] + 1, b[2] - b[0] + 1,
+                    fill=False, **kw))
         frame(f.box, ec='.3', ls='--')
         if f.clipped: frame(f.clipped, ec='#c2410c', lw=2)
         ax.set_xlim(min(f.box[1], 0) - 4, max(f.box[3], w) + 4)
         ax.set_ylim(max(f.box[2], h) + 4, min(f.box[0], 0) - 4)
-    ax.set_title(f'{f.layer or "output"}, unit {f.unit}: {f.size[0]}×{f.size[1]} pixels', fontsize=9)
+    ax.set_title(f'{f.layer or "output"}, unit {f.unit}: {f.size[0]}×{f.size[1]} pixels',
+        fontsize=9)
     ax.axis('off')
     return fig
 
@@ -543,27 +591,39 @@ export default { render };
 def _ways(x):
     "[(name, function of [B,1,h,w])]: eight ways to make the map `x` twice as large, each linear once the switches stand."
     import torch, torch.nn.functional as F
-    sub = x.repeat_interleave(2, 0).repeat_interleave(2, 1) + torch.tensor([[0, 0], [.5, 0]]).repeat(*x.shape) # a map whose maxima, in squares of 2, are x
+    # a map whose maxima, in squares of 2, are x
+    sub = x.repeat_interleave(2, 0).repeat_interleave(2,
+        1) + torch.tensor([[0, 0], [.5, 0]]).repeat(*x.shape)
     at = F.max_pool2d(sub[None,None], 2, return_indices=True)[1]
     def resized(mode): return lambda v: F.interpolate(v, scale_factor=2, mode=mode)
-    def stamped(k, s): return lambda v: F.conv_transpose2d(v, torch.ones(1, 1, k, k)*(4/k**2), stride=2, padding=(k - 1)//2, output_padding=s)
+    def stamped(k, s):
+        return lambda v: F.conv_transpose2d(v, torch.ones(1, 1, k, k)*(4/k**2), stride=2,
+            padding=(k - 1)//2, output_padding=s)
     def shuffled(v):
         k = torch.arange(1., 10).view(1, 1, 3, 3).repeat(4, 1, 1, 1)
-        return F.pixel_shuffle(F.conv2d(v, k*torch.tensor([.6, 1, 1, 1.4])[:,None,None,None]/45, padding=1), 2)
-    return [('nearest', resized('nearest')), ('bilinear', resized('bilinear')), ('bicubic', resized('bicubic')), ('bed of nails', lambda v: F.conv_transpose2d(v, torch.ones(1, 1, 1, 1), stride=2, output_padding=1)),
-            ('max unpooling', lambda v: F.max_unpool2d(v, at.expand(len(v), -1, -1, -1), 2)), ('transposed, kernel 3', stamped(3, 1)), ('transposed, kernel 4', stamped(4, 0)),
-            ('pixel shuffle, four kernels', shuffled)]
+        return F.pixel_shuffle(F.conv2d(v, k*torch.tensor([.6, 1, 1, 1.4])[:,None,None,None]/45,
+                padding=1), 2)
+    return [('nearest', resized('nearest')), ('bilinear', resized('bilinear')),
+        ('bicubic', resized('bicubic')), ('bed of nails',
+            lambda v: F.conv_transpose2d(v, torch.ones(1, 1, 1, 1), stride=2, output_padding=1)),
+        ('max unpooling', lambda v: F.max_unpool2d(v, at.expand(len(v), -1, -1, -1), 2)),
+        ('transposed, kernel 3', stamped(3, 1)), ('transposed, kernel 4', stamped(4, 0)),
+        ('pixel shuffle, four kernels', shuffled)]
 
 def _upsampled(values):
     "(map [h,w], [(name, large map [2h,2w], weights [2h,2w,h,w])])."
     import torch
     x = torch.as_tensor(np.asarray(values), dtype=torch.float32)
-    if x.ndim != 2 or x.shape[0] != x.shape[1] or not 2 <= len(x) <= 6: raise SegbookError(f'the map is {list(x.shape)}; expected a square of 2 to 6 rows, as a list of lists or an array.')
+    if x.ndim != 2 or x.shape[0] != x.shape[1] or not 2 <= len(x) <= 6:
+        raise SegbookError(f'the map is {list(x.shape)}; expected a square of 2 to 6 rows, as a '
+            'list of lists or an array.')
     n = len(x)
     basis = torch.eye(n*n).view(n*n, 1, n, n)
-    return x, [(name, f(x[None,None])[0,0], f(basis)[:,0].permute(1, 2, 0).reshape(2*n, 2*n, n, n)) for name,f in _ways(x)]
+    return x, [(name, f(x[None,None])[0,0], f(basis)[:,0].permute(1, 2, 0).reshape(2*n, 2*n, n, n))
+        for name,f in _ways(x)]
 
-_SMALL = [[1, 2, 2, 1, 0], [2, 8, 9, 3, 1], [2, 9, 7, 2, 1], [1, 3, 2, 2, 5], [0, 1, 1, 5, 6]] # a small map: a bright square and a corner
+# a small map: a bright square and a corner
+_SMALL = [[1, 2, 2, 1, 0], [2, 8, 9, 3, 1], [2, 9, 7, 2, 1], [1, 3, 2, 2, 5], [0, 1, 1, 5, 6]]
 
 def upsampling_explorer(
     values = None, # [n,n] numbers from 0 to 9, n from 2 to 6; None: a small map
@@ -572,8 +632,12 @@ def upsampling_explorer(
 
     Raises SegbookError for a map that is not a small square, and when anywidget is missing."""
     x,ways = _upsampled(_SMALL if values is None else values)
-    data = dict(input=[[round(float(v), 2) for v in r] for r in x], ways=[dict(name=k, out=[[round(float(v), 3) for v in r] for r in o], weights=[[[i, j, round(float(m[i,j]), 3)] for i,j in m.nonzero().tolist()] for m in w.flatten(0, 1)]) for k,o,w in ways])
-    return _sheet_class('upsampling explorer', _JS_UPSAMPLING, (('way', 1),))(data=data, row=3, col=4)
+    data = dict(input=[[round(float(v), 2) for v in r] for r in x],
+        ways=[dict(name=k, out=[[round(float(v), 3) for v in r] for r in o],
+                weights=[[[i, j, round(float(m[i,j]), 3)] for i,j in m.nonzero().tolist()]
+                for m in w.flatten(0, 1)]) for k,o,w in ways])
+    return _sheet_class('upsampling explorer', _JS_UPSAMPLING, (('way', 1),))(data=data, row=3,
+        col=4)
 
 # %% ../nbs/16_widgets.ipynb #d939af63
 def draw_upsampling(
@@ -593,14 +657,17 @@ def draw_upsampling(
 
 # %% ../nbs/16_widgets.ipynb #2f9f6ece
 _LOSSES = ('cross entropy', 'focal', 'border-weighted', 'Dice', 'Jaccard', 'Tversky', 'Lovász')
-_PUSHES = ((0, 32, 77), (124, 123, 120), (255, 234, 70)) # pushed down, left alone, pushed up: they differ in lightness, too
+# pushed down, left alone, pushed up: they differ in lightness, too
+_PUSHES = ((0, 32, 77), (124, 123, 120), (255, 234, 70))
 _LOSS_RANGES = dict(radius=(2, 24), softness=(1, 8), confidence=(1, 8))
 
 def _blob_settings(size, loss, **values):
     "The settings of the blob; raises SegbookError for one that is out of its range."
-    if loss not in _LOSSES: raise SegbookError(f'No loss {loss!r}; expected one of {", ".join(_LOSSES)}.')
+    if loss not in _LOSSES:
+        raise SegbookError(f'No loss {loss!r}; expected one of {", ".join(_LOSSES)}.')
     for k,(a,b) in dict(_LOSS_RANGES, row=(0, size[0] - 1), col=(0, size[1] - 1)).items():
-        if not isinstance(values[k], int) or not a <= values[k] <= b: raise SegbookError(f'{k}={values[k]!r}; expected a whole number from {a} to {b}.')
+        if not isinstance(values[k], int) or not a <= values[k] <= b:
+            raise SegbookError(f'{k}={values[k]!r}; expected a whole number from {a} to {b}.')
     return values
 
 # %% ../nbs/16_widgets.ipynb #1190de5f
@@ -614,7 +681,10 @@ def _truth(truth):
     from scipy import ndimage
     from segbook.losses.borders import unet_weight_map
     t = (mask_array(_two_cells() if truth is None else truth) > 0).astype(np.uint8)
-    if not 8 <= max(t.shape) <= 96 or t.min() == t.max(): raise SegbookError(f'the truth is {t.shape[0]}x{t.shape[1]} with {t.sum()} pixels of an object; expected 8 to 96 pixels a side, and both object and background. Cut a piece out of the mask, or resize it by nearest.')
+    if not 8 <= max(t.shape) <= 96 or t.min() == t.max():
+        raise SegbookError(f'the truth is {t.shape[0]}x{t.shape[1]} with {t.sum()} pixels of an '
+            'object; expected 8 to 96 pixels a side, and both object and background. Cut a piece '
+            'out of the mask, or resize it by nearest.')
     return t, unet_weight_map(ndimage.label(t)[0], inside=False)
 
 def _blob(h, w, row, col, radius, softness, confidence):
@@ -627,10 +697,12 @@ def _losses_at(truth, logits):
     "{name: (value, gradient [H,W])}, by the library's losses with their defaults, one logit a pixel."
     import torch
     from segbook.losses import BorderWeightedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
-    fs = (CrossEntropyLoss, FocalLoss, BorderWeightedLoss, DiceLoss, JaccardLoss, TverskyLoss, LovaszLoss)
+    fs = (CrossEntropyLoss, FocalLoss, BorderWeightedLoss, DiceLoss, JaccardLoss, TverskyLoss,
+        LovaszLoss)
     z,t = torch.tensor(logits)[None,None].requires_grad_(),torch.tensor(truth).long()[None]
     values = [f()(z, t) for f in fs]
-    return {n: (v.item(), torch.autograd.grad(v, z)[0][0,0].numpy()) for n,v in zip(_LOSSES, values)}
+    return {n: (v.item(), torch.autograd.grad(v, z)[0][0,0].numpy())
+        for n,v in zip(_LOSSES, values)}
 
 # %% ../nbs/16_widgets.ipynb #f5d71d2a
 _JS_MARKS = """
@@ -734,9 +806,13 @@ def loss_explorer(
 
     Raises SegbookError for an unknown loss, a setting outside its range, a truth without object or background, and when anywidget is missing."""
     t,weights = _truth(truth)
-    values = _blob_settings(t.shape, loss, row=row, col=col, radius=radius, softness=softness, confidence=confidence)
-    data = dict(h=t.shape[0], w=t.shape[1], truth=t.ravel().tolist(), weight=[round(o, 5) for o in weights.ravel().tolist()], names=list(_LOSSES), colors=_PUSHES)
-    return _sheet_class('loss explorer', _JS_MARKS + _JS_LOSS_SUMS + _JS_LOSS, (('loss', 0), ('radius', 0), ('softness', 0), ('confidence', 0)))(data=data, loss=_LOSSES.index(loss), **values)
+    values = _blob_settings(t.shape, loss, row=row, col=col, radius=radius, softness=softness,
+        confidence=confidence)
+    data = dict(h=t.shape[0], w=t.shape[1], truth=t.ravel().tolist(),
+        weight=[round(o, 5) for o in weights.ravel().tolist()], names=list(_LOSSES), colors=_PUSHES)
+    return _sheet_class('loss explorer', _JS_MARKS + _JS_LOSS_SUMS + _JS_LOSS,
+        (('loss', 0), ('radius', 0), ('softness', 0), ('confidence', 0)))(data=data,
+        loss=_LOSSES.index(loss), **values)
 
 # %% ../nbs/16_widgets.ipynb #96da69dc
 def draw_losses(
@@ -750,7 +826,8 @@ def draw_losses(
     import matplotlib.pyplot as plt
     from matplotlib.colors import LinearSegmentedColormap
     t,_ = _truth(truth)
-    z = _blob(*t.shape, **_blob_settings(t.shape, 'Dice', row=row, col=col, radius=radius, softness=softness, confidence=confidence))
+    z = _blob(*t.shape, **_blob_settings(t.shape, 'Dice', row=row, col=col, radius=radius,
+            softness=softness, confidence=confidence))
     fig,axs = plt.subplots(2, 4, figsize=(8.4, 4.5), layout='constrained')
     plt.close(fig)
     axs[0,0].imshow(1/(1 + np.exp(-z)), cmap='gray', vmin=0, vmax=1, interpolation='nearest')
@@ -758,7 +835,8 @@ def draw_losses(
     axs[0,0].plot(col, row, '+', color='#c2410c', ms=10, mew=2)
     for ax,(name,(value,grad)) in zip(axs.flat[1:], _losses_at(t, z).items()):
         most = np.abs(grad).max() or 1
-        shown = ax.imshow(-grad/most, cmap=LinearSegmentedColormap.from_list('pushes', np.array(_PUSHES)/255), vmin=-1, vmax=1, interpolation='nearest')
+        shown = ax.imshow(-grad/most, cmap=LinearSegmentedColormap.from_list('pushes',
+                np.array(_PUSHES)/255), vmin=-1, vmax=1, interpolation='nearest')
         ax.set_title(f'{name} {value:.3f}\npushes {np.abs(grad).sum():.3f}', fontsize=9)
     for ax in axs.flat:
         ax.contour(t, [.5], colors='w', linewidths=2)
@@ -776,20 +854,27 @@ def _metric_scenes():
         u,v = (x - 31)*.94 + (y - 20)*.34, (y - 20)*.94 - (x - 31)*.34
         return (np.abs(u) < a) & (np.abs(v) < b*(1 - (u/a)**2))
     def box(top, left, h, w): return (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
-    street = np.select([box(4, 50, 34, 1), box(16, 42, 14, 4), box(18, 8, 14, 24) & ~box(18, 8, 5, 5) & ~box(18, 27, 5, 5)], [3, 2, 1], 0)
+    street = np.select([box(4, 50, 34, 1), box(16, 42, 14, 4),
+            box(18, 8, 14, 24) & ~box(18, 8, 5, 5) & ~box(18, 27, 5, 5)], [3, 2, 1], 0)
     poles = np.any([box(8 - k % 3*3, 9 + 15*k, 28 + k % 3*3, 1 + k % 2) for k in range(4)], 0)
     sea = ['sea', 'ship']
-    return {'a large ship': (sea, ship(26, 8)), 'a ship': (sea, ship(11, 3.2)), 'a small ship': (sea, ship(6, 2)), 'poles': (['background', 'pole'], poles), 'a street': (['street', 'car', 'pedestrian', 'pole'], street)}
+    return {'a large ship': (sea, ship(26, 8)), 'a ship': (sea, ship(11, 3.2)),
+        'a small ship': (sea, ship(6, 2)), 'poles': (['background', 'pole'], poles),
+        'a street': (['street', 'car', 'pedestrian', 'pole'], street)}
 
 def _truths(truth, codes):
     "[(name, class names, mask)]: all scenes, the one of that name, or a mask that was given."
     scenes = _metric_scenes()
     if truth is None: return [(k, c, m.astype(np.uint8)) for k,(c,m) in scenes.items()]
     if isinstance(truth, str):
-        if truth not in scenes: raise SegbookError(f'No truth {truth!r}; expected a mask, or one of {", ".join(scenes)}.')
+        if truth not in scenes:
+            raise SegbookError(f'No truth {truth!r}; expected a mask, or one of '
+                f'{", ".join(scenes)}.')
         return [(truth, scenes[truth][0], scenes[truth][1].astype(np.uint8))]
     m = mask_array(truth)
-    if not 4 <= min(m.shape) <= max(m.shape) <= 96: raise SegbookError(f'the truth is {m.shape[0]}x{m.shape[1]}; expected 4 to 96 pixels a side. Cut a piece out of the mask, or resize it by nearest.')
+    if not 4 <= min(m.shape) <= max(m.shape) <= 96:
+        raise SegbookError(f'the truth is {m.shape[0]}x{m.shape[1]}; expected 4 to 96 pixels a '
+            'side. Cut a piece out of the mask, or resize it by nearest.')
     return [('truth', list(codes_for(m, codes)), m)]
 
 # %% ../nbs/16_widgets.ipynb #d8572a72
@@ -800,11 +885,15 @@ def _changed(truth, down=0, right=0, grow=0, lost=0, void=None):
     n = abs(grow)
     near = np.add.outer(np.arange(-n, n + 1)**2, np.arange(-n, n + 1)**2) <= n*n
     m = np.where(truth == (-1 if void is None else void), 0, truth).astype(int)
-    if n: m = ndimage.grey_dilation(m, footprint=near, mode='constant', cval=0) if grow > 0 else ndimage.grey_erosion(m, footprint=near, mode='constant', cval=999)
+    if n:
+        m = ndimage.grey_dilation(m, footprint=near, mode='constant',
+            cval=0) if grow > 0 else ndimage.grey_erosion(m, footprint=near, mode='constant',
+            cval=999)
     r,c = np.arange(h)[:,None]//4, np.arange(w)//4
     m = np.where((37*r + 61*c + 17*r*c) % 100 < lost, 0, m)
     r,c = np.arange(h)[:,None] - down, np.arange(w) - right
-    return np.where((r >= 0) & (r < h) & (c >= 0) & (c < w), m[r.clip(0, h - 1), c.clip(0, w - 1)], 0)
+    return np.where((r >= 0) & (r < h) & (c >= 0) & (c < w), m[r.clip(0, h - 1), c.clip(0, w - 1)],
+        0)
 
 def _scores(truth, pred, names):
     "{name: score} as the library counts: pixel accuracy, mean IoU, IoU of each class, Dice of each but the background, and two of the boundaries; Void is left out."
@@ -813,8 +902,12 @@ def _scores(truth, pred, names):
     void = find_void(names)
     ids = [k for k in range(len(names)) if k != void]
     c = Confusion(len(names), void).update(pred, truth)
-    return {'pixel accuracy': c.pixel_accuracy(), 'mean IoU': c.mean_iou(), **{f'IoU of {names[k]}': c.iou()[k].item() for k in ids}, **{f'Dice of {names[k]}': c.dice()[k].item() for k in ids if k},
-        'boundary F1': boundary_f1(pred, truth, len(names), void).nanmean().item(), 'Hausdorff 95': hausdorff95(pred, truth, len(names), void, one_empty='diagonal').nanmean().item()}
+    return {'pixel accuracy': c.pixel_accuracy(), 'mean IoU': c.mean_iou(),
+        **{f'IoU of {names[k]}': c.iou()[k].item() for k in ids},
+        **{f'Dice of {names[k]}': c.dice()[k].item() for k in ids if k},
+        'boundary F1': boundary_f1(pred, truth, len(names), void).nanmean().item(),
+        'Hausdorff 95': hausdorff95(pred, truth, len(names), void,
+            one_empty='diagonal').nanmean().item()}
 
 # %% ../nbs/16_widgets.ipynb #ac906e65
 _JS_METRIC_COUNTS = """
@@ -890,8 +983,11 @@ def metric_explorer(
     Raises SegbookError for an unknown scene, a mask that is too large, ids outside the codes, and when anywidget is missing."""
     truths = _truths(truth, codes)
     h,w = truths[0][2].shape
-    scenes = [dict(name=k, names=list(c), truth=m.ravel().tolist(), ignore=-1 if find_void(c) is None else find_void(c)) for k,c,m in truths]
-    return _sheet_class('metric explorer', _JS_MARKS + _JS_METRIC_COUNTS + _JS_METRIC, (('scene', 0), ('grow', 0), ('lost', 0)))(data=dict(h=h, w=w, scenes=scenes, reach=_REACH), scene=min(1, len(scenes) - 1), row=1, col=2)
+    scenes = [dict(name=k, names=list(c), truth=m.ravel().tolist(),
+            ignore=-1 if find_void(c) is None else find_void(c)) for k,c,m in truths]
+    return _sheet_class('metric explorer', _JS_MARKS + _JS_METRIC_COUNTS + _JS_METRIC,
+        (('scene', 0), ('grow', 0), ('lost', 0)))(data=dict(h=h, w=w, scenes=scenes, reach=_REACH),
+        scene=min(1, len(scenes) - 1), row=1, col=2)
 
 # %% ../nbs/16_widgets.ipynb #9fe6329a
 def draw_metrics(
@@ -903,16 +999,20 @@ def draw_metrics(
 ) -> Figure: # closed
     """A prediction made of the truth, where it is right and wrong, and its scores. Raises SegbookError as `metric_explorer`, and for settings that are out of range."""
     import matplotlib.pyplot as plt
-    for k,v,(a,b) in (('down', down, (-_REACH, _REACH)), ('right', right, (-_REACH, _REACH)), ('grow', grow, (-4, 4)), ('lost', lost, (0, 100))):
-        if not isinstance(v, int) or not a <= v <= b: raise SegbookError(f'{k}={v!r}; expected a whole number from {a} to {b}.')
+    for k,v,(a,b) in (('down', down, (-_REACH, _REACH)), ('right', right, (-_REACH, _REACH)),
+            ('grow', grow, (-4, 4)), ('lost', lost, (0, 100))):
+        if not isinstance(v, int) or not a <= v <= b:
+            raise SegbookError(f'{k}={v!r}; expected a whole number from {a} to {b}.')
     (name,names,t), = _truths(truth, codes)
     void = find_void(names)
     pred = _changed(t, down, right, grow, lost, void)
     counts,wrong = t != (-1 if void is None else void), pred != t
     colors = np.select([~counts, wrong & (t > 0), wrong, t > 0], [1, 2, 3, 4], 0)
-    fig,(ax,bars) = plt.subplots(1, 2, figsize=(9, 2.9), layout='constrained', gridspec_kw=dict(width_ratios=(3, 2)))
+    fig,(ax,bars) = plt.subplots(1, 2, figsize=(9, 2.9), layout='constrained',
+        gridspec_kw=dict(width_ratios=(3, 2)))
     plt.close(fig)
-    ax.imshow(np.array([(233,)*3, (190,)*3, (224, 130, 20), (255,)*3, (23, 69, 107)], np.uint8)[colors])
+    ax.imshow(np.array([(233,)*3, (190,)*3, (224, 130, 20), (255,)*3, (23, 69, 107)],
+            np.uint8)[colors])
     r,c = np.nonzero(wrong & counts & (pred > 0))
     ax.plot(c, r, 'k', ls='', marker=(2, 2, -45), ms=4)
     if t.any(): ax.contour(t > 0, [.5], colors='k', linewidths=.8)
@@ -925,7 +1025,9 @@ def draw_metrics(
     bars.set_xlim(0, 1.25)
     bars.tick_params(labelsize=8)
     bars.spines[['top', 'right']].set_visible(False)
-    for i,(k,v) in enumerate(s.items()): bars.text(full[i] + .02, i, f'{v:.1f} pixels' if k == 'Hausdorff 95' else f'{v:.3f}', va='center', fontsize=8)
+    for i,(k,v) in enumerate(s.items()):
+        bars.text(full[i] + .02, i, f'{v:.1f} pixels' if k == 'Hausdorff 95' else f'{v:.3f}',
+            va='center', fontsize=8)
     return fig
 
 # %% ../nbs/16_widgets.ipynb #0f26c2dc
@@ -939,14 +1041,19 @@ def figure_slider(
     Raises SegbookError when there are no figures, or their number differs from that of the labels."""
     w = _need('ipywidgets')
     labels = [str(i) for i in range(len(figures))] if labels is None else [str(o) for o in labels]
-    if not figures or len(figures) != len(labels): raise SegbookError(f'{len(figures)} figures and {len(labels)} labels; expected at least one figure, and a label for each.')
+    if not figures or len(figures) != len(labels):
+        raise SegbookError(f'{len(figures)} figures and {len(labels)} labels; expected at least '
+            'one figure, and a label for each.')
     def png(f):
         if isinstance(f, bytes): return f
         b = io.BytesIO()
         f.savefig(b, format='png', dpi=80)
         return b.getvalue()
-    pages = [w.VBox([w.Label(l), w.HTML(f'<img alt="{html.escape(l)}" style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(png(f)).decode()}">')]) for f,l in zip(figures, labels)]
-    slider, stack = w.IntSlider(0, 0, len(pages) - 1, description=description, readout=False), w.Stack(pages, selected_index=0)
+    pages = [w.VBox([w.Label(l), w.HTML(f'<img alt="{html.escape(l)}" style="max-width: 100%" '
+                f'src="data:image/png;base64,{base64.b64encode(png(f)).decode()}">')])
+        for f,l in zip(figures, labels)]
+    slider, stack = w.IntSlider(0, 0, len(pages) - 1, description=description,
+        readout=False), w.Stack(pages, selected_index=0)
     w.jslink((slider, 'value'), (stack, 'selected_index'))
 
     class FigureSlider(w.VBox):

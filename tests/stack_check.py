@@ -10,7 +10,8 @@ failed = 0
 
 def digest(mask):
     import numpy as np
-    return hashlib.sha256(np.ascontiguousarray(np.asarray(mask), dtype=np.int64).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(np.asarray(mask),
+            dtype=np.int64).tobytes()).hexdigest()
 
 def check(what, f, *args):
     "Print whether `f(*args)` runs through; its result, None when it did not"
@@ -25,16 +26,19 @@ def check(what, f, *args):
     return res
 
 def without_nbdev():
-    for o in ('nbdev', 'execnb'): assert importlib.util.find_spec(o) is None, f'{o} is installed here: remove .venv-latest'
+    for o in ('nbdev', 'execnb'):
+        assert importlib.util.find_spec(o) is None, f'{o} is installed here: remove .venv-latest'
 
 def installed():
     import segbook
     where = Path(segbook.__file__).resolve()
-    assert where.is_relative_to(Path(sys.prefix).resolve()), f'segbook comes from {where}, not from this environment'
+    assert where.is_relative_to(
+        Path(sys.prefix).resolve()), f'segbook comes from {where}, not from this environment'
     return segbook
 
 def modules(package):
-    return [m.name for m in pkgutil.walk_packages(package.__path__, 'segbook.') if not m.name.endswith('._modidx')]
+    return [m.name for m in pkgutil.walk_packages(package.__path__, 'segbook.')
+        if not m.name.endswith('._modidx')]
 
 def train(folder):
     from segbook.data import make_scenes, seg_dataloaders
@@ -44,7 +48,8 @@ def train(folder):
     learn = seg_learner(dls, encoder='resnet18', pretrained=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     losses = [float(o) for o in learn.recorder.losses]
-    assert len(losses) >= 2 and all(o == o and o < 100 for o in losses), f'losses of two batches: {losses}'
+    assert len(losses) >= 2 and all(o == o and o < 100
+        for o in losses), f'losses of two batches: {losses}'
     return learn, sorted((path/'images').iterdir())[0]
 
 def predict(learn, file):
@@ -59,7 +64,8 @@ def save(learn, folder):
     from segbook.export import save_segmenter
     save_segmenter(learn, folder)
     kinds = {f.suffix for f in folder.rglob('*') if f.is_file()}
-    assert '.safetensors' in kinds and '.json' in kinds and not kinds & {'.pkl', '.pth', '.pt'}, kinds
+    assert '.safetensors' in kinds and '.json' in kinds and not kinds & {'.pkl', '.pth',
+        '.pt'}, kinds
     return folder
 
 def predict_saved(folder, file):
@@ -71,7 +77,8 @@ def reload(folder, file, mask):
     cmd = [sys.executable, '-I', __file__, folder, file]
     res = subprocess.run(list(map(str, cmd)), capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
-    assert res.stdout.split()[-1] == digest(mask), 'in a fresh process the model predicts another mask'
+    assert res.stdout.split()[-1] == digest(
+        mask), 'in a fresh process the model predicts another mask'
 
 def whole_game(folder):
     "Train, predict, save, reload: each needs the one before"
@@ -80,11 +87,13 @@ def whole_game(folder):
     learn, file = trained
     mask = check('predicts a mask of the size of the image', predict, learn, file)
     saved = check('saves without a pickle', save, learn, folder/'model')
-    if mask is not None and saved: check('reloads, here and in a fresh process: the same mask', reload, saved, file, mask)
+    if mask is not None and saved:
+        check('reloads, here and in a fresh process: the same mask', reload, saved, file, mask)
 
 def main():
     names = ('fastai', 'fastcore', 'torch', 'torchvision')
-    print('Python', '.'.join(map(str, sys.version_info[:3])), *(f'· {o} {version(o)}' for o in names), flush=True)
+    print('Python', '.'.join(map(str, sys.version_info[:3])),
+        *(f'· {o} {version(o)}' for o in names), flush=True)
     check('nbdev is not installed', without_nbdev)
     package = check('segbook is the installed one', installed)
     for m in modules(package) if package else (): check(f'import {m}', importlib.import_module, m)
@@ -92,5 +101,6 @@ def main():
     sys.exit(int(failed > 0))
 
 if __name__ == '__main__':
-    if len(sys.argv) == 3: print(predict_saved(Path(sys.argv[1]), Path(sys.argv[2])))  # MODEL IMAGE: the fresh process
+    # MODEL IMAGE: the fresh process
+    if len(sys.argv) == 3: print(predict_saved(Path(sys.argv[1]), Path(sys.argv[2])))
     else: main()

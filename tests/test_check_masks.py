@@ -18,12 +18,14 @@ def ids(i=0, shape=(6, 8)):
 
 def folder(path, n=4, codes=CODES, valid=1, mask=ids):
     "A sound data folder: `n` images a0.jpg, a1.jpg, ... with masks a0_P.png, ..., the last `valid` of them for validation."
-    (path/'images').mkdir(parents=True); (path/'labels').mkdir()
+    (path/'images').mkdir(parents=True)
+    (path/'labels').mkdir()
     for i in range(n):
         Image.fromarray(np.full((6, 8, 3), 20*i, np.uint8)).save(path/'images'/f'a{i}.jpg')
         Image.fromarray(mask(i)).save(path/'labels'/f'a{i}_P.png')
     (path/'codes.txt').write_text('\n'.join(codes) + '\n')
-    if valid: (path/'valid.txt').write_text('\n'.join(f'a{i}.jpg' for i in range(n-valid, n)) + '\n')
+    if valid:
+        (path/'valid.txt').write_text('\n'.join(f'a{i}.jpg' for i in range(n-valid, n)) + '\n')
     return path
 
 @pytest.fixture
@@ -44,7 +46,8 @@ def says(p, *parts):
 def put(path, x, **kw): Image.fromarray(x).save(path, **kw)
 
 
-# -- a sound folder -----------------------------------------------------------------------------------------------
+# -- a sound folder
+# -----------------------------------------------------------------------------------------------
 def test_sound(data):
     r = look(data)
     assert isinstance(r, MaskReport) and r.ok and r.problems == [] and r.raise_errors() is r
@@ -54,100 +57,148 @@ def test_sound(data):
             for v in row: oracle[v] += 1
     assert r.class_pixels.tolist() == oracle and r.class_pixels.dtype == np.int64
     assert r.valid_pixels.tolist() == [12]*4 and r.train_pixels.tolist() == [36]*4
-    assert 'Mask check of data: ok (4 images with masks, 4 classes, Void is id 3)' in str(r) and '| wall |' in r._repr_markdown_()
+    assert 'Mask check of data: ok (4 images with masks, 4 classes, Void is id 3)' in str(
+        r) and '| wall |' in r._repr_markdown_()
 
 def test_progress_is_silent_when_asked(data, capsys):
-    check_masks(data, progress=False); assert capsys.readouterr() == ('', '')
-    check_masks(data); out, err = capsys.readouterr()
+    check_masks(data, progress=False)
+    assert capsys.readouterr() == ('', '')
+    check_masks(data)
+    out, err = capsys.readouterr()
     assert '4 of 4 images with their masks checked' in out + err
 
 def test_other_layouts(tmp_path):
     d = folder(tmp_path/'d', valid=0)
-    (d/'images').rename(d/'photos'); (d/'labels').rename(d/'masks'); (d/'codes.txt').rename(d/'names.txt')
+    (d/'images').rename(d/'photos')
+    (d/'labels').rename(d/'masks')
+    (d/'codes.txt').rename(d/'names.txt')
     for f in sorted((d/'masks').iterdir()): f.rename(f.with_name(f.name.replace('_P', '')))
     r = look(d, images='photos', labels='masks', codes='names.txt', valid=['a1.jpg'])
     assert r.ok and r.valid_pixels.sum() == 48
     assert look(d, images='photos', labels='masks', codes=CODES).valid_pixels is None
 
 def test_palette_and_one_bit_files_hold_ids(data):
-    im = Image.fromarray(ids(0)).convert('P'); im.putdata(ids(0).ravel().tolist()); im.putpalette(palette(CODES).ravel().tolist()); im.save(data/'labels'/'a0_P.png')
+    im = Image.fromarray(ids(0)).convert('P')
+    im.putdata(ids(0).ravel().tolist())
+    im.putpalette(palette(CODES).ravel().tolist())
+    im.save(data/'labels'/'a0_P.png')
     Image.fromarray(ids(1) == 1).save(data/'labels'/'a1_P.png')
-    assert Image.open(data/'labels'/'a0_P.png').mode == 'P' and Image.open(data/'labels'/'a1_P.png').mode == '1'
+    assert Image.open(data/'labels'/'a0_P.png').mode == 'P' and Image.open(
+        data/'labels'/'a1_P.png').mode == '1'
     assert look(data).problems == []
-    assert (read_mask(data/'labels'/'a0_P.png') == ids(0)).all() and set(np.unique(read_mask(data/'labels'/'a1_P.png'))) == {0, 1}
+    assert (read_mask(data/'labels'/'a0_P.png')
+        == ids(0)).all() and set(np.unique(read_mask(data/'labels'/'a1_P.png'))) == {0, 1}
 
 
-# -- the folder as a whole ----------------------------------------------------------------------------------------
+# -- the folder as a whole
+# ----------------------------------------------------------------------------------------
 def test_not_a_folder(tmp_path):
-    with pytest.raises(SegbookError, match=r'nowhere is not there; expected a folder with images/, labels/ and codes.txt. Check the path'): look(tmp_path/'nowhere')
+    with pytest.raises(SegbookError, match=r'nowhere is not there; expected a folder with images/, '
+            r'labels/ and codes.txt. Check the path'):
+        look(tmp_path/'nowhere')
 
 def test_empty_folder(tmp_path):
-    with pytest.raises(SegbookError, match=r"has no folder 'images' with the images; found no folders at all. Name the right one with images=..."): look(tmp_path)
+    with pytest.raises(SegbookError, match=r"has no folder 'images' with the images; found no "
+            r"folders at all. Name the right one with images=..."):
+        look(tmp_path)
 
 def test_other_folder_names(data):
     (data/'labels').rename(data/'annotations')
-    with pytest.raises(SegbookError, match=r"has no folder 'labels' .*found the folders annotations, images. Name the right one with labels=..."): look(data)
+    with pytest.raises(SegbookError, match=r"has no folder 'labels' .*found the folders "
+            r"annotations, images. Name the right one with labels=..."):
+        look(data)
 
 def test_no_images(data):
     for f in (data/'images').iterdir(): f.unlink()
-    with pytest.raises(SegbookError, match=r'No images in .*images; expected files such as NAME.jpg or NAME.png there. Put them there'): look(data)
+    with pytest.raises(SegbookError, match=r'No images in .*images; expected files such as '
+            r'NAME.jpg or NAME.png there. Put them there'):
+        look(data)
 
 def test_images_in_sub_folders(data):
-    (data/'x').mkdir(); (data/'images').rename(data/'x'/'train'); (data/'x').rename(data/'images')
-    with pytest.raises(SegbookError, match=r'found only the folders train. Pass images="images/train"'): look(data)
+    (data/'x').mkdir()
+    (data/'images').rename(data/'x'/'train')
+    (data/'x').rename(data/'images')
+    with pytest.raises(SegbookError, match=r'found only the folders train. Pass '
+            r'images="images/train"'):
+        look(data)
     assert look(data, images='images/train').ok
 
 def test_no_codes(data):
     (data/'codes.txt').unlink()
-    with pytest.raises(SegbookError, match=r'has no codes.txt, and no codes were given; expected one class name a line'): look(data)
-    with pytest.raises(SegbookError, match=r'codes file names.txt does not exist'): look(data, codes='names.txt')
+    with pytest.raises(SegbookError, match=r'has no codes.txt, and no codes were given; expected '
+            r'one class name a line'):
+        look(data)
+    with pytest.raises(SegbookError, match=r'codes file names.txt does not exist'):
+        look(data, codes='names.txt')
 
 def test_empty_codes(data):
     (data/'codes.txt').write_text('\n')
-    with pytest.raises(SegbookError, match=r'No class names: .*codes.txt is empty; expected one class name a line'): look(data)
+    with pytest.raises(SegbookError, match=r'No class names: .*codes.txt is empty; expected one '
+            r'class name a line'):
+        look(data)
 
 def test_blank_line_in_codes(data):
     (data/'codes.txt').write_text('background\n\nwall\n')
-    with pytest.raises(SegbookError, match=r'Class id 1 has an empty name .*a blank line shifts every id after it'): look(data)
+    with pytest.raises(SegbookError, match=r'Class id 1 has an empty name .*a blank line shifts '
+            r'every id after it'):
+        look(data)
 
 def test_doubled_codes(data):
     (data/'codes.txt').write_text('sky\nwall\nsky\n')
-    with pytest.raises(SegbookError, match=r"Doubled class names in .*codes.txt: 'sky' is id 0 and 2; expected every name once. Rename one"): look(data)
+    with pytest.raises(SegbookError, match=r"Doubled class names in .*codes.txt: 'sky' is id 0 and "
+            r"2; expected every name once. Rename one"):
+        look(data)
 
 def test_two_voids(data):
-    with pytest.raises(SegbookError, match=r'Void appears 2 times in the codes, as ids 1, 2; expected once'): look(data, codes=['a', 'Void', 'VOID '])
+    with pytest.raises(SegbookError, match=r'Void appears 2 times in the codes, as ids 1, 2; '
+            r'expected once'):
+        look(data, codes=['a', 'Void', 'VOID '])
 
 def test_no_pair(data):
     for f in sorted((data/'labels').iterdir()): f.rename(f.with_name('m' + f.name))
-    with pytest.raises(SegbookError, match=r'None of the 4 images .* has a mask in .*: for a0.jpg expected a0_P.png or a0.png, found names such as ma0_P.png, ma1_P.png and 2 more. Rename'): look(data)
+    with pytest.raises(SegbookError, match=r'None of the 4 images .* has a mask in .*: for a0.jpg '
+            r'expected a0_P.png or a0.png, found names such as ma0_P.png, ma1_P.png and 2 more. '
+            r'Rename'):
+        look(data)
 
 
-# -- files ----------------------------------------------------------------------------------------------------------
+# -- files
+#
+#
+# ----------------------------------------------------------------------------------------------------------
 def test_missing_mask(data):
     (data/'labels'/'a1_P.png').unlink()
-    p = only(look(data), 'missing'); says(p, '1 image without a mask: a1.jpg', 'labels/a1_P.png', 'Add the masks')
+    p = only(look(data), 'missing')
+    says(p, '1 image without a mask: a1.jpg', 'labels/a1_P.png', 'Add the masks')
     assert [f.name for f in p.files] == ['a1.jpg']
 
 def test_unmatched_mask(data):
     (data/'images'/'a1.jpg').unlink()
     says(only(look(data), 'unmatched'), '1 mask without an image: a1_P.png', 'images/')
 
-@pytest.mark.parametrize('extra, pair', [('images/a1.png', 'a1.jpg and a1.png'), ('labels/a1.png', 'a1_P.png and a1.png'), ('labels/a1_P.bmp', 'a1_P.bmp and a1_P.png')])
+@pytest.mark.parametrize('extra, pair', [('images/a1.png', 'a1.jpg and a1.png'),
+        ('labels/a1.png', 'a1_P.png and a1.png'), ('labels/a1_P.bmp', 'a1_P.bmp and a1_P.png')])
 def test_doubled(data, extra, pair):
     put(data/extra, ids(1))
-    says(only(look(data), 'doubled'), f'1 name claimed by more than one file: {pair}', 'Remove or rename')
+    says(only(look(data), 'doubled'), f'1 name claimed by more than one file: {pair}', 'Remove or '
+        'rename')
 
-@pytest.mark.parametrize('name, what', [('images/a1.jpg', '1 image cannot be read: a1.jpg'), ('labels/a1_P.png', '1 mask cannot be read: a1_P.png')])
+@pytest.mark.parametrize('name, what', [('images/a1.jpg', '1 image cannot be read: a1.jpg'),
+        ('labels/a1_P.png', '1 mask cannot be read: a1_P.png')])
 @pytest.mark.parametrize('cut', [0, .7])
 def test_unreadable(data, name, what, cut):
-    b = (data/name).read_bytes(); (data/name).write_bytes(b[:int(len(b)*cut)])
+    b = (data/name).read_bytes()
+    (data/name).write_bytes(b[:int(len(b)*cut)])
     says(only(look(data), 'unreadable'), what, 'Restore it from its source')
 
 def test_masks_in_other_formats(data):
     for i,ending in enumerate(['.npy', '.tif', '.bmp', '.gif']):
-        f = data/'labels'/f'a{i}_P.png'; f.unlink()
-        np.save(f.with_suffix(ending), ids(i)) if ending == '.npy' else put(f.with_suffix(ending), ids(i))
-    r = look(data); assert r.problems == [] and r.class_pixels.tolist() == [48]*4
+        f = data/'labels'/f'a{i}_P.png'
+        f.unlink()
+        np.save(f.with_suffix(ending), ids(i)) if ending == '.npy' else put(f.with_suffix(ending),
+            ids(i))
+    r = look(data)
+    assert r.problems == [] and r.class_pixels.tolist() == [48]*4
     for i,f in enumerate(SegFolder(data).labels): assert (read_mask(f) == ids(i)).all()
 
 def test_size(data):
@@ -156,53 +207,80 @@ def test_size(data):
 
 def test_size_turned(data):
     put(data/'labels'/'a1_P.png', ids(1, (8, 6)))
-    says(only(look(data), 'size'), 'a1.jpg is 6x8 and a1_P.png 8x6', '1 of them is turned by 90 degrees', 'EXIF')
+    says(only(look(data), 'size'), 'a1.jpg is 6x8 and a1_P.png 8x6', '1 of them is turned by 90 '
+        'degrees', 'EXIF')
 
 def test_jpeg_mask(data):
-    (data/'labels'/'a1_P.png').unlink(); put(data/'labels'/'a1_P.jpg', ids(1))
-    says(only(look(data), 'JPEG'), '1 mask stored as JPEG: a1_P.jpg', 'PNG', 'cannot be restored', 'Export')
+    (data/'labels'/'a1_P.png').unlink()
+    put(data/'labels'/'a1_P.jpg', ids(1))
+    says(only(look(data), 'JPEG'), '1 mask stored as JPEG: a1_P.jpg', 'PNG', 'cannot be restored',
+        'Export')
 
 def test_16_bit_mask(data):
     put(data/'labels'/'a1_P.png', ids(1).astype(np.uint16))
-    says(only(look(data), '16 bit'), '1 mask with 16 bits or more a pixel: a1_P.png', '8 bits', 'instance ids', 'fix=')
+    says(only(look(data), '16 bit'), '1 mask with 16 bits or more a pixel: a1_P.png', '8 bits',
+        'instance ids', 'fix=')
 
 def test_ids_in_three_channels(data):
     put(data/'labels'/'a1_P.png', np.stack([ids(1)]*3, -1))
-    says(only(look(data), 'channels'), '1 mask with the ids repeated in several channels: a1_P.png', 'one channel', 'fix=')
+    says(only(look(data), 'channels'), '1 mask with the ids repeated in several channels: a1_P.png',
+        'one channel', 'fix=')
 
 def test_one_image_only(tmp_path):
-    says(only(look(folder(tmp_path/'d', n=1, valid=0)), 'one image'), 'a0.jpg is the only image', 'two at least', 'Add images')
+    says(only(look(folder(tmp_path/'d', n=1, valid=0)), 'one image'), 'a0.jpg is the only image',
+        'two at least', 'Add images')
 
 
-# -- values ---------------------------------------------------------------------------------------------------------
+# -- values
+#
+#
+# ---------------------------------------------------------------------------------------------------------
 def test_ids_outside_the_codes(data):
-    x = ids(1); x[0,:3] = 37; put(data/'labels'/'a1_P.png', x)
-    y = ids(2); y[0,0] = 37; y[1,1] = 9; put(data/'labels'/'a2_P.png', y)
-    r = look(data); p = only(r, 'ids')
-    says(p, '2 masks with ids outside the codes', 'id 37 (4 pixels in a1_P.png, a2_P.png)', 'id 9 (1 pixel in a2_P.png)', 'Expected 0 to 3', 'codes.txt')
-    assert [f.name for f in p.files] == ['a1_P.png', 'a2_P.png'] and r.class_pixels.sum() == 4*48 - 5
-    with pytest.raises(SegbookError, match='cannot be trained on:\n- 2 masks with ids outside'): r.raise_errors()
+    x = ids(1)
+    x[0,:3] = 37
+    put(data/'labels'/'a1_P.png', x)
+    y = ids(2)
+    y[0,0] = 37
+    y[1,1] = 9
+    put(data/'labels'/'a2_P.png', y)
+    r = look(data)
+    p = only(r, 'ids')
+    says(p, '2 masks with ids outside the codes', 'id 37 (4 pixels in a1_P.png, a2_P.png)',
+        'id 9 (1 pixel in a2_P.png)', 'Expected 0 to 3', 'codes.txt')
+    assert [f.name for f in p.files] == ['a1_P.png',
+        'a2_P.png'] and r.class_pixels.sum() == 4*48 - 5
+    with pytest.raises(SegbookError, match='cannot be trained on:\n- 2 masks with ids outside'):
+        r.raise_errors()
 
 def test_255_is_void(data):
-    x = ids(1); x[0,:3] = 255; put(data/'labels'/'a1_P.png', x)
-    says(only(look(data), 'ids'), 'id 255 (3 pixels in a1_P.png)', 'Proposed mapping: 255 -> 3 (Void)', 'fix=')
+    x = ids(1)
+    x[0,:3] = 255
+    put(data/'labels'/'a1_P.png', x)
+    says(only(look(data), 'ids'), 'id 255 (3 pixels in a1_P.png)', 'Proposed mapping: 255 -> 3 '
+        '(Void)', 'fix=')
 
 def test_255_without_void(tmp_path):
-    d = folder(tmp_path/'d', codes=CODES[:3], mask=lambda i: np.where(ids(i) == 3, 255, ids(i)).astype(np.uint8))
-    says(only(look(d), 'ids'), 'id 255 (48 pixels', 'Add the line Void to codes.txt if 255 means unlabelled')
+    d = folder(tmp_path/'d', codes=CODES[:3],
+        mask=lambda i: np.where(ids(i) == 3, 255, ids(i)).astype(np.uint8))
+    says(only(look(d), 'ids'), 'id 255 (48 pixels', 'Add the line Void to codes.txt if 255 means '
+        'unlabelled')
 
 def test_0_255(tmp_path):
-    d = folder(tmp_path/'d', codes=['background', 'vessel'], mask=lambda i: (255*(ids(i) > 1)).astype(np.uint8))
-    says(only(look(d), '0/255'), '4 masks with the values 0 and 255: a0_P.png', '96 pixels are 255', 'Expected class ids 0 to 1',
-         'Proposed mapping: 0 -> 0 (background), 255 -> 1 (vessel)', 'fix=')
+    d = folder(tmp_path/'d', codes=['background', 'vessel'],
+        mask=lambda i: (255*(ids(i) > 1)).astype(np.uint8))
+    says(only(look(d), '0/255'), '4 masks with the values 0 and 255: a0_P.png', '96 pixels are 255',
+        'Expected class ids 0 to 1', 'Proposed mapping: 0 -> 0 (background), 255 -> 1 (vessel)',
+        'fix=')
 
 def test_0_255_with_the_background_missing_in_the_codes(tmp_path):
     d = folder(tmp_path/'d', codes=['vessel'], mask=lambda i: (ids(i) > 1).astype(np.uint8))
-    says(only(look(d), 'ids'), 'Expected 0 to 0, as 1 class is named', 'Is the background missing among the codes')
+    says(only(look(d), 'ids'), 'Expected 0 to 0, as 1 class is named', 'Is the background missing '
+        'among the codes')
 
 def test_ids_counted_from_1(tmp_path):
     d = folder(tmp_path/'d', mask=lambda i: ids(i) + 1)
-    says(only(look(d), 'ids'), 'id 4', '1 -> 0 (background), 2 -> 1 (wall), 3 -> 2 (door), 4 -> 3 (Void)', 'counted from 1')
+    says(only(look(d), 'ids'), 'id 4', '1 -> 0 (background), 2 -> 1 (wall), 3 -> 2 (door), 4 -> 3 '
+        '(Void)', 'counted from 1')
 
 def test_ids_spread_to_white(tmp_path):
     d = folder(tmp_path/'d', mask=lambda i: ids(i)*85)
@@ -213,39 +291,52 @@ RGB = np.array([[10, 10, 10], [200, 0, 0], [0, 250, 0], [255, 255, 0]], np.uint8
 def test_rgb_is_guessed_aloud(tmp_path):
     d = folder(tmp_path/'d', mask=lambda i: RGB[ids(i)])
     p = only(look(d), 'rgb')
-    says(p, '4 masks in colours (RGB) instead of ids: a0_P.png', 'Found 4 colours: ', '(10, 10, 10) (48 pixels)', 'class ids 0 to 3', '(200, 0, 0) -> 1 (wall)', 'A GUESS', 'mapping=', 'fix=')
+    says(p, '4 masks in colours (RGB) instead of ids: a0_P.png', 'Found 4 colours: ',
+        '(10, 10, 10) (48 pixels)', 'class ids 0 to 3', '(200, 0, 0) -> 1 (wall)', 'A GUESS',
+        'mapping=', 'fix=')
 
 def test_rgb_of_camvid(tmp_path):
     cam = np.array([[128, 128, 128], [128, 64, 128], [64, 0, 128], [0, 0, 0]], np.uint8)
     d = folder(tmp_path/'d', codes=['Sky', 'Road', 'Car', 'Void'], mask=lambda i: cam[ids(i)])
-    p = only(look(d), 'rgb'); says(p, '(128, 128, 128) -> 0 (Sky)', '(0, 0, 0) -> 3 (Void)', "CamVid's published colours"); assert 'GUESS' not in p.message
+    p = only(look(d), 'rgb')
+    says(p, '(128, 128, 128) -> 0 (Sky)', '(0, 0, 0) -> 3 (Void)', "CamVid's published colours")
+    assert 'GUESS' not in p.message
 
 def test_rgb_with_a_colour_table(tmp_path):
     d = folder(tmp_path/'d', mask=lambda i: RGB[ids(i)])
-    (d/'class_dict.csv').write_text('name,r,g,b\nwall,10,10,10\nbackground,200,0,0\nVoid,0,250,0\ndoor,255,255,0\n')
-    says(only(look(d), 'rgb'), '(10, 10, 10) -> 1 (wall)', '(200, 0, 0) -> 0 (background)', '(0, 250, 0) -> 3 (Void)', 'from class_dict.csv')
+    (d/'class_dict.csv').write_text(
+        'name,r,g,b\nwall,10,10,10\nbackground,200,0,0\nVoid,0,250,0\ndoor,255,255,0\n')
+    says(only(look(d), 'rgb'), '(10, 10, 10) -> 1 (wall)', '(200, 0, 0) -> 0 (background)',
+        '(0, 250, 0) -> 3 (Void)', 'from class_dict.csv')
 
 def test_rgb_in_segbooks_palette(tmp_path):
     d = folder(tmp_path/'d', mask=lambda i: palette(CODES)[ids(i)])
-    p = only(look(d), 'rgb'); says(p, "segbook's palette"); assert 'GUESS' not in p.message
+    p = only(look(d), 'rgb')
+    says(p, "segbook's palette")
+    assert 'GUESS' not in p.message
 
 def test_rgb_photograph(data):
-    put(data/'labels'/'a1_P.png', np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8))
-    says(only(look(data), 'rgb'), '1 mask in colours (RGB) instead of ids: a1_P.png', 'Found 48 colours', 'without smoothing')
+    put(data/'labels'/'a1_P.png', np.random.default_rng(0).integers(0, 256,
+            (6, 8, 3)).astype(np.uint8))
+    says(only(look(data), 'rgb'), '1 mask in colours (RGB) instead of ids: a1_P.png', 'Found 48 '
+        'colours', 'without smoothing')
 
 def test_all_void(tmp_path):
     d = folder(tmp_path/'d', mask=lambda i: np.full((6, 8), 3, np.uint8))
-    says(only(look(d), 'void'), 'All 192 pixels of the 4 masks are Void (id 3)', 'nothing can be learned')
+    says(only(look(d), 'void'), 'All 192 pixels of the 4 masks are Void (id 3)', 'nothing can be '
+        'learned')
 
 def test_one_mask_all_void(data):
     put(data/'labels'/'a1_P.png', np.full((6, 8), 3, np.uint8))
     says(only(look(data), 'void masks', 'warning'), '1 mask with Void alone: a1_P.png')
 
 
-# -- the split and the classes -----------------------------------------------------------------------------------
+# -- the split and the classes
+# -----------------------------------------------------------------------------------
 def test_valid_names_missing_files(data):
     (data/'valid.txt').write_text('a3.jpg\na1.png\nb.jpg\n')
-    says(only(look(data), 'valid'), 'valid.txt names 2 files not in images/: a1.png, b.jpg', 'is a1.png meant to be a1.jpg?', 'remove these names')
+    says(only(look(data), 'valid'), 'valid.txt names 2 files not in images/: a1.png, b.jpg',
+        'is a1.png meant to be a1.jpg?', 'remove these names')
 
 def test_valid_leaves_nothing(data):
     (data/'valid.txt').write_text('')
@@ -255,21 +346,30 @@ def test_valid_leaves_nothing(data):
 
 def test_class_that_never_occurs(data):
     r = look(data, codes=['background', 'wall', 'door', 'Void', 'cat'])
-    says(only(r, 'absent', 'warning'), '1 class without a pixel in any mask: cat (id 4)', 'has no IoU')
+    says(only(r, 'absent', 'warning'), '1 class without a pixel in any mask: cat (id 4)', 'has no '
+        'IoU')
 
 def test_class_absent_in_train_or_valid(data):
-    for i in range(3): put(data/'labels'/f'a{i}_P.png', np.where(ids(i) == 2, 0, ids(i)).astype(np.uint8))
-    says(only(look(data), 'absent in train', 'warning'), '1 class without a pixel in the training masks: door (id 2)', 'out of valid.txt')
-    says(only(look(data, valid=['a0.jpg']), 'absent in valid', 'warning'), '1 class without a pixel in the validation masks: door (id 2)', 'valid.txt')
+    for i in range(3):
+        put(data/'labels'/f'a{i}_P.png', np.where(ids(i) == 2, 0, ids(i)).astype(np.uint8))
+    says(only(look(data), 'absent in train', 'warning'), '1 class without a pixel in the training '
+        'masks: door (id 2)', 'out of valid.txt')
+    says(only(look(data, valid=['a0.jpg']), 'absent in valid', 'warning'),
+        '1 class without a pixel in the validation masks: door (id 2)', 'valid.txt')
 
 
-# -- images: warnings -----------------------------------------------------------------------------------------------
+# -- images: warnings
+# -----------------------------------------------------------------------------------------------
 def all_images(data, mode, ending, **kw):
-    for f in sorted((data/'images').iterdir()): Image.open(f).convert(mode).save(f.with_suffix(ending), **kw); f.unlink() if ending != '.jpg' else None
+    for f in sorted((data/'images').iterdir()):
+        Image.open(f).convert(mode).save(f.with_suffix(ending), **kw)
+        f.unlink() if ending != '.jpg' else None
     (data/'valid.txt').write_text(f'a3{ending}\n')
 
-@pytest.mark.parametrize('mode, ending, kind, text', [('RGBA', '.png', 'image alpha', '4 images of 4 with an alpha channel: a0.png'), ('CMYK', '.jpg', 'image CMYK', '4 images of 4 in CMYK: a0.jpg'),
-    ('L', '.jpg', 'image grey', '4 images of 4 in grey: a0.jpg')])
+@pytest.mark.parametrize('mode, ending, kind, text',
+    [('RGBA', '.png', 'image alpha', '4 images of 4 with an alpha channel: a0.png'),
+        ('CMYK', '.jpg', 'image CMYK', '4 images of 4 in CMYK: a0.jpg'),
+        ('L', '.jpg', 'image grey', '4 images of 4 in grey: a0.jpg')])
 def test_image_modes(data, mode, ending, kind, text):
     all_images(data, mode, ending)
     says(only(look(data), kind, 'warning'), text, 'RGB')
@@ -277,47 +377,62 @@ def test_image_modes(data, mode, ending, kind, text):
 def test_16_bit_images(data):
     all_images(data, 'L', '.png')
     for f in (data/'images').iterdir(): put(f, np.full((6, 8), 3000, np.uint16))
-    r = look(data); assert r.ok and [p.kind for p in r.problems] == ['image grey', 'image depth']
+    r = look(data)
+    assert r.ok and [p.kind for p in r.problems] == ['image grey', 'image depth']
     says(r.problems[1], '4 images of 4 with 16 bits or more a channel: a0.png', 'Expected 8')
 
 def test_images_that_pil_cannot_open(data):
     tifffile = pytest.importorskip('tifffile')
     for i,f in enumerate(sorted((data/'images').iterdir())):
-        f.unlink(); x = np.zeros((6, 8, 5), np.uint8)
+        f.unlink()
+        x = np.zeros((6, 8, 5), np.uint8)
         if i % 2: np.save(f.with_suffix('.npy'), x)
-        else: tifffile.imwrite(f.with_suffix('.tif'), x, photometric='minisblack', planarconfig='contig')
+        else:
+            tifffile.imwrite(f.with_suffix('.tif'), x, photometric='minisblack',
+                planarconfig='contig')
     (data/'valid.txt').write_text('a3.npy\n')
     assert look(data).problems == []
 
 def test_mixed_modes(data):
     Image.new('L', (8, 6)).save(data/'images'/'a0.jpg')
-    r = look(data); assert r.ok and [p.kind for p in r.problems] == ['image grey', 'image modes']
+    r = look(data)
+    assert r.ok and [p.kind for p in r.problems] == ['image grey', 'image modes']
     says(r.problems[1], '3 RGB, 1 grey', 'one kind')
 
 def test_mixed_sizes(data):
-    put(data/'images'/'a1.jpg', np.zeros((5, 9, 3), np.uint8)); put(data/'labels'/'a1_P.png', ids(1, (5, 9)))
-    says(only(look(data), 'image sizes', 'warning'), '2 sizes (height x width): 6x8 (3), 5x9 (1)', 'size=(height, width)')
+    put(data/'images'/'a1.jpg', np.zeros((5, 9, 3), np.uint8))
+    put(data/'labels'/'a1_P.png', ids(1, (5, 9)))
+    says(only(look(data), 'image sizes', 'warning'), '2 sizes (height x width): 6x8 (3), 5x9 (1)',
+        'size=(height, width)')
 
 
-# -- the corrected copy ---------------------------------------------------------------------------------------------
-def tree(path): return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob('*')) if f.is_file()}
+# -- the corrected copy
+# ---------------------------------------------------------------------------------------------
+def tree(path):
+    return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob('*'))
+        if f.is_file()}
 
 def fixed(d, **kw):
     "Fix `d` into a new folder; the source must be as before, the copy must pass. Returns the copied masks."
     before, to = tree(d), d.parent/'copy'
     r = look(d, fix=to, **kw)
-    assert tree(d) == before and r.copy.ok and look(to).ok and str(to) in str(r) and not to.with_name('copy.partial').exists()
+    assert tree(d) == before and r.copy.ok and look(to).ok and str(to) in str(
+        r) and not to.with_name('copy.partial').exists()
     assert not r.ok or 'mapping' in kw
     return {f.name: np.asarray(Image.open(f)) for f in sorted((to/'labels').iterdir())}
 
 def test_fix_0_255(tmp_path):
-    d = folder(tmp_path/'d', codes=['background', 'vessel'], mask=lambda i: (255*(ids(i) > 1)).astype(np.uint8))
-    for i,(k,x) in enumerate(fixed(d).items()): assert k == f'a{i}_P.png' and x.dtype == np.uint8 and (x == (ids(i) > 1)).all()
-    assert (tmp_path/'copy'/'valid.txt').read_text() == 'a3.jpg\n' and (tmp_path/'copy'/'images'/'a0.jpg').read_bytes() == (d/'images'/'a0.jpg').read_bytes()
+    d = folder(tmp_path/'d', codes=['background', 'vessel'],
+        mask=lambda i: (255*(ids(i) > 1)).astype(np.uint8))
+    for i,(k,x) in enumerate(fixed(d).items()):
+        assert k == f'a{i}_P.png' and x.dtype == np.uint8 and (x == (ids(i) > 1)).all()
+    assert (tmp_path/'copy'/'valid.txt').read_text() == 'a3.jpg\n' and (
+        tmp_path/'copy'/'images'/'a0.jpg').read_bytes() == (d/'images'/'a0.jpg').read_bytes()
 
 def test_fix_rgb(tmp_path):
     cam = np.array([[128, 128, 128], [128, 64, 128], [64, 0, 128], [0, 0, 0]], np.uint8)
-    d = folder(tmp_path/'d', codes=['Sky', 'Road', 'Car', 'Void'], mask=lambda i: cam[ids(i)] if i else np.full((6, 8, 3), 128, np.uint8))
+    d = folder(tmp_path/'d', codes=['Sky', 'Road', 'Car', 'Void'],
+        mask=lambda i: cam[ids(i)] if i else np.full((6, 8, 3), 128, np.uint8))
     for i,x in enumerate(fixed(d).values()): assert (x == (ids(i) if i else 0)).all()
 
 def test_fix_rgb_with_a_mapping_of_ones_own(tmp_path):
@@ -325,42 +440,59 @@ def test_fix_rgb_with_a_mapping_of_ones_own(tmp_path):
     names = ['door', 'Void', 1, 'background']
     out = fixed(d, mapping={tuple(c): n for c,n in zip(RGB.tolist(), names)})
     for i,x in enumerate(out.values()): assert (x == np.array([2, 3, 1, 0])[ids(i)]).all()
-    with pytest.raises(SegbookError, match="No class 'dor'; did you mean 'door'?"): look(d, mapping={(0, 0, 0): 'dor'})
+    with pytest.raises(SegbookError, match="No class 'dor'; did you mean 'door'?"):
+        look(d, mapping={(0, 0, 0): 'dor'})
 
 def test_fix_depth_channels_and_255(data):
-    put(data/'labels'/'a1_P.png', ids(1).astype(np.uint16)); put(data/'labels'/'a2_P.png', np.stack([ids(2)]*3, -1))
+    put(data/'labels'/'a1_P.png', ids(1).astype(np.uint16))
+    put(data/'labels'/'a2_P.png', np.stack([ids(2)]*3, -1))
     put(data/'labels'/'a0_P.png', np.where(ids(0) == 3, 255, ids(0)).astype(np.uint8))
     for i,x in enumerate(fixed(data).values()): assert x.shape == (6, 8) and (x == ids(i)).all()
 
 def test_fix_leaves_out_what_it_cannot_correct(tmp_path):
     d = folder(tmp_path/'d', n=9)
-    (d/'labels'/'a0_P.png').unlink(); (d/'labels'/'a1_P.png').write_bytes(b''); put(d/'labels'/'a2_P.png', ids(2, (3, 3)))
-    put(d/'images'/'a3.png', ids(3)); put(d/'labels'/'a4_P.png', ids(4) + 100)
-    (d/'labels'/'a5_P.png').unlink(); put(d/'labels'/'a5_P.jpg', ids(5))
+    (d/'labels'/'a0_P.png').unlink()
+    (d/'labels'/'a1_P.png').write_bytes(b'')
+    put(d/'labels'/'a2_P.png', ids(2, (3, 3)))
+    put(d/'images'/'a3.png', ids(3))
+    put(d/'labels'/'a4_P.png', ids(4) + 100)
+    (d/'labels'/'a5_P.png').unlink()
+    put(d/'labels'/'a5_P.jpg', ids(5))
     (d/'valid.txt').write_text('a8.jpg\ngone.jpg\n')
     assert list(fixed(d)) == ['a6_P.png', 'a7_P.png', 'a8_P.png']
     r = look(d, fix=tmp_path/'copy2')
     assert 'without 6 files that cannot be corrected: a0.jpg' in r.note
 
 def test_fix_never_overwrites(data, tmp_path):
-    (tmp_path/'there').mkdir(); (tmp_path/'there'/'x').write_text('mine')
-    with pytest.raises(SegbookError, match='there exists and is not an empty folder; expected a new one, as nothing is ever overwritten'): look(data, fix=tmp_path/'there')
-    with pytest.raises(SegbookError, match='lies inside the data folder'): look(data, fix=data/'fixed')
+    (tmp_path/'there').mkdir()
+    (tmp_path/'there'/'x').write_text('mine')
+    with pytest.raises(SegbookError, match='there exists and is not an empty folder; expected a '
+            'new one, as nothing is ever overwritten'):
+        look(data, fix=tmp_path/'there')
+    with pytest.raises(SegbookError, match='lies inside the data folder'):
+        look(data, fix=data/'fixed')
     with pytest.raises(SegbookError, match='nothing is ever overwritten'): look(data, fix=data)
     assert (tmp_path/'there'/'x').read_text() == 'mine' and not (data/'fixed').exists()
 
 def test_fix_of_a_sound_folder_writes_nothing(data, tmp_path):
-    assert 'Nothing to correct' in look(data, fix=tmp_path/'new').note and not (tmp_path/'new').exists()
+    assert 'Nothing to correct' in look(data,
+        fix=tmp_path/'new').note and not (tmp_path/'new').exists()
 
 def test_fix_without_anything_to_keep(tmp_path):
     d = folder(tmp_path/'d', mask=lambda i: ids(i) + 100)
-    r = look(d, fix=tmp_path/'new'); assert 'No copy was written' in r.note and not (tmp_path/'new').exists()
+    r = look(d, fix=tmp_path/'new')
+    assert 'No copy was written' in r.note and not (tmp_path/'new').exists()
 
 
-# -- real folders -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('name, n', [('camvid_tiny', 100), ('camvid', 468), ('membranes', 24), ('retina', 20), ('nuclei', 120)])
+# -- real folders
+#
+#
+# -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('name, n', [('camvid_tiny', 100), ('camvid', 468), ('membranes', 24),
+        ('retina', 20), ('nuclei', 120)])
 def test_real_folders_are_ok(name, n):
-    if not (REAL/name).is_dir(): pytest.skip(f'no real images in {REAL/name}: set SEGBOOK_REAL_DATA')
+    if not (REAL/name).is_dir():
+        pytest.skip(f'no real images in {REAL/name}: set SEGBOOK_REAL_DATA')
     r = look(REAL/name)
     assert r.ok and r.n_images == n, str(r)
     m = read_mask(SegFolder(REAL/name).labels[0])

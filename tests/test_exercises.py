@@ -13,7 +13,8 @@ ALL = {i: e for n in CHAPTERS.values() for i,e in E._exercises_of(E._chapter(n))
 @pytest.fixture(autouse=True)
 def progress_file(tmp_path, monkeypatch):
     "A progress file of this test's own, and no solution asked for yet"
-    monkeypatch.setenv('SEGBOOK_PROGRESS', str(tmp_path/'own'/'progress.json')); E._asked.clear()
+    monkeypatch.setenv('SEGBOOK_PROGRESS', str(tmp_path/'own'/'progress.json'))
+    E._asked.clear()
     return tmp_path/'own'/'progress.json'
 
 def said(capsys, f, *args):
@@ -23,7 +24,8 @@ def said(capsys, f, *args):
 # ---- the exercises
 
 def test_each_chapter_has_exercises():
-    want = {f.relative_to(ROOT/'nbs').as_posix() for f in (ROOT/'nbs').rglob('*.ipynb') if not {'tasks', '.ipynb_checkpoints'} & set(f.parts)} - {'00_all.ipynb'}
+    want = {f.relative_to(ROOT/'nbs').as_posix() for f in (ROOT/'nbs').rglob('*.ipynb')
+        if not {'tasks', '.ipynb_checkpoints'} & set(f.parts)} - {'00_all.ipynb'}
     assert {E._chapter(n).CHAPTER['notebook'] for n in CHAPTERS.values()} == want
     for id,n in CHAPTERS.items():
         assert 3 <= len(E._exercises_of(E._chapter(n))) <= 8, n
@@ -43,7 +45,9 @@ def test_printed_solution_passes(id):
     names = {}
     exec('from segbook.all import *', names)
     ex = ALL[id]
-    names.update({k: v for k,v in vars(inspect.getmodule(ex.stub_of)).items() if inspect.ismodule(v) or getattr(v, '__module__', '') and not str(getattr(v, '__module__', '')).startswith('segbook.tasks')})
+    names.update({k: v for k,v in vars(inspect.getmodule(ex.stub_of)).items() if inspect.ismodule(v)
+            or getattr(v, '__module__', '') and not str(getattr(v, '__module__',
+                '')).startswith('segbook.tasks')})
     exec(ex.solution_source, names)
     assert check(id, names[ex.name])
 
@@ -63,22 +67,31 @@ def test_no_constant_passes(id, constant):
     assert not check(id, f)
 
 def test_chapters_show_their_exercises():
-    res = subprocess.run([sys.executable, ROOT/'tools'/'exercises.py', '--check'], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, ROOT/'tools'/'exercises.py', '--check'],
+        capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
 
 def test_out_of_step_is_found(tmp_path):
-    sys.path.insert(0, str(ROOT/'tools')); tool = importlib.import_module('exercises')
+    sys.path.insert(0, str(ROOT/'tools'))
+    tool = importlib.import_module('exercises')
     def cell(text): return dict(cell_type='markdown', id='a', metadata={}, source=text)
-    cells = tool.replaced([cell('## Summary'), cell('## Exercises\n\nold'), cell('### gone'), cell('## Further reading')], [('markdown', '## Exercises\n\nnew'), ('code', 'x')])
-    assert [tool.text_of(c) for c in cells] == ['## Summary', '## Exercises\n\nnew', 'x', '## Further reading']
+    cells = tool.replaced([cell('## Summary'), cell('## Exercises\n\nold'), cell('### gone'),
+            cell('## Further reading')], [('markdown', '## Exercises\n\nnew'), ('code', 'x')])
+    assert [tool.text_of(c) for c in cells] == ['## Summary', '## Exercises\n\nnew', 'x',
+        '## Further reading']
     assert tool.replaced([cell('## Summary')], []) is None
 
 # ---- what readers do
 
 right = ALL['09.2'].answer
 
-def printing(pred, targ, ignore_index): print('looking', pred.shape); return right(pred, targ, ignore_index)
-def mutating(pred, targ, ignore_index): v = right(pred, targ, ignore_index); targ.zero_(); return v
+def printing(pred, targ, ignore_index):
+    print('looking', pred.shape)
+    return right(pred, targ, ignore_index)
+def mutating(pred, targ, ignore_index):
+    v = right(pred, targ, ignore_index)
+    targ.zero_()
+    return v
 def raising(pred, targ, ignore_index): return pred/0 + undefined_name
 def forgetting(pred, targ, ignore_index): right(pred, targ, ignore_index)
 def array(pred, targ, ignore_index): return np.asarray([1.])
@@ -90,11 +103,16 @@ class Odd:
     __hash__ = None
 def odd(pred, targ, ignore_index): return Odd()
 
-@pytest.mark.parametrize('answer,says', [
-    (raising, "NameError: name 'undefined_name' is not defined. In line 1 of your function"), (forgetting, 'is a return missing?'), (array, 'A NumPy array [1]'),
-    (leaving, 'ended the check itself'), (recursing, 'RecursionError'), (two, 'It takes (pred, targ), but it is called as accuracy(pred, targ, ignore_index)'),
-    (.5, 'needs your function itself'), (torch.ones(3), 'needs your function itself'), (np.ones(3), 'needs your function itself'), (None, 'needs your function itself'),
-    ('accuracy', 'needs your function itself'), (mutating, 'It changed its argument targ: work on a copy, targ.clone()'), (odd, 'Odd came, expected a number')], ids=lambda o: getattr(o, '__name__', None) or str(o)[:20])
+@pytest.mark.parametrize('answer,says', [(raising, "NameError: name 'undefined_name' is not "
+            "defined. In line 1 of your function"), (forgetting, 'is a return missing?'),
+        (array, 'A NumPy array [1]'), (leaving, 'ended the check itself'),
+        (recursing, 'RecursionError'), (two, 'It takes (pred, targ), but it is called as '
+            'accuracy(pred, targ, ignore_index)'), (.5, 'needs your function itself'),
+        (torch.ones(3), 'needs your function itself'), (np.ones(3), 'needs your function itself'),
+        (None, 'needs your function itself'), ('accuracy', 'needs your function itself'),
+        (mutating, 'It changed its argument targ: work on a copy, targ.clone()'),
+        (odd, 'Odd came, expected a number')],
+    ids=lambda o: getattr(o, '__name__', None) or str(o)[:20])
 def test_helps(answer, says, capsys):
     out = said(capsys, check, '09.2', answer)
     assert says in out and '✗ 09.2' in out and 'Traceback' not in out
@@ -105,19 +123,25 @@ def test_printing_is_no_mistake(capsys):
     assert '✓ 09.2' in out and 'It printed "looking' in out and out.count('looking') == 1
 
 def test_another_dtype_says_the_cure(capsys):
-    ex = next(e for e in ALL.values() if not e.is_value and any(isinstance(w, torch.Tensor) and w.dtype == torch.int64 for _,_,w in e.cases) and e.via is None)
+    ex = next(e for e in ALL.values() if not e.is_value
+        and any(isinstance(w, torch.Tensor) and w.dtype == torch.int64 for _,_,w in e.cases)
+        and e.via is None)
     out = said(capsys, check, ex.id, lambda *args: ex.answer(*args).int())
     assert 'int32' in out and 'torch.int64' in out
 
 def test_numpy_for_a_tensor_says_the_cure(capsys):
-    ex = next(e for e in ALL.values() if not e.is_value and any(isinstance(w, torch.Tensor) and w.ndim for _,_,w in e.cases) and e.via is None)
+    ex = next(e for e in ALL.values() if not e.is_value
+        and any(isinstance(w, torch.Tensor) and w.ndim for _,_,w in e.cases) and e.via is None)
     out = said(capsys, check, ex.id, lambda *args: ex.answer(*args).numpy())
     assert 'NumPy array' in out and 'torch.as_tensor' in out
 
-@pytest.mark.parametrize('id,near', [('09.22', '09.2'), ('9,2', '09.2'), ('99.1', 'progress()'), ('', 'progress()'), (None, 'progress()'), (9.2, None), (' 09.2 ', None), ('9.2', None), ('CAMVID.1', None)])
+@pytest.mark.parametrize('id,near', [('09.22', '09.2'), ('9,2', '09.2'), ('99.1', 'progress()'),
+        ('', 'progress()'), (None, 'progress()'), (9.2, None), (' 09.2 ', None), ('9.2', None),
+        ('CAMVID.1', None)])
 def test_ids(id, near, capsys):
     out = said(capsys, check, id, lambda: 1)
-    assert ('There is no exercise' in out and near in out) if near else 'There is no exercise' not in out
+    assert ('There is no exercise' in out
+        and near in out) if near else 'There is no exercise' not in out
 
 def loops(pred, targ, ignore_index):
     while True: pass
@@ -126,7 +150,8 @@ def swallows(pred, targ, ignore_index):
         try: time.sleep(.01)
         except BaseException: pass
 
-@pytest.mark.parametrize('answer,says', [(loops, 'does a loop end?'), (swallows, 'restart the kernel')])
+@pytest.mark.parametrize('answer,says', [(loops, 'does a loop end?'),
+        (swallows, 'restart the kernel')])
 def test_never_hangs(answer, says, capsys, monkeypatch):
     monkeypatch.setattr(ALL['09.2'], 'limit', .5)
     began = time.perf_counter()
@@ -137,7 +162,8 @@ def test_value_answers_do_not_betray_the_solution(capsys):
     for ex in (e for e in ALL.values() if e.is_value):
         for wrong in (None, 0.1234, (), 'x', np.zeros((2, 2)), torch.zeros(3), print):
             out = said(capsys, check, ex.id, wrong)
-            assert '✗' in out and not re.search(rf'(?<![\w.]){re.escape(repr(ex.answer))}(?![\w.])', out.split('\n', 1)[1]), out
+            assert '✗' in out and not re.search(rf'(?<![\w.]){re.escape(repr(ex.answer))}(?![\w.])',
+                out.split('\n', 1)[1]), out
 
 # ---- hints, solutions, progress
 
@@ -153,19 +179,25 @@ def test_solution_asks_once(capsys):
     assert body in said(capsys, solution, '09.2')
 
 def test_solution_of_a_solved_exercise_does_not_ask(capsys):
-    check('09.2', right); capsys.readouterr()
+    check('09.2', right)
+    capsys.readouterr()
     assert ALL['09.2'].solution_source in said(capsys, solution, '09.2')
 
 def test_progress_is_kept(progress_file, capsys):
     assert f'0 of {len(ALL)} exercises done' in said(capsys, progress)
-    check('09.2', right); capsys.readouterr()
+    check('09.2', right)
+    capsys.readouterr()
     out = said(capsys, progress)
-    assert f'1 of {len(ALL)} exercises done' in out and next(l for l in out.split('\n') if ' 09 ' in l).split('Metrics')[1].split()[0].startswith('□■□')
-    assert list(json.loads(progress_file.read_text())['done']) == ['09.2'] and [f.name for f in progress_file.parent.iterdir()] == ['progress.json']
+    assert f'1 of {len(ALL)} exercises done' in out and next(l for l in out.split('\n')
+        if ' 09 ' in l).split('Metrics')[1].split()[0].startswith('□■□')
+    assert list(json.loads(progress_file.read_text())['done']) == ['09.2'] and [f.name
+        for f in progress_file.parent.iterdir()] == ['progress.json']
 
-@pytest.mark.parametrize('damage', ['', '{"done"', '[]', '{"done": 3, "hints": {}}', 'null', '\x00\x01'])
+@pytest.mark.parametrize('damage', ['', '{"done"', '[]', '{"done": 3, "hints": {}}', 'null',
+        '\x00\x01'])
 def test_damaged_progress_is_set_aside(damage, progress_file, capsys):
-    progress_file.parent.mkdir(); progress_file.write_text(damage)
+    progress_file.parent.mkdir()
+    progress_file.write_text(damage)
     out = said(capsys, check, '09.2', right)
     assert '✓' in out and 'set aside' in out
     assert (progress_file.parent/'progress.damaged-1.json').read_text() == damage
@@ -180,14 +212,17 @@ def test_progress_that_cannot_be_written_is_said(tmp_path, monkeypatch, capsys):
 def test_default_place_is_the_users_data_folder(monkeypatch):
     import platformdirs
     monkeypatch.delenv('SEGBOOK_PROGRESS')
-    assert E._progress_file() == Path(platformdirs.user_data_dir('segbook', appauthor=False))/'progress.json'
+    assert E._progress_file() == Path(platformdirs.user_data_dir('segbook',
+            appauthor=False))/'progress.json'
 
-@pytest.mark.parametrize('encoding,tick', [('utf-8', '✓'), ('ascii', '[right]'), ('latin-1', '[right]')])
+@pytest.mark.parametrize('encoding,tick',
+    [('utf-8', '✓'), ('ascii', '[right]'), ('latin-1', '[right]')])
 def test_in_a_plain_terminal(encoding, tick, progress_file):
     code = textwrap.dedent('''
         from segbook.exercises import *
         def accuracy(pred, targ, ignore_index): return (pred == targ)[targ != ignore_index].float().mean()
         check('09.2', accuracy)
         progress()''')
-    res = subprocess.run([sys.executable, '-c', code], capture_output=True, env={**os.environ, 'PYTHONIOENCODING': encoding})
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True,
+        env={**os.environ, 'PYTHONIOENCODING': encoding})
     assert res.returncode == 0 and tick in res.stdout.decode(encoding), res.stderr

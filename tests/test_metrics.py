@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 import segbook.metrics
 from segbook.masks import SegbookError
-from segbook.metrics import (BoundaryF1, ClassIoU, Confusion, Hausdorff95, MeanDice, MeanIoU, PixelAccuracy, boundary_f1,
-                             boundary_pixels, hausdorff95)
+from segbook.metrics import (BoundaryF1, ClassIoU, Confusion, Hausdorff95, MeanDice, MeanIoU,
+    PixelAccuracy, boundary_f1, boundary_pixels, hausdorff95)
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,9 +16,12 @@ K,VOID = 5,4
 
 def batch(n=3, h=11, w=7, seed=0, device='cpu'):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, K, h, w, generator=g).to(device),torch.randint(0, K, (n,h,w), generator=g).to(device)
+    return torch.randn(n, K, h, w, generator=g).to(device),torch.randint(0, K, (n,h,w),
+        generator=g).to(device)
 
-def cardboard(x, t): return SimpleNamespace(pred=x, y=t, dls=SimpleNamespace(vocab=list('abcd')+['Void'], ignore_index=VOID))
+def cardboard(x, t):
+    return SimpleNamespace(pred=x, y=t, dls=SimpleNamespace(vocab=list('abcd')+['Void'],
+            ignore_index=VOID))
 
 def epoch(metrics, batches):
     "The values of metrics after an epoch of batches, as fastai asks for them"
@@ -34,7 +37,8 @@ def blobs(n=2, h=24, w=31, k=3, seed=0, frame=1):
     for i in range(n):
         for _ in range(6):
             y,x = rng.integers(frame, h-frame-1),rng.integers(frame, w-frame-1)
-            m[i,y:min(h-frame, y+rng.integers(1, 9)),x:min(w-frame, x+rng.integers(1, 12))] = rng.integers(1, k+1)
+            m[i,y:min(h-frame, y+rng.integers(1, 9)),
+                x:min(w-frame, x+rng.integers(1, 12))] = rng.integers(1, k+1)
     return torch.from_numpy(m)
 
 # ---- counts, as scikit-learn has them
@@ -44,7 +48,8 @@ def skl(score, y, q, ids):
     v = score(y, q, labels=ids, average=None, zero_division=0)
     return np.where([(y==k).any() or (q==k).any() for k in ids], v, np.nan)
 
-CASES = [(K_, void, seed) for seed,(K_,void) in enumerate([(2, None), (2, 255), (5, 4), (5, 0), (5, 255), (12, 11), (12, -100)])]
+CASES = [(K_, void, seed) for seed,(K_,void) in enumerate([(2, None), (2, 255), (5, 4), (5, 0),
+            (5, 255), (12, 11), (12, -100)])]
 
 def masks(K, void, seed, n=4, h=9, w=13):
     "Ids predicted and true, with Void, with a class that is nowhere and one that is only predicted, and an image that is all Void"
@@ -53,8 +58,11 @@ def masks(K, void, seed, n=4, h=9, w=13):
     p = torch.where(torch.rand(t.shape, generator=g)<.5, t, p)
     if K>4:
         other,absent,only_predicted = [k for k in range(K) if k!=void][:3]
-        p[p==absent] = other; t[(t==absent) | (t==only_predicted)] = other
-    if void is not None: t[torch.rand(t.shape, generator=g)<.3] = void; t[-1] = void
+        p[p==absent] = other
+        t[(t==absent) | (t==only_predicted)] = other
+    if void is not None:
+        t[torch.rand(t.shape, generator=g)<.3] = void
+        t[-1] = void
     return p,t
 
 def named(p, t, void):
@@ -70,12 +78,14 @@ def test_matrix_and_scores_are_scikit_learns(K, void, seed):
     y,q = named(p, t, void)
     assert np.array_equal(c.matrix, confusion_matrix(y, q, labels=range(K)))
     assert abs(c.pixel_accuracy()-(y==q).mean())<1e-12
-    for score,per_class,mean in ((jaccard_score, c.iou, c.mean_iou), (f1_score, c.dice, c.mean_dice)):
+    for score,per_class,mean in ((jaccard_score, c.iou, c.mean_iou),
+            (f1_score, c.dice, c.mean_dice)):
         want = skl(score, y, q, ids)
         assert np.allclose(per_class()[ids], want, atol=1e-12, equal_nan=True)
         assert abs(mean()-np.nanmean(want))<1e-12
         for average in ('micro', 'macro', 'weighted'):
-            assert abs(mean('zero', average)-score(y, q, labels=ids, average=average, zero_division=0))<1e-12, average
+            assert abs(mean('zero', average)-score(y, q, labels=ids, average=average,
+                    zero_division=0))<1e-12, average
     if K>4: assert c.iou()[ids[1]].isnan() and c.iou()[ids[2]]==0     # nowhere; only predicted
     if void is not None and 0<=void<K: assert c.iou()[void].isnan()
 
@@ -86,19 +96,24 @@ def test_each_image_is_scikit_learns(K, void, seed):
     for i in range(len(t)):
         y,q = named(p[i], t[i], void)
         if not len(y):
-            assert not c.matrices[i].any() and c.iou(per_image=True)[i].isnan().all() and c.mean_iou(per_image=True)[i].isnan()
+            assert not c.matrices[i].any() and c.iou(per_image=True)[
+                i].isnan().all() and c.mean_iou(per_image=True)[i].isnan()
             continue
         assert np.array_equal(c.matrices[i], confusion_matrix(y, q, labels=range(K)))
         assert abs(c.pixel_accuracy(per_image=True)[i]-(y==q).mean())<1e-12
-        for score,per_class,mean in ((jaccard_score, c.iou, c.mean_iou), (f1_score, c.dice, c.mean_dice)):
+        for score,per_class,mean in ((jaccard_score, c.iou, c.mean_iou),
+                (f1_score, c.dice, c.mean_dice)):
             want = skl(score, y, q, ids)
             assert np.allclose(per_class(per_image=True)[i,ids], want, atol=1e-12, equal_nan=True)
             for average in ('micro', 'macro', 'weighted'):
-                assert abs(mean('zero', average, per_image=True)[i]-score(y, q, labels=ids, average=average, zero_division=0))<1e-12
+                assert abs(mean('zero', average, per_image=True)[i]-score(y, q, labels=ids,
+                        average=average, zero_division=0))<1e-12
 
 def test_absent_classes_as_the_policy_says():
-    c = Confusion(4, 3).update(torch.tensor([[0,0,1]]), torch.tensor([[0,0,0]]))      # 2 is nowhere, 3 is Void
-    assert [c.mean_iou(o) for o in ('skip', 'zero', 'one')]==pytest.approx([(2/3+0)/2, (2/3+0+0)/3, (2/3+0+1)/3])
+    # 2 is nowhere, 3 is Void
+    c = Confusion(4, 3).update(torch.tensor([[0,0,1]]), torch.tensor([[0,0,0]]))
+    assert [c.mean_iou(o) for o in ('skip', 'zero', 'one')]==pytest.approx([(2/3+0)/2, (2/3+0+0)/3,
+            (2/3+0+1)/3])
     assert c.mean_iou()==c.mean_iou('skip')
 
 def test_dice_is_f1_and_follows_from_iou():
@@ -108,10 +123,12 @@ def test_dice_is_f1_and_follows_from_iou():
         assert torch.allclose(c.iou(), c.dice()/(2-c.dice()), equal_nan=True, atol=1e-14)
 
 def test_the_ship():
-    t = torch.zeros(10, 10, dtype=torch.long); t[4,3:8] = 1
+    t = torch.zeros(10, 10, dtype=torch.long)
+    t[4,3:8] = 1
     c = Confusion(2).update(torch.zeros_like(t), t)
     assert [c.pixel_accuracy(), c.mean_iou(), c.mean_dice()]==pytest.approx([.95, .475, 190/195/2])
-    assert round(100*c.mean_dice(), 1)==48.7 and 100*(2*95/200)/2==47.5               # the slip divides by 200
+    # the slip divides by 200
+    assert round(100*c.mean_dice(), 1)==48.7 and 100*(2*95/200)/2==47.5
 
 # ---- boundaries
 
@@ -121,7 +138,9 @@ def loop_edges(ids, void, k):
     for y,x in np.ndindex(H, W):
         if ids[y,x]!=k or void[y,x]: continue
         for v,u in ((y-1, x), (y+1, x), (y, x-1), (y, x+1)):
-            if 0<=v<H and 0<=u<W and not void[v,u] and ids[v,u]!=k: out.append((y, x)); break
+            if 0<=v<H and 0<=u<W and not void[v,u] and ids[v,u]!=k:
+                out.append((y, x))
+                break
     return np.array(out, float).reshape(-1, 2)
 
 def loop_scores(p, t, k, void_id, tolerance, spacing, percentile=95):
@@ -133,21 +152,26 @@ def loop_scores(p, t, k, void_id, tolerance, spacing, percentile=95):
     d = np.array([[np.sqrt((a-b)@(a-b)) for b in B] for a in A])
     near,back = d.min(1),d.min(0)
     P,R = sum(near<=tolerance+1e-9)/len(A),sum(back<=tolerance+1e-9)/len(B)
-    return (2*P*R/(P+R) if P+R else 0.),max(np.quantile(near, percentile/100), np.quantile(back, percentile/100))
+    return (2*P*R/(P+R) if P+R else 0.),max(np.quantile(near, percentile/100),
+        np.quantile(back, percentile/100))
 
-@pytest.mark.parametrize('void,tolerance,spacing', [(None, 1, (1, 1)), (3, 1, (1, 1)), (255, 2, (1, 1)), (0, .3, (.1, .1)), (3, 1.5, (2, .5))])
+@pytest.mark.parametrize('void,tolerance,spacing',
+    [(None, 1, (1, 1)), (3, 1, (1, 1)), (255, 2, (1, 1)), (0, .3, (.1, .1)), (3, 1.5, (2, .5))])
 def test_boundaries_by_all_pairs_of_pixels(void, tolerance, spacing):
     p,t = blobs(3, 14, 17, seed=1, frame=0),blobs(3, 14, 17, seed=2, frame=0)
     p[0,:,:8] = t[0,:,:8]
     if void is not None: t[:,3:6,2:9] = void
     t[2],p[2] = 1,p[2].clamp(max=1)                      # a truth without a boundary
     kw = dict(n_classes=4, ignore_index=void, spacing=spacing)
-    f,h,far = boundary_f1(p, t, tolerance=tolerance, **kw),hausdorff95(p, t, **kw),hausdorff95(p, t, percentile=60, **kw)
+    f,h,far = boundary_f1(p, t, tolerance=tolerance, **kw),hausdorff95(p, t, **kw),hausdorff95(p, t,
+        percentile=60, **kw)
     for b,k in np.ndindex(3, 4):
         want = loop_scores(p[b], t[b], k, void, tolerance, spacing) if k!=void else (np.nan, np.nan)
         assert np.allclose([f[b,k], h[b,k]], want, equal_nan=True, atol=1e-12), (b, k)
-        if np.isfinite(want[1]): assert abs(far[b,k]-loop_scores(p[b], t[b], k, void, tolerance, spacing, 60)[1])<1e-12
-    assert torch.equal(boundary_f1(p[0], t[0], tolerance=tolerance, **kw).nan_to_num(-1), f[0].nan_to_num(-1))
+        if np.isfinite(want[1]):
+            assert abs(far[b,k]-loop_scores(p[b], t[b], k, void, tolerance, spacing, 60)[1])<1e-12
+    assert torch.equal(boundary_f1(p[0], t[0], tolerance=tolerance, **kw).nan_to_num(-1),
+        f[0].nan_to_num(-1))
 
 def monai_hausdorff(p, t, k, **kwargs):
     from monai.metrics import compute_hausdorff_distance
@@ -160,24 +184,37 @@ def monai_hausdorff(p, t, k, **kwargs):
 @pytest.mark.parametrize('spacing', [None, (2., .7)])
 def test_hausdorff_is_monais_where_nothing_touches_the_image_border(percentile, spacing):
     p,t = blobs(6, seed=3),blobs(6, seed=4)
-    p[4][p[4]==2] = 0; t[4][t[4]==2] = 1; p[5][p[5]==3] = 0                # class 2 in neither, class 3 only in the truth
+    p[4][p[4]==2] = 0
+    t[4][t[4]==2] = 1
+    p[5][p[5]==3] = 0                # class 2 in neither, class 3 only in the truth
     got = hausdorff95(p, t, 4, percentile=percentile or 100, spacing=spacing or 1.)[:,1:].float()
     want = monai_hausdorff(p, t, 4, percentile=percentile, spacing=spacing)[:,1:]
     alone = got.isinf()
-    assert torch.allclose(got[~alone], want[~alone], rtol=1e-5, equal_nan=True) and got.isfinite().sum()>9 and got[4,1].isnan()
-    assert alone.sum()>2 and (want[alone].isinf() if percentile is None else want[alone].isnan()).all()   # as the chapter says
+    assert torch.allclose(got[~alone], want[~alone], rtol=1e-5,
+        equal_nan=True) and got.isfinite().sum()>9 and got[4,1].isnan()
+    # as the chapter says
+    assert alone.sum()>2 and (want[alone].isinf() if percentile is None
+        else want[alone].isnan()).all()
 
 def test_monais_image_border_is_a_boundary_and_ours_is_not():
-    t = torch.zeros(1, 12, 12, dtype=torch.long); t[:,6:] = 1                # land below, up to three image borders
-    p = t.clone(); p[:,6:8] = 0
-    assert hausdorff95(p, t, percentile=50)[0,1]==2                            # its only edge is off by two pixels everywhere
-    assert monai_hausdorff(p, t, 2, percentile=50)[0,1]==0                     # half of the edge runs along the image border
+    t = torch.zeros(1, 12, 12, dtype=torch.long)
+    t[:,6:] = 1                # land below, up to three image borders
+    p = t.clone()
+    p[:,6:8] = 0
+    # its only edge is off by two pixels everywhere
+    assert hausdorff95(p, t, percentile=50)[0,1]==2
+    # half of the edge runs along the image border
+    assert monai_hausdorff(p, t, 2, percentile=50)[0,1]==0
     whole = torch.ones(1, 12, 12, dtype=torch.long)
-    assert hausdorff95(whole, whole)[0].isnan().all() and monai_hausdorff(whole, whole, 2, percentile=95)[0,1]==0
+    assert hausdorff95(whole, whole)[0].isnan().all() and monai_hausdorff(whole, whole, 2,
+        percentile=95)[0,1]==0
 
 def test_a_missed_class_costs_nothing_in_monais_mean_and_the_diagonal_in_ours():
     from monai.metrics import HausdorffDistanceMetric
-    t = blobs(2, seed=3); p = t.clone(); p[1][p[1]==1] = 0; p[0] = t[0]
+    t = blobs(2, seed=3)
+    p = t.clone()
+    p[1][p[1]==1] = 0
+    p[0] = t[0]
     assert (t[1]==1).any()
     def monai(percentile):
         m = HausdorffDistanceMetric(include_background=False, percentile=percentile)
@@ -186,7 +223,8 @@ def test_a_missed_class_costs_nothing_in_monais_mean_and_the_diagonal_in_ours():
             m(*[torch.nn.functional.one_hot(o, 4).movedim(-1, 1) for o in (p, t)])
             return m.aggregate().item()
     assert monai(95)==0 and monai(None)==np.inf
-    ours = Hausdorff95(4, None); ours.accumulate(SimpleNamespace(pred=p, y=t, dls=SimpleNamespace(vocab=None)))
+    ours = Hausdorff95(4, None)
+    ours.accumulate(SimpleNamespace(pred=p, y=t, dls=SimpleNamespace(vocab=None)))
     assert ours.per_image[1,1]==pytest.approx(np.hypot(24, 31)) and 0<ours.value<np.inf
 
 def test_void_is_like_the_land_beyond_the_image_border():
@@ -195,40 +233,60 @@ def test_void_is_like_the_land_beyond_the_image_border():
     wide,beside = torch.cat([t, void], 2),torch.cat([p, blobs(1, 24, 5, seed=7, frame=0)], 2)
     for f in (boundary_f1, hausdorff95):
         kw = dict(tolerance=1) if f is boundary_f1 else {}
-        assert torch.equal(f(p, t, 4, **kw).nan_to_num(-1), f(beside, wide, 4, 9, **kw).nan_to_num(-1))
-    assert torch.equal(boundary_pixels(wide, 9)[...,:-5], boundary_pixels(t)) and not boundary_pixels(wide, 9)[...,-5:].any()
+        assert torch.equal(f(p, t, 4, **kw).nan_to_num(-1),
+            f(beside, wide, 4, 9, **kw).nan_to_num(-1))
+    assert torch.equal(boundary_pixels(wide, 9)[...,:-5],
+        boundary_pixels(t)) and not boundary_pixels(wide, 9)[...,-5:].any()
 
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.bool])
 def test_ignore_index_beyond_the_range_of_the_type(dtype):
     t = (torch.arange(12).view(3, 4)%2).to(dtype)
-    for ignore in (300, -100, 256): assert torch.equal(boundary_pixels(t, ignore), boundary_pixels(t.long())) and boundary_f1(t, t, ignore_index=ignore).tolist()==[1, 1]
+    for ignore in (300, -100, 256):
+        assert torch.equal(boundary_pixels(t, ignore), boundary_pixels(t.long())) and boundary_f1(t,
+            t, ignore_index=ignore).tolist()==[1, 1]
 
 def test_default_tolerance():
-    t = torch.zeros(360, 480, dtype=torch.long); t[:,200:] = 1
+    t = torch.zeros(360, 480, dtype=torch.long)
+    t[:,200:] = 1
     def moved(n): return boundary_f1(t.roll(n, 1).where(torch.arange(480)>=100, 0), t)[1].item()
-    assert [moved(n) for n in (0, 4, 5)]==[1, 1, 0]                           # 0.75 % of 600 pixels: 4.5
-    s = torch.zeros(6, 9, dtype=torch.long); s[:,4:] = 1; r = torch.zeros_like(s); r[:,5:] = 1
-    assert boundary_f1(r, s)[1]==1 and boundary_f1(r, s, tolerance=.9)[1]==0  # never below one pixel
+    # 0.75 % of 600 pixels: 4.5
+    assert [moved(n) for n in (0, 4, 5)]==[1, 1, 0]
+    s = torch.zeros(6, 9, dtype=torch.long)
+    s[:,4:] = 1
+    r = torch.zeros_like(s)
+    r[:,5:] = 1
+    # never below one pixel
+    assert boundary_f1(r, s)[1]==1 and boundary_f1(r, s, tolerance=.9)[1]==0
     assert boundary_f1(r, s, spacing=3)[1]==1 and boundary_f1(r, s, spacing=3, tolerance=1)[1]==0
 
 def test_logits_ids_numpy_and_one_channel_are_the_same():
-    x,t = batch(); p = x.max(1).indices
+    x,t = batch()
+    p = x.max(1).indices
     want = hausdorff95(p, t, K, VOID)
-    for pred,mask in ((x, t), (x.half().float().bfloat16().float()*0+x, t), (p.to(torch.uint8), t.to(torch.uint8)), (p.numpy(), t.numpy()), (x, t.int())):
+    for pred,mask in ((x, t), (x.half().float().bfloat16().float()*0+x, t),
+            (p.to(torch.uint8), t.to(torch.uint8)), (p.numpy(), t.numpy()), (x, t.int())):
         assert torch.equal(hausdorff95(pred, mask, K, VOID).nan_to_num(-1), want.nan_to_num(-1))
     assert torch.equal(hausdorff95(x, t, ignore_index=VOID).nan_to_num(-1), want.nan_to_num(-1))
-    one,two = x[:,:1],torch.cat([torch.zeros_like(x[:,:1]), x[:,:1]], 1); yes = t>2
+    one,two = x[:,:1],torch.cat([torch.zeros_like(x[:,:1]), x[:,:1]], 1)
+    yes = t>2
     for f in (boundary_f1, hausdorff95):
-        assert torch.equal(f(one, yes), f(two, yes)) and torch.equal(f(one, yes), f(one[:,0]>0, yes)) and torch.equal(f(one, yes, 1), f(two, yes))
+        assert torch.equal(f(one, yes), f(two, yes)) and torch.equal(f(one, yes),
+            f(one[:,0]>0, yes)) and torch.equal(f(one, yes, 1), f(two, yes))
 
-@pytest.mark.parametrize('call,part', [
-    (lambda p,t: boundary_f1(p, t[:,:4]), 'of one size'), (lambda p,t: hausdorff95(p, t.float()), 'expected integers'),
-    (lambda p,t: boundary_f1(p[:,None], t[:,None]), 'mask.squeeze(1)'), (lambda p,t: hausdorff95(p, t+9, 4), 'id 9'),
-    (lambda p,t: hausdorff95(p-1, t, 3), 'the prediction'), (lambda p,t: boundary_f1(p, t, tolerance=-2), 'tolerance is -2'),
-    (lambda p,t: hausdorff95(p, t, percentile=0), 'percentile is 0'), (lambda p,t: hausdorff95(p, t, spacing=(0, 1)), 'size of a pixel'),
-    (lambda p,t: hausdorff95(p, t, one_empty='no'), "'inf', 'diagonal' or 'skip'"), (lambda p,t: boundary_pixels(t.double()), 'expected integers'),
-    (lambda p,t: Hausdorff95(percentile=101), 'percentile is 101'), (lambda p,t: BoundaryF1(tolerance='2'), "tolerance is '2'"),
-    (lambda p,t: epoch([BoundaryF1(cls='e')], [batch()]), "no class 'e'"), (lambda p,t: epoch([Hausdorff95(cls='Void')], [batch()]), 'the ignored one')])
+@pytest.mark.parametrize('call,part', [(lambda p,t: boundary_f1(p, t[:,:4]), 'of one size'),
+        (lambda p,t: hausdorff95(p, t.float()), 'expected integers'),
+        (lambda p,t: boundary_f1(p[:,None], t[:,None]), 'mask.squeeze(1)'),
+        (lambda p,t: hausdorff95(p, t+9, 4), 'id 9'),
+        (lambda p,t: hausdorff95(p-1, t, 3), 'the prediction'),
+        (lambda p,t: boundary_f1(p, t, tolerance=-2), 'tolerance is -2'),
+        (lambda p,t: hausdorff95(p, t, percentile=0), 'percentile is 0'),
+        (lambda p,t: hausdorff95(p, t, spacing=(0, 1)), 'size of a pixel'),
+        (lambda p,t: hausdorff95(p, t, one_empty='no'), "'inf', 'diagonal' or 'skip'"),
+        (lambda p,t: boundary_pixels(t.double()), 'expected integers'),
+        (lambda p,t: Hausdorff95(percentile=101), 'percentile is 101'),
+        (lambda p,t: BoundaryF1(tolerance='2'), "tolerance is '2'"),
+        (lambda p,t: epoch([BoundaryF1(cls='e')], [batch()]), "no class 'e'"),
+        (lambda p,t: epoch([Hausdorff95(cls='Void')], [batch()]), 'the ignored one')])
 def test_errors_say_what_and_give_the_cure(call, part):
     with pytest.raises(SegbookError) as e: call(blobs(seed=1), blobs(seed=2))
     assert part in str(e.value)
@@ -236,20 +294,29 @@ def test_errors_say_what_and_give_the_cure(call, part):
 # ---- in a table of a training run
 
 def all_metrics():
-    return [PixelAccuracy(), MeanIoU(), MeanDice(), ClassIoU('b'), MeanIoU(average='micro'), MeanDice(average='weighted'), MeanIoU(per_image=True),
-            MeanDice(absent='one', per_image=True), BoundaryF1(tolerance=1), Hausdorff95(), Hausdorff95(percentile=100, cls='c')]
+    return [PixelAccuracy(), MeanIoU(), MeanDice(), ClassIoU('b'), MeanIoU(average='micro'),
+        MeanDice(average='weighted'), MeanIoU(per_image=True),
+        MeanDice(absent='one', per_image=True), BoundaryF1(tolerance=1), Hausdorff95(),
+        Hausdorff95(percentile=100, cls='c')]
 
 def wanted(x, t):
     "The same scores from the whole set at once"
     c,s = Confusion(K, VOID).update(x, t),Confusion(K, VOID, per_image=True).update(x, t)
-    f,h,far = boundary_f1(x, t, K, VOID, 1),hausdorff95(x, t, K, VOID, one_empty='diagonal'),hausdorff95(x, t, K, VOID, 100, one_empty='diagonal')
-    return [c.pixel_accuracy(), c.mean_iou(), c.mean_dice(), c.iou()[1], c.mean_iou(average='micro'), c.mean_dice(average='weighted'),
-            s.mean_iou(per_image=True).nanmean(), s.mean_dice('one', per_image=True).nanmean(), f.nanmean(1).nanmean(), h.nanmean(1).nanmean(), far[:,2].nanmean()]
+    f,h,far = boundary_f1(x, t, K, VOID, 1),hausdorff95(x, t, K, VOID,
+        one_empty='diagonal'),hausdorff95(x, t, K, VOID, 100, one_empty='diagonal')
+    return [c.pixel_accuracy(), c.mean_iou(), c.mean_dice(), c.iou()[1],
+        c.mean_iou(average='micro'), c.mean_dice(average='weighted'),
+        s.mean_iou(per_image=True).nanmean(), s.mean_dice('one', per_image=True).nanmean(),
+        f.nanmean(1).nanmean(), h.nanmean(1).nanmean(), far[:,2].nanmean()]
 
 def uneven():
     "Eight images of which no two have the same classes, one of them all Void"
     x,t = batch(8, 9, 8)
-    t[1][t[1]==2] = 0; x[1,2] -= 99; t[2,2:] = 1; t[6] = VOID; x[3:,2] -= 9
+    t[1][t[1]==2] = 0
+    x[1,2] -= 99
+    t[2,2:] = 1
+    t[6] = VOID
+    x[3:,2] -= 9
     return x,t
 
 @pytest.mark.parametrize('bs', [1, 3, 8])
@@ -261,14 +328,17 @@ def test_batch_size_and_last_batch_change_nothing(bs):
 def test_an_epoch_forgets_the_last_one():
     (x,t),ms = uneven(),all_metrics()
     epoch(ms, [(x[:4], t[:4])])
-    assert epoch(ms, [(x[4:], t[4:])])==pytest.approx([float(o) for o in wanted(x[4:], t[4:])], rel=1e-12)
+    assert epoch(ms, [(x[4:], t[4:])])==pytest.approx([float(o) for o in wanted(x[4:], t[4:])],
+        rel=1e-12)
 
 def test_a_value_read_between_batches_is_that_of_the_batches_so_far():
-    x,t = uneven(); ms,learn = all_metrics(),cardboard(None, None)
+    x,t = uneven()
+    ms,learn = all_metrics(),cardboard(None, None)
     for i in (2, 5, 8):
         learn.pred,learn.y = x[max(0, i-3):i],t[max(0, i-3):i]
         for m in ms: m.accumulate(learn)
-        assert [m.value for m in ms]==pytest.approx([float(o) for o in wanted(x[:i], t[:i])], rel=1e-12)
+        assert [m.value for m in ms]==pytest.approx([float(o) for o in wanted(x[:i], t[:i])],
+            rel=1e-12)
 
 def test_mean_of_batches_would_be_another_number():
     x,t = uneven()
@@ -278,19 +348,25 @@ def test_mean_of_batches_would_be_another_number():
 
 def test_boundary_metrics_of_a_learner_measure_once(monkeypatch):
     calls,plain = [],segbook.metrics._boundary_distances
-    monkeypatch.setattr(segbook.metrics, '_boundary_distances', lambda *a: calls.append(1) or plain(*a))
+    monkeypatch.setattr(segbook.metrics, '_boundary_distances',
+        lambda *a: calls.append(1) or plain(*a))
     x,t = uneven()
-    epoch([BoundaryF1(), Hausdorff95(), BoundaryF1(tolerance=3), Hausdorff95(cls='b')], zip(x.split(4), t.split(4)))
+    epoch([BoundaryF1(), Hausdorff95(), BoundaryF1(tolerance=3), Hausdorff95(cls='b')],
+        zip(x.split(4), t.split(4)))
     assert len(calls)==2
-    epoch([BoundaryF1(), Hausdorff95(spacing=2)], zip(x.split(8), t.split(8)))   # another unit is another measurement
+    # another unit is another measurement
+    epoch([BoundaryF1(), Hausdorff95(spacing=2)], zip(x.split(8), t.split(8)))
     assert len(calls)==4
 
 def test_counts_are_gathered_once(monkeypatch):
-    x,t = uneven(); calls = []
+    x,t = uneven()
+    calls = []
     monkeypatch.setattr(segbook.metrics, 'num_distrib', lambda: 2)
-    monkeypatch.setattr(segbook.metrics, 'maybe_gather', lambda o: calls.append(len(o)) or torch.cat([o, o]))
+    monkeypatch.setattr(segbook.metrics, 'maybe_gather',
+        lambda o: calls.append(len(o)) or torch.cat([o, o]))
     ms = [PixelAccuracy(), MeanIoU(), MeanDice(), ClassIoU('b')]
-    assert epoch(ms, zip(x.split(3), t.split(3)))==pytest.approx([float(o) for o in wanted(x, t)[:4]]) and calls==[1]
+    assert epoch(ms, zip(x.split(3), t.split(3)))==pytest.approx([float(o)
+            for o in wanted(x, t)[:4]]) and calls==[1]
 
 # ---- several processes
 
@@ -323,8 +399,9 @@ torch.distributed.destroy_process_group()
 
 def test_two_processes_count_each_image_once(tmp_path):
     (tmp_path/'two.py').write_text(TWO_PROCESSES)
-    ps = [subprocess.Popen([sys.executable, tmp_path/'two.py', tmp_path/'meet', Path(__file__).parent], env={**os.environ, 'RANK': str(r), 'WORLD_SIZE': '2'},
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
+    ps = [subprocess.Popen([sys.executable, tmp_path/'two.py', tmp_path/'meet',
+                Path(__file__).parent], env={**os.environ, 'RANK': str(r), 'WORLD_SIZE': '2'},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
     try: outs = [p.communicate(timeout=180)[0] for p in ps]
     finally: [p.kill() for p in ps]
     for r,o in enumerate(outs): assert f'rank {r} agrees' in o, o
@@ -335,14 +412,17 @@ def test_metrics_keep_no_batch_alive():
     learn,ms = cardboard(*batch()),[MeanIoU(), PixelAccuracy(), BoundaryF1(), Hausdorff95()]
     for m in ms: m.accumulate(learn)
     refs = [weakref.ref(learn.pred), weakref.ref(learn.y)]
-    learn.pred = learn.y = None; gc.collect()
+    learn.pred = learn.y = None
+    gc.collect()
     assert [r() for r in refs]==[None, None]
 
 def test_a_new_batch_at_the_old_address_is_counted():
     learn,m,want = cardboard(None, None),MeanIoU(),Confusion(K, VOID)
-    for i in range(20):                       # the memory of each batch is free again before the next is made
+    # the memory of each batch is free again before the next is made
+    for i in range(20):
         learn.pred,learn.y = batch(1, 8, 8, seed=i)
-        m.accumulate(learn); want.update(learn.pred, learn.y)
+        m.accumulate(learn)
+        want.update(learn.pred, learn.y)
         learn.pred = learn.y = None
     assert torch.equal(m.confusion.matrix, want.matrix)
 
@@ -350,12 +430,18 @@ def test_two_learners_share_nothing():
     a,b = cardboard(*batch(seed=1)),cardboard(*batch(seed=2))
     b.pred = a.pred                           # the same predictions, other masks
     m,n,u,v = MeanIoU(),MeanIoU(),BoundaryF1(),BoundaryF1()
-    m.accumulate(a); n.accumulate(b); u.accumulate(a); v.accumulate(b)
-    assert m.value==Confusion(K, VOID).update(a.pred, a.y).mean_iou() and n.value==Confusion(K, VOID).update(b.pred, b.y).mean_iou()
-    assert [o.value for o in (u, v)]==[boundary_f1(o.pred, o.y, K, VOID).nanmean(1).nanmean().item() for o in (a, b)]
+    m.accumulate(a)
+    n.accumulate(b)
+    u.accumulate(a)
+    v.accumulate(b)
+    assert m.value==Confusion(K, VOID).update(a.pred, a.y).mean_iou() and n.value==Confusion(K,
+        VOID).update(b.pred, b.y).mean_iou()
+    assert [o.value for o in (u, v)]==[boundary_f1(o.pred, o.y, K, VOID).nanmean(1).nanmean().item()
+        for o in (a, b)]
 
 def test_metrics_and_their_memo_can_be_pickled():
-    learn,ms = cardboard(*batch()),[PixelAccuracy(), MeanIoU(), MeanDice(), ClassIoU('b'), ClassIoU(2), BoundaryF1(), Hausdorff95(cls='b')]
+    learn,ms = cardboard(*batch()),[PixelAccuracy(), MeanIoU(), MeanDice(), ClassIoU('b'),
+        ClassIoU(2), BoundaryF1(), Hausdorff95(cls='b')]
     for m in ms: m.accumulate(learn)
     again,memo = pickle.loads(pickle.dumps([ms, learn._segbook_memo]))
     assert [m.value for m in again]==[m.value for m in ms] and not memo.holds(learn.pred, learn.y)
@@ -374,15 +460,19 @@ def test_gpu_counts_the_same_and_never_waits(ignore):
     finally: torch.cuda.set_sync_debug_mode('default')
     want.update(x.cpu(), t.cpu()).update(x.cpu(), t.cpu())
     assert torch.equal(c.matrix, want.matrix)
-    for f in (boundary_f1, hausdorff95): assert torch.equal(f(x, t, K, ignore).nan_to_num(-1), f(x.cpu(), t.cpu(), K, ignore).nan_to_num(-1))
+    for f in (boundary_f1, hausdorff95):
+        assert torch.equal(f(x, t, K, ignore).nan_to_num(-1),
+            f(x.cpu(), t.cpu(), K, ignore).nan_to_num(-1))
 
 # ---- the race
 
 def test_bench_results_are_equal():
     spec = importlib.util.spec_from_file_location('confusion', ROOT/'bench'/'confusion.py')
-    race = importlib.util.module_from_spec(spec); spec.loader.exec_module(race)
+    race = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(race)
     x,t = torch.randn(2, race.K, 40, 30),torch.randint(0, race.K, (2,40,30))
     for o in (x, x.contiguous(memory_format=torch.channels_last)): assert race.check_equal(o, t)
     p = t.roll(1, 2).clamp(max=race.VOID-1)
-    ours = torch.stack([boundary_f1(p, t, race.K, race.VOID, 1.5), hausdorff95(p, t, race.K, race.VOID)], -1)
+    ours = torch.stack([boundary_f1(p, t, race.K, race.VOID, 1.5),
+            hausdorff95(p, t, race.K, race.VOID)], -1)
     assert np.allclose(ours, race.transforms(p, t, 1.5), equal_nan=True)

@@ -21,26 +21,32 @@ def md(source): return dict(cell_type='markdown', source=source)
 
 # ---- README
 
-@pytest.mark.parametrize('target,want', [
-    ('02_masks.ipynb', 'nbs/02_masks.ipynb'), ('projects/camvid.ipynb#Results', 'nbs/projects/camvid.ipynb#Results'),
-    ('../CONTRIBUTING.md', 'CONTRIBUTING.md'), ('../images/a.png', 'images/a.png'), ('./03_data.ipynb', 'nbs/03_data.ipynb'),
-    ('https://arxiv.org/abs/1505.04597', 'https://arxiv.org/abs/1505.04597'), ('#start', '#start'), ('mailto:a@b.c', 'mailto:a@b.c')])
+@pytest.mark.parametrize('target,want', [('02_masks.ipynb', 'nbs/02_masks.ipynb'),
+        ('projects/camvid.ipynb#Results', 'nbs/projects/camvid.ipynb#Results'),
+        ('../CONTRIBUTING.md', 'CONTRIBUTING.md'), ('../images/a.png', 'images/a.png'),
+        ('./03_data.ipynb', 'nbs/03_data.ipynb'),
+        ('https://arxiv.org/abs/1505.04597', 'https://arxiv.org/abs/1505.04597'),
+        ('#start', '#start'), ('mailto:a@b.c', 'mailto:a@b.c')])
 def test_move_link(target, want): assert readme.move_link(target) == want
 
 def test_move_links_leaves_code_alone():
-    text = 'see [a](a.ipynb "title") and `[b](b.ipynb)`, [![c](../c.png)](c.ipynb)\n\n```\n[d](d.ipynb)\n```\n\n[e]: e.ipynb\n'
-    want = 'see [a](nbs/a.ipynb "title") and `[b](b.ipynb)`, [![c](c.png)](nbs/c.ipynb)\n\n```\n[d](d.ipynb)\n```\n\n[e]: nbs/e.ipynb\n'
+    text = ('see [a](a.ipynb "title") and `[b](b.ipynb)`, '
+        '[![c](../c.png)](c.ipynb)\n\n```\n[d](d.ipynb)\n```\n\n[e]: e.ipynb\n')
+    want = ('see [a](nbs/a.ipynb "title") and `[b](b.ipynb)`, '
+        '[![c](c.png)](nbs/c.ipynb)\n\n```\n[d](d.ipynb)\n```\n\n[e]: nbs/e.ipynb\n')
     assert readme.move_links(text) == want
 
 def test_readme_of_cells():
-    nb = dict(cells=[
-        md(['# segbook\n', '> a course']), code('#| hide\nsecret()'),
-        code('#| eval: false\nx = 1', dict(output_type='stream', name='stdout', text=['\x1b[31mred\x1b[0m\n', 'two'])),
-        code('#| echo: false\nplot()', dict(output_type='display_data', data={'image/png': PNG, 'text/plain': '<Figure>'})),
-        code('y', dict(output_type='stream', name='stderr', text='warning'), dict(output_type='execute_result', data={'text/plain': ['3']}))])
+    nb = dict(cells=[md(['# segbook\n', '> a course']), code('#| hide\nsecret()'),
+            code('#| eval: false\nx = 1', dict(output_type='stream', name='stdout',
+                text=['\x1b[31mred\x1b[0m\n', 'two'])),
+            code('#| echo: false\nplot()', dict(output_type='display_data',
+                data={'image/png': PNG, 'text/plain': '<Figure>'})),
+            code('y', dict(output_type='stream', name='stderr', text='warning'),
+                dict(output_type='execute_result', data={'text/plain': ['3']}))])
     text, figures = readme.readme(nb)
-    want = [readme.NOTE, '# segbook\n> a course', '```python\nx = 1\n```', '```\nred\ntwo\n```', '![figure 1](images/index_1.png)',
-            '```python\ny\n```', '```\n3\n```']
+    want = [readme.NOTE, '# segbook\n> a course', '```python\nx = 1\n```', '```\nred\ntwo\n```',
+        '![figure 1](images/index_1.png)', '```python\ny\n```', '```\n3\n```']
     assert text == '\n\n'.join(want) + '\n' and len(figures) == 1
 
 def test_readme_check(tmp_path, monkeypatch, capsys):
@@ -56,7 +62,9 @@ def test_readme_check(tmp_path, monkeypatch, capsys):
     main('--check')
     assert (tmp_path/'images'/'index_1.png').read_bytes().startswith(b'\x89PNG')
     page(md('# two'))
-    with pytest.raises(SystemExit, match=r'(?s)index_1.png: is not needed.*-# one.*\+# two.*make prepare'): main('--check')
+    with pytest.raises(SystemExit, match=r'(?s)index_1.png: is not needed.*-# one.*\+# two.*make '
+            r'prepare'):
+        main('--check')
     main()
     main('--check')
     assert not (tmp_path/'images'/'index_1.png').exists()
@@ -85,7 +93,8 @@ def test_look(tmp_path, monkeypatch):
     assert look() == 'rebuild'
     write()
     version[0] = '3.9'
-    assert setup_env.look('.venv-latest') == ('rebuild', f'it has Python 3.9, asked for was {setup_env.VERSION}')
+    assert setup_env.look('.venv-latest') == ('rebuild', 'it has Python 3.9, asked for was '
+        f'{setup_env.VERSION}')
     version[0] = None
     assert look() == 'rebuild'
     version[0] = setup_env.VERSION
@@ -93,10 +102,13 @@ def test_look(tmp_path, monkeypatch):
     assert look() == 'install'
 
 def test_latest_has_no_development_requirement():
-    assert not any('nbdev' in o or 'execnb' in o for o in setup_env.packages('.venv-latest')) and 'fastcore' in setup_env.packages('.venv-latest')
+    assert not any('nbdev' in o or 'execnb' in o
+        for o in setup_env.packages('.venv-latest')) and 'fastcore' in setup_env.packages(
+        '.venv-latest')
 
 def setup(folder, **env):
-    return subprocess.run(['sh', str(ROOT/'tools'/'setup.sh'), '.venv'], cwd=folder, capture_output=True, text=True, env={**os.environ, **env})
+    return subprocess.run(['sh', str(ROOT/'tools'/'setup.sh'), '.venv'], cwd=folder,
+        capture_output=True, text=True, env={**os.environ, **env})
 
 def fake_python(folder, version):
     "A command that answers as a Python of `version` would"
@@ -120,13 +132,17 @@ def test_setup_names_the_cure(tmp_path):
 
 def test_run_kills_what_hangs():
     began = time.time()
-    status, out = run_tests.run([sys.executable, '-u', '-c', 'import time; print("begun"); time.sleep(60)'], limit=2)
+    status, out = run_tests.run([sys.executable, '-u', '-c', 'import time; print("begun"); '
+            'time.sleep(60)'], limit=2)
     assert status != 0 and 'begun' in out and 'more than 2 s' in out and time.time()-began < 30
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs signals')
 def test_a_stopped_run_leaves_nothing_running(tmp_path):
-    sleeper = [sys.executable, '-c', f'import os, time; open({str(tmp_path/"pid")!r}, "w").write(str(os.getpid())); time.sleep(60)']
-    program = f'import sys; sys.path.insert(0, {str(ROOT/"tools")!r}); import signal, run_tests as r; signal.signal(signal.SIGTERM, r.stop); r.STEPS = dict(a=("a", lambda: r.run({sleeper!r}))); r.main([])'
+    sleeper = [sys.executable, '-c', f'import os, time; open({str(tmp_path/"pid")!r}, '
+        '"w").write(str(os.getpid())); time.sleep(60)']
+    program = (f'import sys; sys.path.insert(0, {str(ROOT/"tools")!r}); import signal, run_tests '
+        'as r; signal.signal(signal.SIGTERM, r.stop); r.STEPS = dict(a=("a", lambda: '
+        f'r.run({sleeper!r}))); r.main([])')
     p = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)
     for _ in range(200):
         if (tmp_path/'pid').exists() and (tmp_path/'pid').read_text(): break
@@ -137,7 +153,8 @@ def test_a_stopped_run_leaves_nothing_running(tmp_path):
     def gone():
         try: os.kill(pid, 0)
         except ProcessLookupError: return True
-        return 'Z' in Path(f'/proc/{pid}/stat').read_text().split()[2] if Path(f'/proc/{pid}/stat').exists() else False
+        return 'Z' in Path(f'/proc/{pid}/stat').read_text().split()[2] if Path(
+            f'/proc/{pid}/stat').exists() else False
     assert any(gone() or time.sleep(0.1) for _ in range(100))
 
 def test_a_changed_file_is_named(monkeypatch):
@@ -158,10 +175,12 @@ def test_last_line_counts_and_all_steps_run(monkeypatch, capsys):
     assert run_tests.main(['b']) == 0 and capsys.readouterr().out.endswith('\n3 passed, 0 failed\n')
 
 def test_unknown_step():
-    with pytest.raises(SystemExit, match='no step nonsense; the steps are export'): run_tests.main(['nonsense'])
+    with pytest.raises(SystemExit, match='no step nonsense; the steps are export'):
+        run_tests.main(['nonsense'])
 
 # ---- diagrams
 
 def test_diagrams_are_what_the_code_draws():
-    res = subprocess.run([sys.executable, ROOT/'images'/'draw.py', '--check'], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, ROOT/'images'/'draw.py', '--check'], capture_output=True,
+        text=True)
     assert res.returncode == 0, res.stdout + res.stderr

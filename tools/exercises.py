@@ -19,10 +19,12 @@ def section(name):
     cells = [('markdown', INTRO.format(next(iter(exs)))), ('code', IMPORT)]
     for e in exs.values():
         gap = '\n' if e.is_value else '\n\n'
-        cells += [('markdown', f'### {e.id} {e.title}\n\n{e.text}'), ('code', f"{e.stub_source}{gap}check('{e.id}', {e.name})")]
+        cells += [('markdown', f'### {e.id} {e.title}\n\n{e.text}'),
+            ('code', f"{e.stub_source}{gap}check('{e.id}', {e.name})")]
     return ROOT/'nbs'/module.CHAPTER['notebook'], cells
 
-def text_of(cell): return cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
+def text_of(cell):
+    return cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
 
 def replaced(cells, new):
     "The cells of a notebook with `new` in place of its section Exercises; None when there is no such section"
@@ -34,7 +36,8 @@ def replaced(cells, new):
     return [*cells[:at[0]], *(old.get(o) or made(*o) for o in new), *cells[end:]]
 
 def made(kind, source):
-    cell = dict(cell_type=kind, id=hashlib.sha1(f'{kind}|{source}'.encode()).hexdigest()[:8], metadata={}, source=source.splitlines(True))
+    cell = dict(cell_type=kind, id=hashlib.sha1(f'{kind}|{source}'.encode()).hexdigest()[:8],
+        metadata={}, source=source.splitlines(True))
     return {**cell, **dict(execution_count=None, outputs=[])} if kind == 'code' else cell
 
 def out_of_step(write):
@@ -44,18 +47,26 @@ def out_of_step(write):
         file, new = section(name)
         nb = json.loads(file.read_text(encoding='utf-8'))
         cells = replaced(nb['cells'], new)
-        if cells is None: found.append(f'{file.relative_to(ROOT)}: no cell, or several, that begin with "## Exercises"'); continue
+        if cells is None:
+            found.append(f'{file.relative_to(ROOT)}: no cell, or several, that begin with "## '
+                'Exercises"')
+            continue
         if cells == nb['cells']: continue
         found.append(str(file.relative_to(ROOT)))
-        if write: file.write_text(json.dumps({**nb, 'cells': cells}, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+        if write:
+            file.write_text(json.dumps({**nb, 'cells': cells}, indent=1, ensure_ascii=False,
+                    sort_keys=True) + '\n', encoding='utf-8')
     return found
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    ap.add_argument('--check', action='store_true', help='change nothing; exit code 1 when a chapter is out of step')
+    ap.add_argument('--check', action='store_true', help='change nothing; exit code 1 when a '
+        'chapter is out of step')
     args = ap.parse_args()
     found = out_of_step(write=not args.check)
-    if args.check and found: sys.exit('\n'.join([*found, 'out of step with nbs/tasks: run `make prepare`, then run the new cells']))
+    if args.check and found:
+        sys.exit('\n'.join([*found, 'out of step with nbs/tasks: run `make prepare`, then run the '
+                    'new cells']))
     for f in found: print(f'{f}: exercises written; run the notebook again')
 
 if __name__ == '__main__': main()

@@ -6,7 +6,8 @@ import argparse, base64, difflib, json, posixpath, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTE = '<!-- Generated from nbs/index.ipynb by tools/readme.py. Edit the notebook, then run `make prepare`. -->'
+NOTE = ('<!-- Generated from nbs/index.ipynb by tools/readme.py. Edit the notebook, then run `make '
+    'prepare`. -->')
 FIGURE = 'images/index_{}.png'
 _fence = re.compile(r'^(```|~~~).*?^\1[^\S\n]*$|`[^`\n]+`', re.M | re.S)
 _link = re.compile(r'(!?\[(?:[^][]|\[[^][]*\](?:\([^()]*\))?)*\])\(\s*<?([^()\s>]+)>?([^()]*)\)')
@@ -22,7 +23,9 @@ def move_link(target, folder='nbs'):
 def move_links(text):
     "Markdown `text` with its relative links moved; code is left alone"
     def sub(m): return f'{move_links(m[1])}({move_link(m[2])}{m[3]})'
-    def outside(s): return re.sub(r'^(\[[^]]+\]:\s*)(\S+)', lambda m: m[1] + move_link(m[2]), _link.sub(sub, s), flags=re.M)
+    def outside(s):
+        return re.sub(r'^(\[[^]]+\]:\s*)(\S+)', lambda m: m[1] + move_link(m[2]), _link.sub(sub, s),
+            flags=re.M)
     parts, at = [], 0
     for m in _fence.finditer(text):
         parts += [outside(text[at:m.start()]), m[0]]
@@ -34,7 +37,8 @@ def block(text, lang=''):
     fence = '`'*max(3, 1 + max(map(len, re.findall('`+', text)), default=0))
     return f'{fence}{lang}\n{text.rstrip()}\n{fence}'
 
-def directives(source): return {m[1] for m in re.finditer(r'^#\|\s*([\w-]+(?:: *\w+)?)', source, re.M)}
+def directives(source):
+    return {m[1] for m in re.finditer(r'^#\|\s*([\w-]+(?:: *\w+)?)', source, re.M)}
 
 def code_cell(cell, figures):
     "Parts of the README for one code cell; its figures are appended to `figures`"
@@ -45,11 +49,13 @@ def code_cell(cell, figures):
     if source and 'echo: false' not in flags: parts.append(block(source, 'python'))
     for o in cell['outputs']:
         data = o.get('data', {})
-        if o['output_type'] == 'stream' and o['name'] == 'stdout': parts.append(block(_ansi.sub('', text_of(o['text']))))
+        if o['output_type'] == 'stream' and o['name'] == 'stdout':
+            parts.append(block(_ansi.sub('', text_of(o['text']))))
         elif 'image/png' in data:
             figures.append(base64.b64decode(text_of(data['image/png'])))
             parts.append(f'![figure {len(figures)}]({FIGURE.format(len(figures))})')
-        elif 'text/markdown' in data: parts.append(move_links(text_of(data['text/markdown'])).strip())
+        elif 'text/markdown' in data:
+            parts.append(move_links(text_of(data['text/markdown'])).strip())
         elif 'text/plain' in data: parts.append(block(_ansi.sub('', text_of(data['text/plain']))))
     return parts
 
@@ -57,14 +63,16 @@ def readme(nb):
     "(text, figures as bytes) of the README for notebook `nb`"
     parts, figures = [NOTE], []
     for cell in nb['cells']:
-        if cell['cell_type'] == 'markdown': parts.append(move_links(text_of(cell['source'])).strip())
+        if cell['cell_type'] == 'markdown':
+            parts.append(move_links(text_of(cell['source'])).strip())
         elif cell['cell_type'] == 'code': parts += code_cell(cell, figures)
     return '\n\n'.join(p for p in parts if p) + '\n', figures
 
 def files(root):
     "{path: bytes} of what belongs in `root`, and {path: bytes} of what is there"
     source = root/'nbs'/'index.ipynb'
-    if not source.exists(): sys.exit(f'{source.relative_to(root)} is missing: README.md is generated from it')
+    if not source.exists():
+        sys.exit(f'{source.relative_to(root)} is missing: README.md is generated from it')
     text, figures = readme(json.loads(source.read_text(encoding='utf-8')))
     want = {'README.md': text.encode(), **{FIGURE.format(i): f for i,f in enumerate(figures, 1)}}
     names = {'README.md', *(p.relative_to(root).as_posix() for p in root.glob(FIGURE.format('*')))}
@@ -75,16 +83,20 @@ def check(want, have):
     lines = [f'{f}: {"differs" if f in want and f in have else "missing" if f in want else "is not needed any more"}'
              for f in sorted(want.keys() | have.keys()) if want.get(f) != have.get(f)]
     old, new = (o.get('README.md', b'').decode().split('\n') for o in (have, want))
-    return lines + list(difflib.unified_diff(old, new, 'README.md', 'from nbs/index.ipynb', lineterm=''))
+    return lines + list(difflib.unified_diff(old, new, 'README.md', 'from nbs/index.ipynb',
+            lineterm=''))
 
 def main(root=ROOT):
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    ap.add_argument('--check', action='store_true', help='change nothing; exit code 1 and a diff when out of step')
+    ap.add_argument('--check', action='store_true', help='change nothing; exit code 1 and a diff '
+        'when out of step')
     args = ap.parse_args()
     want, have = files(root)
     if args.check:
         lines = check(want, have)
-        if lines: sys.exit('\n'.join([*lines, 'README.md is out of step with nbs/index.ipynb: run `make prepare`']))
+        if lines:
+            sys.exit('\n'.join([*lines, 'README.md is out of step with nbs/index.ipynb: run `make '
+                        'prepare`']))
         return
     for f in have.keys() - want.keys(): (root/f).unlink()
     for f,data in want.items():

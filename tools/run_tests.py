@@ -16,7 +16,8 @@ LIMIT = 15*60                   # seconds one notebook, or pytest, may take
 
 def say(*args): print(*args, flush=True)
 
-RUNNING = set()                 # the commands under way, each the head of its own group of processes
+# the commands under way, each the head of its own group of processes
+RUNNING = set()
 
 def stop(number, frame=None):
     "Ctrl-C or SIGTERM: end the commands under way too, then leave"
@@ -33,8 +34,9 @@ def run(cmd, cwd=ROOT, threads=CPUS, limit=LIMIT):
     "(exit code, output) of `cmd`, killed with all its children after `limit` seconds"
     env = {'MPLBACKEND': 'agg', **setup_env.clean_env()}
     env.update({f'{o}_NUM_THREADS': str(threads) for o in ('OMP', 'MKL', 'OPENBLAS')})
-    p = subprocess.Popen([str(o) for o in cmd], cwd=cwd, env=env, text=True, errors='replace', start_new_session=True,
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    p = subprocess.Popen([str(o) for o in cmd], cwd=cwd, env=env, text=True, errors='replace',
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT)
     RUNNING.add(p)
     try: out = p.communicate(timeout=limit)[0]
     except subprocess.TimeoutExpired:
@@ -52,11 +54,13 @@ def tail(text, n=60):
 
 def project_files():
     "The files git tracks or would track; without git, everything outside hidden and generated folders"
-    res = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True)
+    res = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT,
+        capture_output=True, text=True)
     if res.returncode == 0: found = [ROOT/f for f in res.stdout.split('\0') if f]
     else:
         skip = re.compile(r'/(\.venv[^/]*|\.git|\.ipynb_checkpoints|\.pytest_cache|__pycache__|[^/]*egg-info|build|dist|runs|node_modules|_\w+)/')
-        found = [f for f in ROOT.rglob('*') if not skip.search('/' + f.relative_to(ROOT).as_posix())]
+        found = [f for f in ROOT.rglob('*') if not skip.search('/'
+                + f.relative_to(ROOT).as_posix())]
     return sorted(f for f in found if f.is_file())
 
 def snapshot(): return {f.relative_to(ROOT).as_posix(): f.read_bytes() for f in project_files()}
@@ -68,7 +72,8 @@ def changes(before, after):
 def diff(name, before, after, n=20):
     "First `n` lines of the difference of file `name`"
     a, b = ((o.get(name) or b'').decode(errors='replace').split('\n') for o in (before, after))
-    lines = list(difflib.unified_diff(a, b, f'{name} (before)', f'{name} (after)', lineterm='', n=1))
+    lines = list(difflib.unified_diff(a, b, f'{name} (before)', f'{name} (after)', lineterm='',
+            n=1))
     return '\n'.join(l[:160] for l in lines[:n]) + ('\n...' if len(lines) > n else '')
 
 def leaves_no_diff(cmd):
@@ -92,16 +97,19 @@ def clean(): return leaves_no_diff('nbdev_clean')
 
 def readme():
     code, out = run([sys.executable, 'tools/readme.py', '--check'])
-    yield 'README.md is in step with nbs/index.ipynb', int(code == 0), int(code != 0), '' if code == 0 else tail(out)
+    yield 'README.md is in step with nbs/index.ipynb', int(code
+        == 0), int(code != 0), '' if code == 0 else tail(out)
 
 def pytest(what, *args, threads=CPUS):
     "Run pytest with `args` and read its counts; the output is shown when something failed or was skipped"
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'result.xml'
-        code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5', '--disable-warnings',
-                         '--continue-on-collection-errors', '-p', 'no:cacheprovider', f'--junitxml={xml}', *args], threads=threads)
+        code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5',
+                '--disable-warnings', '--continue-on-collection-errors', '-p', 'no:cacheprovider',
+                f'--junitxml={xml}', *args], threads=threads)
         count = ET.parse(xml).getroot().find('testsuite').attrib if xml.exists() else {}
-    bad, skipped = (sum(int(count.get(o, 0)) for o in names) for names in (('failures', 'errors'), ('skipped',)))
+    bad, skipped = (sum(int(count.get(o, 0)) for o in names)
+        for names in (('failures', 'errors'), ('skipped',)))
     good = int(count.get('tests', 0)) - bad - skipped
     if code == 5: bad, out = 1, f'{out}\nno tests found'
     if code not in (0, 5): bad = max(bad, 1)
@@ -110,14 +118,18 @@ def pytest(what, *args, threads=CPUS):
     yield what, good, bad, text
 
 def house(): return pytest('pytest tests/test_house.py', 'tests/test_house.py')
-def tests(): return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py', '-n', str(WORKERS), '--dist', 'loadfile', threads=max(1, CPUS//WORKERS))
+def tests():
+    return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py', '-n', str(WORKERS),
+        '--dist', 'loadfile', threads=max(1, CPUS//WORKERS))
 
-COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'  # as Colab opens them: what is special there, and one that trains
+# as Colab opens them: what is special there, and one that trains
+COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'
 
 def test_notebook(nb):
     "(notebook, seconds, exit code, output) of nbdev_test on one notebook"
     began = time.time()
-    code, out = run([BIN/'nbdev_test', '--path', nb, '--n_workers', '0'], threads=max(1, CPUS//WORKERS))
+    code, out = run([BIN/'nbdev_test', '--path', nb, '--n_workers', '0'],
+        threads=max(1, CPUS//WORKERS))
     if 'No files were eligible' in out: code = code or 1
     return nb, time.time()-began, code, out
 
@@ -126,12 +138,16 @@ def notebooks():
            and not any(p.startswith(('_', '.')) for p in f.relative_to(ROOT/'nbs').parts)]
     if not nbs: yield 'no notebook under nbs', 0, 1, ''
     course = [nb for nb in nbs if nb.parent.name != 'tasks']
-    course = sorted(course, key=lambda f: -len(f.read_text(encoding='utf-8')))  # the longest first keeps all workers busy
-    say(f'   {len(nbs)} notebooks, {WORKERS} at a time, and those of nbs/tasks, which are short, in one process')
+    # the longest first keeps all workers busy
+    course = sorted(course, key=lambda f: -len(f.read_text(encoding='utf-8')))
+    say(f'   {len(nbs)} notebooks, {WORKERS} at a time, and those of nbs/tasks, which are short, '
+        'in one process')
     with ThreadPoolExecutor(WORKERS) as ex:
-        for job in as_completed([ex.submit(test_notebook, nb) for nb in [*course, ROOT/'nbs'/'tasks']]):
+        for job in as_completed([ex.submit(test_notebook, nb)
+                    for nb in [*course, ROOT/'nbs'/'tasks']]):
             nb, secs, code, out = job.result()
-            yield (f'{nb.relative_to(ROOT)} {secs:.1f} s', int(code == 0), int(code != 0), '' if code == 0 else tail(out))
+            yield (f'{nb.relative_to(ROOT)} {secs:.1f} s', int(code == 0), int(code != 0),
+                '' if code == 0 else tail(out))
 
 def build_wheel(folder):
     "Build the wheel of a copy of the library's files in `folder`; (wheel or None, output)"
@@ -139,28 +155,34 @@ def build_wheel(folder):
     src.mkdir()
     for f in project_files():
         rel = f.relative_to(ROOT)
-        if rel.parts[0] != 'segbook' and rel.as_posix() not in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE'): continue
+        if rel.parts[0] != 'segbook' and rel.as_posix() not in ('setup.py', 'settings.ini',
+                'pyproject.toml', 'README.md', 'LICENSE'):
+            continue
         (src/rel).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(f, src/rel)
-    out = run([setup_env.python_of('.venv-latest'), '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index',
-               '-w', folder, src])[1]
+    out = run([setup_env.python_of('.venv-latest'), '-m', 'pip', 'wheel', '--no-deps',
+            '--no-build-isolation', '--no-index', '-w', folder, src])[1]
     return next(Path(folder).glob('segbook-*.whl'), None), out
 
 def stack():
     "The built wheel in the second environment: tests/stack_check.py there, away from the checkout"
     if not setup_env.recorded('.venv-latest'):
-        yield '.venv-latest', 0, 1, '      it is not complete: see .venv-latest/setup.log, and run `make latest`'
+        yield ('.venv-latest', 0, 1, '      it is not complete: see .venv-latest/setup.log, and '
+            'run `make latest`')
         return
     python = setup_env.python_of('.venv-latest')
     with tempfile.TemporaryDirectory() as tmp:
         wheel, out = build_wheel(tmp)
-        if wheel: code, out = run([python, '-m', 'pip', 'install', '--no-deps', '--no-index', '--force-reinstall', wheel])
+        if wheel:
+            code, out = run([python, '-m', 'pip', 'install', '--no-deps', '--no-index',
+                    '--force-reinstall', wheel])
         ok = bool(wheel) and code == 0
         yield 'the wheel builds and installs', int(ok), int(not ok), '' if ok else tail(out)
         if not ok: return
         code, out = run([python, '-I', '-W', 'ignore', ROOT/'tests'/'stack_check.py'], cwd=tmp)
         yield lines('tests/stack_check.py', code, out)
-        code, out = run([sys.executable, ROOT/'tests'/'colab_check.py', python, wheel, *COLAB], cwd=tmp)
+        code, out = run([sys.executable, ROOT/'tests'/'colab_check.py', python, wheel, *COLAB],
+            cwd=tmp)
         yield lines('tests/colab_check.py', code, out)
 
 def lines(what, code, out):
@@ -206,10 +228,12 @@ def main(names):
     names = names or [o for o in STEPS if o != 'web']  # that one needs Chromium
     before = snapshot()
     results = {o: run_step(i, len(names), o) for i,o in enumerate(names, 1)}
-    left = [f for f in changes(before, snapshot()) if f not in before and not f.startswith('segbook/')]
+    left = [f for f in changes(before, snapshot()) if f not in before
+        and not f.startswith('segbook/')]
     if left: results['new files'] = (0, 1, 0.)
     say('\n== all steps')
-    for o,(good,bad,secs) in results.items(): say(f'   {"FAILED" if bad else "ok":6} {o:10} {good:4} {bad:4} {secs:7.1f} s')
+    for o,(good,bad,secs) in results.items():
+        say(f'   {"FAILED" if bad else "ok":6} {o:10} {good:4} {bad:4} {secs:7.1f} s')
     if left: say(f'   FAILED the run left files behind: {", ".join(left[:10])}')
     good, bad = (sum(r[i] for r in results.values()) for i in (0, 1))
     say(f'\n{good} passed, {bad} failed')

@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WEEK, NEED_GB = 7*24*3600, 8
 VERSION = '%d.%d' % sys.version_info[:2]
-BASE = getattr(sys, '_base_executable', None) or sys.executable  # not the Python of an environment that may be removed
+# not the Python of an environment that may be removed
+BASE = getattr(sys, '_base_executable', None) or sys.executable
 
 def say(*args): print(*args, flush=True)
 
@@ -30,19 +31,23 @@ def python_of(name): return ROOT/name/'bin'/'python'
 def wanted(name):
     "The state that a finished environment records"
     files = b''.join((ROOT/f).read_bytes() for f in ('settings.ini', 'setup.py'))
-    return {'checkout': str(ROOT), 'python': VERSION, 'requirements': hashlib.sha256(files).hexdigest()}
+    return {'checkout': str(ROOT), 'python': VERSION,
+        'requirements': hashlib.sha256(files).hexdigest()}
 
 def recorded(name):
     "The state that environment `name` recorded when it was finished, or {}"
     try: return json.loads((ROOT/name/'segbook.json').read_text())
     except (OSError, ValueError): return {}
 
-def record(name): (ROOT/name/'segbook.json').write_text(json.dumps({**wanted(name), 'made': time.time()}))
+def record(name):
+    (ROOT/name/'segbook.json').write_text(json.dumps({**wanted(name), 'made': time.time()}))
 
 def version_of(name):
     "`3.11` for an environment made with Python 3.11, None when there is none or it does not start"
     code = 'import sys; print("%d.%d" % sys.version_info[:2])'
-    try: return subprocess.run([python_of(name), '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return subprocess.run([python_of(name), '-c', code], capture_output=True, text=True,
+            check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError): return None
 
 def look(name):
@@ -50,11 +55,14 @@ def look(name):
     old, new = recorded(name), wanted(name)
     if not (ROOT/name).exists(): return 'make', 'it is not there yet'
     if version_of(name) is None: return 'rebuild', 'its Python does not start'
-    if version_of(name) != VERSION: return 'rebuild', f'it has Python {version_of(name)}, asked for was {VERSION}'
+    if version_of(name) != VERSION:
+        return 'rebuild', f'it has Python {version_of(name)}, asked for was {VERSION}'
     if old and old['checkout'] != new['checkout']: return 'rebuild', 'it was made in another folder'
     if not old: return 'install', 'its installation was not finished here'
-    if old['requirements'] != new['requirements']: return 'install', 'settings.ini or setup.py changed'
-    if name == '.venv-latest' and time.time()-old['made'] > WEEK: return 'renew', 'it is older than a week'
+    if old['requirements'] != new['requirements']:
+        return 'install', 'settings.ini or setup.py changed'
+    if name == '.venv-latest' and time.time()-old['made'] > WEEK:
+        return 'renew', 'it is older than a week'
     return 'nothing', ''
 
 def find_uv():
@@ -70,7 +78,8 @@ def fetch_uv(name):
     told = subprocess.run([*pip, 'config', 'list'], capture_output=True, text=True).stdout
     if find_uv() or re.search(r'^\S*(?<!extra-)\b(index-url|no-index)=', told, re.M): return
     say('   fetching uv into .venv-uv, to install faster ...')
-    subprocess.run([*pip, 'install', '-q', '--target', str(ROOT/'.venv-uv'), 'uv'], capture_output=True, env=clean_env())
+    subprocess.run([*pip, 'install', '-q', '--target', str(ROOT/'.venv-uv'), 'uv'],
+        capture_output=True, env=clean_env())
 
 def create(name):
     "An empty environment; exits with the cure where Python cannot make one"
@@ -83,8 +92,8 @@ def create(name):
     if res.returncode == 0: return
     shutil.rmtree(ROOT/name, ignore_errors=True)
     sys.exit(f'{(res.stdout + res.stderr).strip()}\n\n{BASE} cannot make the environment {name} '
-             f'(`python -m venv` failed, see above). On Debian and Ubuntu: apt-get install python{VERSION}-venv; '
-             'or choose another interpreter: PYTHON=python3.12 make test')
+        '(`python -m venv` failed, see above). On Debian and Ubuntu: apt-get install '
+        f'python{VERSION}-venv; ' 'or choose another interpreter: PYTHON=python3.12 make test')
 
 def installers(name):
     "The commands to try one after the other, as (tool, command)"
@@ -100,13 +109,15 @@ def clean_env():
 def start(name, cmd, mode='w'):
     "Start `cmd`, its output going to the environment's setup.log"
     with (ROOT/name/'setup.log').open(mode) as log:
-        return subprocess.Popen(cmd, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=clean_env())
+        return subprocess.Popen(cmd, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+            env=clean_env())
 
 def log_lines(name): return (ROOT/name/'setup.log').read_text(errors='replace').strip().split('\n')
 
 def last_line(name):
     "The last thing of interest that the installer said, cut to fit a line"
-    dull = re.compile(r'\s*($|WARNING|warnings|Attempting uninstall|Found existing|Uninstalling|Successfully uninstalled)')
+    dull = re.compile(r'\s*($|WARNING|warnings|Attempting uninstall|Found '
+        r'existing|Uninstalling|Successfully uninstalled)')
     return next((l.strip()[:50] for l in reversed(log_lines(name)) if not dull.match(l)), 'begins')
 
 def wait(procs, news=last_line):
@@ -128,9 +139,11 @@ def try_imports(names):
     "Import torch and fastai in each environment; {name: error message} where they do not fit together"
     say('   first import of torch and fastai ...')
     code = 'import torch, torchvision, fastai.vision.all'
-    bad = wait({n: start(n, [python_of(n), '-W', 'ignore', '-c', code], mode='a') for n in names}, lambda n: 'importing')
-    return {n: f'fastai does not import there ({log_lines(n)[-1]}). torch and torchvision of different releases do that: remove '
-               f'{n}, look for extra package sources in the output of `pip config list`, and run this again' for n in bad}
+    bad = wait({n: start(n, [python_of(n), '-W', 'ignore', '-c', code], mode='a') for n in names},
+        lambda n: 'importing')
+    return {n: f'fastai does not import there ({log_lines(n)[-1]}). torch and torchvision of '
+        'different releases do that: remove ' f'{n}, look for extra package sources in the output '
+        'of `pip config list`, and run this again' for n in bad}
 
 def install(names):
     "Install into all of `names` side by side; {name: error message} of those that failed"
@@ -142,15 +155,21 @@ def install(names):
         say(f'   installing with {tool} ...')
         bad = wait({n: start(n, [*tools[n].pop(0)[1], *packages(n)]) for n in left})
         for n in bad:
-            if tools[n]: say(f'   {n}: {tool} could not install ({log_lines(n)[-1]}): trying {tools[n][0][0]}')
-            else: failed[n] = '\n'.join([f'the installation failed; its last lines, from {n}/setup.log:', *log_lines(n)[-12:]])
+            if tools[n]:
+                say(f'   {n}: {tool} could not install ({log_lines(n)[-1]}): trying '
+                    f'{tools[n][0][0]}')
+            else:
+                failed[n] = '\n'.join(['the installation failed; its last lines, from '
+                        f'{n}/setup.log:', *log_lines(n)[-12:]])
         left = [n for n in bad if tools[n]]
     return {**failed, **try_imports([n for n in names if n not in failed])}
 
 def prepare(name, todo, why):
     "Say what will be done for `name`, and make the empty environment where one is needed"
-    what = 'the library and its development tools' if name == '.venv' else 'the newest fastai and fastcore, without nbdev'
-    verb = dict(make='making it', rebuild='removing and making it again').get(todo, 'installing into it')
+    what = ('the library and its development tools' if name == '.venv' else 'the newest fastai and '
+        'fastcore, without nbdev')
+    verb = dict(make='making it', rebuild='removing and making it again').get(todo, 'installing '
+        'into it')
     say(f'== {name}: {verb}, because {why}. Python {VERSION}, {what}')
     if todo == 'rebuild': shutil.rmtree(ROOT/name)
     if todo in ('make', 'rebuild'): create(name)
@@ -159,7 +178,9 @@ def prepare(name, todo, why):
 def check_disk(n):
     "Warn when `n` new environments may not fit"
     free = shutil.disk_usage(ROOT).free/1e9
-    if n and free < n*NEED_GB: say(f'   WARNING: {free:.0f} GB free here, up to {n*NEED_GB} GB are needed: installing may fail')
+    if n and free < n*NEED_GB:
+        say(f'   WARNING: {free:.0f} GB free here, up to {n*NEED_GB} GB are needed: installing may '
+            'fail')
 
 def main(names):
     todo = {n: look(n) for n in names}
@@ -168,13 +189,16 @@ def main(names):
     began = time.time()
     check_disk(sum(t[0] == 'make' for t in todo.values()))
     for n,(t,why) in todo.items(): prepare(n, t, why)
-    say('   about 6 GB each on Linux (torch with its CUDA libraries), a minute with uv, a few with pip;\n'
-        '   this happens once')
+    say('   about 6 GB each on Linux (torch with its CUDA libraries), a minute with uv, a few with '
+        'pip;\n' '   this happens once')
     failed = install(list(todo))
     for n,(t,_) in todo.items():
         if n not in failed: record(n)
-        else: say(f'   {n}: {failed[n]}' + ('\n   going on with the older versions in it' if t == 'renew' else ''))
-    say(f'   done in {time.time()-began:.0f} s' if not failed else f'   not finished after {time.time()-began:.0f} s')
+        else:
+            say(f'   {n}: {failed[n]}' + ('\n   going on with the older versions in it'
+                    if t == 'renew' else ''))
+    say(f'   done in {time.time()-began:.0f} s' if not failed
+        else f'   not finished after {time.time()-began:.0f} s')
     return int(names[0] in failed and todo[names[0]][0] != 'renew')
 
 if __name__ == '__main__': sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,8 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-with warnings.catch_warnings():  # torch's notice about torch.jit.script, which torchvision and fastai still use
+# torch's notice about torch.jit.script, which torchvision and fastai still use
+with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     from fastai.vision.all import DynamicUnet, TensorBase
 
@@ -22,7 +23,8 @@ class SegUnet(DynamicUnet):
     """fastai's `DynamicUnet`, leaving nothing behind after a pass: logits [B,K,H,W] of images [B,C,H,W].
 
     Source: Ronneberger et al. 2015, arXiv 1505.04597; fastai `vision.models.unet`."""
-    multiple = 1 # sides of the image that the encoder accepts: any, or multiples of this many pixels
+    # sides of the image that the encoder accepts: any, or multiples of this many pixels
+    multiple = 1
 
     def forward(self, x:Tensor) -> Tensor:
         h, w = x.shape[-2:]
@@ -45,7 +47,8 @@ def dynamic_unet(
 
     Raises SegbookError for an unknown encoder, unreachable weights, or an encoder without a pyramid of maps."""
     lib, name = find_encoder(encoder)
-    body = (torchvision_encoder if lib == 'torchvision' else timm_encoder)(name, in_channels, pretrained)
+    body = (torchvision_encoder if lib == 'torchvision' else timm_encoder)(name, in_channels,
+        pretrained)
     with torch.no_grad(): model = SegUnet(body, n_classes, (128, 96), **kwargs)
     if hasattr(getattr(body[0], 'net', None), 'patch_embed'): model.multiple = 32
     return model

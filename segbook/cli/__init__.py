@@ -13,4 +13,5 @@ from .train import segbook_train
 from ..interpretation import class_table, evaluate, overlay_figure, per_class, results_figure
 
 # %% ../../nbs/workshop/cli/face.ipynb #1d3931df
-_all_ = ['class_table', 'evaluate', 'overlay_figure', 'per_class', 'results_figure', 'segbook_check', 'segbook_predict', 'segbook_train']
+_all_ = ['class_table', 'evaluate', 'overlay_figure', 'per_class', 'results_figure',
+    'segbook_check', 'segbook_predict', 'segbook_train']

@@ -16,30 +16,38 @@ __all__ = ['TRAIN_OPTIONS', 'DEFAULT_BATCH', 'SMALL_SET', 'SMALL_SET_BATCH', 'Pa
 TRAIN_OPTIONS = dict(data='scenes', root=None, images='images', labels='labels', codes=None, n=None, size=None, arch='dynamic_unet', encoder='resnet34',
     pretrained=True, epochs=20, bs=None, lr=1e-3, weights=True, seed=42, workers=None) # the arguments of a run, and what they are when not given
 
-DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH = 8, 160, 4 # images in a batch, or fewer when there are fewer training images than this
+# images in a batch, or fewer when there are fewer training images than this
+DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH = 8, 160, 4
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #97ad8736
 class Parser(argparse.ArgumentParser):
     "Errors in one line, with the nearest name; returns only the arguments that were given."
     def __init__(self, prog, **kwargs):
-        super().__init__(prog=prog, allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=100), **kwargs)
+        super().__init__(prog=prog, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog,
+                max_help_position=26, width=100), **kwargs)
 
-    def error(self, message): self.exit(2, f'{self.prog}: error: {message} ({self.prog} --help lists all arguments)\n')
+    def error(self, message):
+        self.exit(2, f'{self.prog}: error: {message} ({self.prog} --help lists all arguments)\n')
 
     def given(self, args) -> dict:
         ns, rest = self.parse_known_args(args)
         if not rest: return vars(ns)
         o = rest[0].split('=')[0]
         near = difflib.get_close_matches(o, self._option_string_actions, 1, .5)
-        self.error(f'there is no argument {o}' + (f'; did you mean {near[0]}?' if near else '') if o.startswith('-') else f'the argument {o!r} does not belong here; names and folders follow an option such as --data')
+        self.error(f'there is no argument {o}' + (f'; did you mean {near[0]}?' if near else '')
+            if o.startswith('-') else f'the argument {o!r} does not belong here; names and folders '
+            'follow an option such as --data')
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #6db7b55e
-def _wrong(found, expected): raise argparse.ArgumentTypeError(f'found {found!r}, expected {expected}')
+def _wrong(found, expected):
+    raise argparse.ArgumentTypeError(f'found {found!r}, expected {expected}')
 
 def _whole(least):
     "A type of argument: whole numbers from `least` on."
     def f(s):
-        if not s.lstrip('+-').isdecimal() or int(s) < least: _wrong(s, f'a whole number of at least {least}')
+        if not s.lstrip('+-').isdecimal() or int(s) < least:
+            _wrong(s, f'a whole number of at least {least}')
         return int(s)
     return f
 
@@ -50,59 +58,88 @@ def _rate(s):
     return x if 0 < x < 1000 else _wrong(s, 'a number above 0, such as 1e-3')
 
 def _yes(s):
-    if s.lower() not in (yes := ('true', 'yes', 'on', '1')) + ('false', 'no', 'off', '0'): _wrong(s, 'true or false')
+    if s.lower() not in (yes := ('true', 'yes', 'on', '1')) + ('false', 'no', 'off', '0'):
+        _wrong(s, 'true or false')
     return s.lower() in yes
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #c6e85126
 def _size(s):
     p = s.lower().replace('x', ',').split(',')
-    if len(p) > 2 or not all(o.strip().isdecimal() and int(o) > 0 for o in p): _wrong(s, 'height,width in pixels such as 96,128, or one number for both')
+    if len(p) > 2 or not all(o.strip().isdecimal() and int(o) > 0 for o in p):
+        _wrong(s, 'height,width in pixels such as 96,128, or one number for both')
     return [int(p[0]), int(p[-1])]
 
 def file_name_argument(s): return s if s.strip() else _wrong(s, 'a name or a path')
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #e7e6cc13
 def train_parser() -> Parser:
-    p, d = Parser('segbook_train', description='Train a segmenter on a folder of images and masks, and write a picture, tables and the model.',
-        epilog='examples:\n  segbook_train\n  segbook_train --data my_folder --encoder resnet18 --epochs 40 --out runs/mine\n  segbook_train --resume runs/mine'), TRAIN_OPTIONS
+    p, d = Parser('segbook_train', description='Train a segmenter on a folder of images and masks, '
+        'and write a picture, tables and the model.', epilog='examples:\n  segbook_train\n  '
+        'segbook_train --data my_folder --encoder resnet18 --epochs 40 --out runs/mine\n  '
+        'segbook_train --resume runs/mine'), TRAIN_OPTIONS
     g = p.add_argument_group('data')
-    g.add_argument('--data', type=file_name_argument, metavar='NAME', help='a folder, or the name of a data set: scenes and cells are drawn here, camvid_tiny, camvid and others are downloaded (default: scenes)')
-    g.add_argument('--root', type=file_name_argument, metavar='FOLDER', help='where data sets lie, or are put (default: SEGBOOK_DATA_ROOT, else the cache folder)')
-    g.add_argument('--images', type=file_name_argument, metavar='NAME', help='folder of the images inside the data folder (default: images)')
-    g.add_argument('--labels', type=file_name_argument, metavar='NAME', help='folder of the masks inside the data folder (default: labels)')
-    g.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one class name a line, or the names with commas between them (default: codes.txt of the data folder)')
-    g.add_argument('--size', type=_size, metavar='H,W', help='resize images and masks, in pixels (default: as they are)')
-    g.add_argument('--n', type=_whole(2), metavar='N', help='how many pictures to draw, for --data scenes or cells')
+    g.add_argument('--data', type=file_name_argument, metavar='NAME',
+        help='a folder, or the name of a data set: scenes and cells are drawn here, camvid_tiny, '
+        'camvid and others are downloaded (default: scenes)')
+    g.add_argument('--root', type=file_name_argument, metavar='FOLDER',
+        help='where data sets lie, or are put (default: SEGBOOK_DATA_ROOT, else the cache folder)')
+    g.add_argument('--images', type=file_name_argument, metavar='NAME',
+        help='folder of the images inside the data folder (default: images)')
+    g.add_argument('--labels', type=file_name_argument, metavar='NAME',
+        help='folder of the masks inside the data folder (default: labels)')
+    g.add_argument('--codes', type=file_name_argument, metavar='FILE',
+        help='file with one class name a line, or the names with commas between them (default: '
+        'codes.txt of the data folder)')
+    g.add_argument('--size', type=_size, metavar='H,W', help='resize images and masks, in pixels '
+        '(default: as they are)')
+    g.add_argument('--n', type=_whole(2), metavar='N', help='how many pictures to draw, for --data '
+        'scenes or cells')
     g = p.add_argument_group('model')
-    g.add_argument('--arch', type=file_name_argument, metavar='NAME', help=f'architecture (default: {d["arch"]})')
-    g.add_argument('--encoder', type=file_name_argument, metavar='NAME', help=f'encoder of torchvision or timm (default: {d["encoder"]})')
-    g.add_argument('--pretrained', type=_yes, nargs='?', const=True, metavar='true|false', help='start the encoder from ImageNet weights (default: true)')
+    g.add_argument('--arch', type=file_name_argument, metavar='NAME',
+        help=f'architecture (default: {d["arch"]})')
+    g.add_argument('--encoder', type=file_name_argument, metavar='NAME',
+        help=f'encoder of torchvision or timm (default: {d["encoder"]})')
+    g.add_argument('--pretrained', type=_yes, nargs='?', const=True, metavar='true|false',
+        help='start the encoder from ImageNet weights (default: true)')
     g = p.add_argument_group('training')
-    g.add_argument('--epochs', type=_whole(1), metavar='N', help=f'passes over the training images (default: {d["epochs"]})')
+    g.add_argument('--epochs', type=_whole(1), metavar='N', help='passes over the training images '
+        f'(default: {d["epochs"]})')
     g.add_argument('--bs', type=_whole(1), metavar='N', help=f'images in a batch (default: {DEFAULT_BATCH}; {SMALL_SET_BATCH} when there are fewer than {SMALL_SET} training images)')
-    g.add_argument('--lr', type=_rate, metavar='X', help=f'highest learning rate of the cycle (default: {d["lr"]:g})')
-    g.add_argument('--weights', type=_yes, nargs='?', const=True, metavar='true|false', help='let rare classes count more in the loss (default: true)')
-    g.add_argument('--seed', type=_whole(0), metavar='N', help=f'weights, order, augmentation and a random split depend on it (default: {d["seed"]})')
-    g.add_argument('--workers', type=_whole(0), metavar='N', help='processes that read images (default: as the machine suggests)')
+    g.add_argument('--lr', type=_rate, metavar='X', help='highest learning rate of the cycle '
+        f'(default: {d["lr"]:g})')
+    g.add_argument('--weights', type=_yes, nargs='?', const=True, metavar='true|false',
+        help='let rare classes count more in the loss (default: true)')
+    g.add_argument('--seed', type=_whole(0), metavar='N', help='weights, order, augmentation and '
+        f'a random split depend on it (default: {d["seed"]})')
+    g.add_argument('--workers', type=_whole(0), metavar='N', help='processes that read images '
+        '(default: as the machine suggests)')
     g = p.add_argument_group('output')
-    g.add_argument('--out', type=file_name_argument, metavar='FOLDER', help='new folder for everything that is written (default: runs/NAME, numbered)')
-    g.add_argument('--overwrite', action='store_true', help='replace the files of an earlier run in --out; other files there are never touched')
-    g.add_argument('--resume', type=file_name_argument, metavar='FOLDER', help='go on with the run in this folder, which was stopped; its own arguments hold, and different ones are an error')
+    g.add_argument('--out', type=file_name_argument, metavar='FOLDER',
+        help='new folder for everything that is written (default: runs/NAME, numbered)')
+    g.add_argument('--overwrite', action='store_true', help='replace the files of an earlier run '
+        'in --out; other files there are never touched')
+    g.add_argument('--resume', type=file_name_argument, metavar='FOLDER',
+        help='go on with the run in this folder, which was stopped; its own arguments hold, and '
+        'different ones are an error')
     p.add_argument('--version', action='version', version=f'segbook {__version__}')
     return p
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #9daafefb
 def codes_argument(a):
     "Class names between commas as a list; a file, or None, as it is."
-    return [o.strip() for o in a.codes.split(',')] if a.codes and ',' in a.codes and not os.path.exists(a.codes) else a.codes
+    return [o.strip() for o in a.codes.split(
+            ',')] if a.codes and ',' in a.codes and not os.path.exists(a.codes) else a.codes
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #2ca30c5d
-def as_argument(v): return 'not given' if v is None else str(v).lower() if isinstance(v, bool) else ','.join(map(str, v)) if isinstance(v, list) else str(v)
+def as_argument(v):
+    return 'not given' if v is None else str(v).lower() if isinstance(v,
+        bool) else ','.join(map(str, v)) if isinstance(v, list) else str(v)
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #863fd099
 def mapping_argument(s):
     "VALUE=CLASS with a number, or red,green,blue, for the value."
     v, eq, c = s.partition('=')
     p = v.split(',')
-    if not eq or not c.strip() or len(p) not in (1, 3) or not all(o.strip().isdecimal() for o in p): _wrong(s, 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
+    if not eq or not c.strip() or len(p) not in (1, 3) or not all(o.strip().isdecimal() for o in p):
+        _wrong(s, 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
     return (int(v) if len(p) == 1 else tuple(map(int, p)), c.strip())

@@ -21,19 +21,26 @@ __all__ = ['segbook_check']
 def _check(a, signals):
     "The body of `segbook_check`."
     path, fix = Path(a['folder']), a.get('fix')
-    if not path.is_dir(): raise SegbookError(f'{path} ' + ('is a file' if path.exists() else 'does not exist') + '; expected a folder with images, masks and codes.txt. Check the path')
-    if 'map' in a and not fix: raise SegbookError('--map says how to correct masks in a copy; expected --fix NEW_FOLDER with it')
+    if not path.is_dir():
+        raise SegbookError(f'{path} ' + ('is a file' if path.exists() else 'does not exist')
+            + '; expected a folder with images, masks and codes.txt. Check the path')
+    if 'map' in a and not fix:
+        raise SegbookError('--map says how to correct masks in a copy; expected --fix NEW_FOLDER '
+            'with it')
     if fix:
         from segbook.files import new_folder
         new_folder(fix, path)
         check_writable(Path(fix).absolute().parent)
     codes = codes_argument(SimpleNamespace(codes=a.get('codes')))
-    try: report = check_masks(path, a.get('images', 'images'), a.get('labels', 'labels'), codes, a.get('valid'), fix, mapping=dict(a['map']) if 'map' in a else None)
+    try:
+        report = check_masks(path, a.get('images', 'images'), a.get('labels', 'labels'), codes,
+            a.get('valid'), fix, mapping=dict(a['map']) if 'map' in a else None)
     except SegbookError as e:
         tell('segbook_check', f'error: {e}')
         return 1
     print(report)
-    if not report.ok and not fix and any('fix=' in p.message for p in report.errors): print(f'\nsegbook_check {shlex.quote(str(path))} --fix NEW_FOLDER writes a corrected copy')
+    if not report.ok and not fix and any('fix=' in p.message for p in report.errors):
+        print(f'\nsegbook_check {shlex.quote(str(path))} --fix NEW_FOLDER writes a corrected copy')
     return int(not (report.ok or report.copy is not None and report.copy.ok))
 
 # %% ../../nbs/workshop/cli/check.ipynb #c6caa694
@@ -41,14 +48,25 @@ def segbook_check(
     args:list[str]|None=None, # arguments of the command line; None: those of this process
 ) -> int: # exit code: 0 when the folder, or its corrected copy, can be trained on; 1 when not; 2 for arguments that cannot be used
     "Check a folder of images and masks: the command `segbook_check`."
-    p = Parser('segbook_check', description='Look through a folder of images and masks and report what a training would stumble over.',
-                epilog='exit code: 0 the folder, or its corrected copy, can be trained on; 1 it cannot; 2 wrong usage\n\nexamples:\n  segbook_check my_folder\n  segbook_check my_folder --fix my_ids --map 255=vessel --map 0=background')
-    p.add_argument('folder', type=file_name_argument, metavar='FOLDER', help='data folder: images/, labels/ and codes.txt')
-    for o, what in (('images', 'folder of the images in it'), ('labels', 'folder of the masks in it')): p.add_argument(f'--{o}', type=file_name_argument, metavar='NAME', help=f'{what} (default: {o})')
-    p.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one class name a line, or the names with commas between them (default: codes.txt)')
-    p.add_argument('--valid', type=file_name_argument, metavar='FILE', help='file with the names of the validation images (default: valid.txt, if there is one)')
-    p.add_argument('--fix', type=file_name_argument, metavar='NEW_FOLDER', help='write a corrected copy; the folder itself is never changed')
-    p.add_argument('--map', type=mapping_argument, action='append', metavar='VALUE=CLASS', help='with --fix: which class a value, or a colour such as 255,0,0, stands for')
+    p = Parser('segbook_check', description='Look through a folder of images and masks and report '
+        'what a training would stumble over.', epilog='exit code: 0 the folder, or its corrected '
+        'copy, can be trained on; 1 it cannot; 2 wrong usage\n\nexamples:\n  segbook_check '
+        'my_folder\n  segbook_check my_folder --fix my_ids --map 255=vessel --map 0=background')
+    p.add_argument('folder', type=file_name_argument, metavar='FOLDER',
+        help='data folder: images/, labels/ and codes.txt')
+    for o, what in (('images', 'folder of the images in it'),
+            ('labels', 'folder of the masks in it')):
+        p.add_argument(f'--{o}', type=file_name_argument, metavar='NAME', help=f'{what} (default: '
+            f'{o})')
+    p.add_argument('--codes', type=file_name_argument, metavar='FILE',
+        help='file with one class name a line, or the names with commas between them (default: '
+        'codes.txt)')
+    p.add_argument('--valid', type=file_name_argument, metavar='FILE',
+        help='file with the names of the validation images (default: valid.txt, if there is one)')
+    p.add_argument('--fix', type=file_name_argument, metavar='NEW_FOLDER',
+        help='write a corrected copy; the folder itself is never changed')
+    p.add_argument('--map', type=mapping_argument, action='append', metavar='VALUE=CLASS',
+        help='with --fix: which class a value, or a colour such as 255,0,0, stands for')
     try: a = p.given(args)
     except SystemExit as e: return e.code or 0
     return guarded('segbook_check', lambda signals: _check(a, signals), last=args is None)

@@ -27,10 +27,14 @@ def _image_files(names) -> tuple[list[Path], list[str]]:
         p = Path(s)
         if p.is_dir(): found, why = image_files(p), 'is a folder without images'
         elif p.exists(): found, why = [p], ''
-        elif glob.has_magic(s): found, why = [Path(o) for o in sorted(glob.glob(s, recursive=True)) if Path(o).is_file()], 'matches no file'
+        elif glob.has_magic(s):
+            found, why = [Path(o) for o in sorted(glob.glob(s, recursive=True))
+                if Path(o).is_file()], 'matches no file'
         else:
-            near = difflib.get_close_matches(p.name, [o.name for o in p.parent.iterdir()] if p.parent.is_dir() else [], 1)
-            found, why = [], 'does not exist' + (f'; did you mean {p.parent/near[0]}?' if near else '')
+            near = difflib.get_close_matches(p.name,
+                [o.name for o in p.parent.iterdir()] if p.parent.is_dir() else [], 1)
+            found, why = [], 'does not exist' + (f'; did you mean {p.parent/near[0]}?' if near
+                else '')
         if not found: lost.append(f'{s} {why}')
         files += found
     return list({f.resolve(): f for f in reversed(files)}.values())[::-1], lost
@@ -38,11 +42,15 @@ def _image_files(names) -> tuple[list[Path], list[str]]:
 # %% ../../nbs/workshop/cli/predict.ipynb #c14564c1
 def _base_names(files) -> list[str]:
     "A name for the outputs of each file, all different: its stem; where two share it, with folder or ending."
-    def longer(f, i): return (f.stem, f'{f.stem}_{f.suffix[1:]}', f'{f.resolve().parent.name}_{f.stem}', f'{f.resolve().parent.name}_{f.stem}_{f.suffix[1:]}')[i]
+    def longer(f, i):
+        return (f.stem, f'{f.stem}_{f.suffix[1:]}', f'{f.resolve().parent.name}_{f.stem}',
+            f'{f.resolve().parent.name}_{f.stem}_{f.suffix[1:]}')[i]
     for i in range(4):
-        names = [longer(f, i if [o.stem.lower() for o in files].count(f.stem.lower()) > 1 else 0) for f in files]
+        names = [longer(f, i if [o.stem.lower() for o in files].count(f.stem.lower()) > 1 else 0)
+            for f in files]
         if len({o.lower() for o in names}) == len(files): return names
-    raise SegbookError(f'these images would all be called {files[0].stem}, and no folder or ending tells them apart. Cure: predict them in two calls with different --out')
+    raise SegbookError(f'these images would all be called {files[0].stem}, and no folder or ending '
+        'tells them apart. Cure: predict them in two calls with different --out')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #db68d844
 def _predict_one(model, file, base, out):
@@ -56,7 +64,8 @@ def _predict_one(model, file, base, out):
     replace_file(out/f'{base}_overlay.png', lambda f: fig.savefig(f, format='png'))
     ids, n = np.unique(mask, return_counts=True)
     top = sorted(zip(n, ids), key=lambda o: -o[0])
-    return f'{mask.shape[0]}x{mask.shape[1]}: ' + ', '.join(f'{model.codes[k]} {c/mask.size:.0%}' for c, k in top[:4]) + (' ...' if len(top) > 4 else '')
+    return f'{mask.shape[0]}x{mask.shape[1]}: ' + ', '.join(f'{model.codes[k]} {c/mask.size:.0%}'
+        for c, k in top[:4]) + (' ...' if len(top) > 4 else '')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #17efb3ab
 def _predict(a, signals):
@@ -64,10 +73,16 @@ def _predict(a, signals):
     files, lost = _image_files(a['image'])
     out, bases = Path(a['out']), _base_names(files)
     targets = [out/f'{b}_{o}.png' for b in bases for o in ('mask', 'overlay')]
-    if out.exists() and not out.is_dir(): raise SegbookError(f'--out {out} is a file; expected a folder. Cure: another --out')
-    if mine := {o.resolve() for o in targets} & {f.resolve() for f in files}: raise SegbookError(f'the output would replace the image {min(mine).name}. Cure: another --out')
+    if out.exists() and not out.is_dir():
+        raise SegbookError(f'--out {out} is a file; expected a folder. Cure: another --out')
+    if mine := {o.resolve() for o in targets} & {f.resolve() for f in files}:
+        raise SegbookError(f'the output would replace the image {min(mine).name}. Cure: another '
+            '--out')
     if there := [o for o in targets if o.exists()]:
-        if 'overwrite' not in a: raise SegbookError(f'{there[0]}' + (f' and {len(there)-1} more' if len(there) > 1 else '') + ' exist already, and nothing is overwritten. Cure: --overwrite, or another --out')
+        if 'overwrite' not in a:
+            raise SegbookError(f'{there[0]}' + (f' and {len(there)-1} more' if len(there) > 1
+                    else '') + ' exist already, and nothing is overwritten. Cure: --overwrite, or '
+                'another --out')
     if files:
         import torch
         from segbook.export import load_segmenter
@@ -79,7 +94,8 @@ def _predict(a, signals):
         try:
             print(f'{i}/{len(files)} {f.name} -> {b}_mask.png, {_predict_one(model, f, b, out)}')
             n += 1
-        except (SegbookError, MemoryError, RuntimeError) as e: lost.append(f'{f.name} was left out: {e}')
+        except (SegbookError, MemoryError, RuntimeError) as e:
+            lost.append(f'{f.name} was left out: {e}')
     if n: print(f'{n} of {len(files)} images: masks and overlays in {out}')
     for o in lost: tell('segbook_predict', f'error: {o}')
     return int(bool(lost))
@@ -89,12 +105,18 @@ def segbook_predict(
     args:list[str]|None=None, # arguments of the command line; None: those of this process
 ) -> int: # exit code: 0, 1 when an image could not be read, 2 for arguments that cannot be used
     "Write the masks of images: the command `segbook_predict`."
-    p = Parser('segbook_predict', description='Let a trained segmenter draw the masks of images: NAME_mask.png holds a class id for each pixel, NAME_overlay.png is for looking at.',
-                epilog='examples:\n  segbook_predict runs/mine photo.jpg\n  segbook_predict runs/mine photos/ "more/*.png" --out masks')
-    p.add_argument('model', type=file_name_argument, metavar='MODEL', help='folder of a finished run, or its folder model/')
-    p.add_argument('image', type=file_name_argument, nargs='+', metavar='IMAGE', help='image files, folders of images, or patterns such as "photos/*.jpg"')
-    p.add_argument('--out', type=file_name_argument, default='predictions', metavar='FOLDER', help='where to write (default: predictions)')
-    p.add_argument('--overwrite', action='store_true', help='replace masks and overlays of the same names')
+    p = Parser('segbook_predict', description='Let a trained segmenter draw the masks of images: '
+        'NAME_mask.png holds a class id for each pixel, NAME_overlay.png is for looking at.',
+        epilog='examples:\n  segbook_predict runs/mine photo.jpg\n  segbook_predict runs/mine '
+        'photos/ "more/*.png" --out masks')
+    p.add_argument('model', type=file_name_argument, metavar='MODEL',
+        help='folder of a finished run, or its folder model/')
+    p.add_argument('image', type=file_name_argument, nargs='+', metavar='IMAGE',
+        help='image files, folders of images, or patterns such as "photos/*.jpg"')
+    p.add_argument('--out', type=file_name_argument, default='predictions', metavar='FOLDER',
+        help='where to write (default: predictions)')
+    p.add_argument('--overwrite', action='store_true', help='replace masks and overlays of the '
+        'same names')
     try: a = p.given(args)
     except SystemExit as e: return e.code or 0
     return guarded('segbook_predict', lambda signals: _predict(a, signals), last=args is None)

@@ -19,34 +19,48 @@ __all__ = ['OWN_FILES', 'clear_run', 'locked_folder', 'check_space', 'run_facts'
            'save_metrics', 'date_text']
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #e7edb237
-OWN_FILES = ('results.png', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors', 'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt')
+OWN_FILES = ('results.png', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors',
+    'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt')
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #9e0e07ef
 def _read_run(out) -> dict|None:
     "What `run.json` in `out` says; None when there is none, or it is not ours."
     try: run = json.loads((out/'run.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return None
-    return run if isinstance(run, dict) and 'segbook' in run.get('versions', {}) and isinstance(run.get('arguments'), dict) else None
+    return run if isinstance(run, dict) and 'segbook' in run.get('versions',
+        {}) and isinstance(run.get('arguments'), dict) else None
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #c71edb7f
 def _check_out(out, overwrite):
     "Raise a SegbookError unless a new run may write to `out`."
-    if out.exists() and not out.is_dir(): raise SegbookError(f'--out {out} is a file; expected the name of a new folder. Cure: another --out')
+    if out.exists() and not out.is_dir():
+        raise SegbookError(f'--out {out} is a file; expected the name of a new folder. Cure: '
+            'another --out')
     there = sorted(o.name for o in out.iterdir()) if out.exists() else []
     if there:
-        run, names = _read_run(out), ', '.join(there[:4]) + (f' and {len(there)-4} more' if len(there) > 4 else '')
+        run, names = _read_run(out), ', '.join(there[:4]) + (f' and {len(there)-4} more'
+            if len(there) > 4 else '')
         if not overwrite:
-            cures = ['another --out'] + (['--overwrite to replace the run in it'] if run else []) + ([f'segbook_train --resume {shlex.quote(str(out))} to go on with that run'] if run and run.get('status') != 'finished' else [])
-            raise SegbookError(f'the output folder {out} is not empty (it holds {names}), and nothing is overwritten. Cure: {", or ".join(cures)}')
-        if not run: raise SegbookError(f'the output folder {out} holds {names}, but no run.json of segbook_train: --overwrite replaces only the files of an earlier run. Cure: another --out')
+            cures = ['another --out'] + (['--overwrite to replace the run in it'] if run
+                else []) + ([f'segbook_train --resume {shlex.quote(str(out))} to go on with that '
+                    'run'] if run and run.get('status') != 'finished' else [])
+            raise SegbookError(f'the output folder {out} is not empty (it holds {names}), and '
+                f'nothing is overwritten. Cure: {", or ".join(cures)}')
+        if not run:
+            raise SegbookError(f'the output folder {out} holds {names}, but no run.json of '
+                'segbook_train: --overwrite replaces only the files of an earlier run. Cure: '
+                'another --out')
         _foreign(out)
     check_writable(out)
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #2993bda9
 def _foreign(out):
     "Raise a SegbookError when `model` in `out` holds files that are not ours: that folder is replaced as a whole."
-    more = sorted(o.name for o in (out/'model').iterdir() if f'model/{o.name}' not in OWN_FILES) if (out/'model').is_dir() else []
-    if more: raise SegbookError(f'{out/"model"} also holds {", ".join(more[:4])}, which no run wrote and which would be lost. Cure: move them elsewhere, or another --out')
+    more = sorted(o.name for o in (out/'model').iterdir()
+        if f'model/{o.name}' not in OWN_FILES) if (out/'model').is_dir() else []
+    if more:
+        raise SegbookError(f'{out/"model"} also holds {", ".join(more[:4])}, which no run wrote '
+            'and which would be lost. Cure: move them elsewhere, or another --out')
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #9c64b405
 def clear_run(out, names=OWN_FILES):
@@ -67,7 +81,9 @@ def locked_folder(out):
         return
     with open(out/'.lock', 'w') as f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise SegbookError(f'another segbook_train is writing to {out} at this moment. Cure: wait until it has finished, stop it, or choose another --out') from None
+        except BlockingIOError:
+            raise SegbookError(f'another segbook_train is writing to {out} at this moment. Cure: '
+                'wait until it has finished, stop it, or choose another --out') from None
         except OSError: pass # a file system without locks
         try: yield
         finally: (out/'.lock').unlink(missing_ok=True)
@@ -76,18 +92,24 @@ def locked_folder(out):
 def check_space(out, learn):
     "Raise a SegbookError when the disk has no room for checkpoints and model."
     import shutil
-    need = 8*sum(p.numel()*p.element_size() for p in learn.model.parameters()) # weights and two averages, twice; best weights; model
+    # weights and two averages, twice; best weights; model
+    need = 8*sum(p.numel()*p.element_size() for p in learn.model.parameters())
     free = shutil.disk_usage(next(o for o in (out, *out.resolve().parents) if o.exists())).free
     free += sum(f.stat().st_size for f in (out/'checkpoint').glob('*.pt'))
-    if free < need: raise SegbookError(f'{out} has room for {free/1e9:.1f} GB, and the checkpoints of this network need {need/1e9:.1f} GB while it trains. Cure: make room, or an --out on another disk')
+    if free < need:
+        raise SegbookError(f'{out} has room for {free/1e9:.1f} GB, and the checkpoints of this '
+            f'network need {need/1e9:.1f} GB while it trains. Cure: make room, or an --out on '
+            'another disk')
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #79b08591
 def run_facts(learn) -> dict:
     "Versions and machine."
     import fastai, platform, torch
     dev = next(learn.model.parameters()).device
-    return dict(versions=dict(segbook=__version__, python=platform.python_version(), torch=torch.__version__, fastai=fastai.__version__),
-                device=torch.cuda.get_device_name(dev) if dev.type == 'cuda' else dev.type, cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+    return dict(versions=dict(segbook=__version__, python=platform.python_version(),
+            torch=torch.__version__, fastai=fastai.__version__),
+        device=torch.cuda.get_device_name(dev) if dev.type == 'cuda' else dev.type,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #bfca987f
 def new_run(given) -> tuple[Path, dict]:
@@ -100,28 +122,43 @@ def new_run(given) -> tuple[Path, dict]:
         while (out := base if i == 1 else base.with_name(f'{base.name}-{i}')).exists(): i += 1
     out = Path(out)
     _check_out(out, overwrite)
-    return out, dict(status='new', arguments=a, seed=a['seed'], epochs_done=0, duration=0., epoch_seconds=[])
+    return out, dict(status='new', arguments=a, seed=a['seed'], epochs_done=0, duration=0.,
+        epoch_seconds=[])
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #e45474ac
 def _same(k, v, old, root) -> bool:
     "Does the argument `k` mean what it meant when the run began?"
     if v == old or k == 'workers': return True
     if k not in ('data', 'root', 'codes') or not v or not old: return False
-    return any(Path(o).expanduser().resolve() == Path(old).expanduser().resolve() for o in (v, Path(root or '.')/v))
+    return any(Path(o).expanduser().resolve() == Path(old).expanduser().resolve()
+        for o in (v, Path(root or '.')/v))
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #2174dd8a
 def old_run(given) -> tuple[Path, dict]:
     "Folder and description of the run to go on with."
     out = Path(given['resume'])
-    if 'overwrite' in given: raise SegbookError('--resume goes on with a run and --overwrite replaces one; expected one of the two')
+    if 'overwrite' in given:
+        raise SegbookError('--resume goes on with a run and --overwrite replaces one; expected one '
+            'of the two')
     if 'out' in given and Path(given['out']).resolve() != out.resolve():
-        raise SegbookError(f'--resume {out} goes on in that folder, and --out {given["out"]} names another. Cure: leave --out out')
-    if not out.is_dir(): raise SegbookError(f'there is nothing to resume: {out} ' + ('is a file' if out.exists() else 'does not exist') + '; expected the folder of a run that was stopped')
+        raise SegbookError(f'--resume {out} goes on in that folder, and --out {given["out"]} names '
+            'another. Cure: leave --out out')
+    if not out.is_dir():
+        raise SegbookError(f'there is nothing to resume: {out} '
+            + ('is a file' if out.exists() else 'does not exist') + '; expected the folder of a '
+            'run that was stopped')
     run = _read_run(out)
-    if run is None or set(run['arguments']) != set(TRAIN_OPTIONS): raise SegbookError(f'there is nothing to resume: {out} has no run.json of this segbook_train; expected the folder of a run that was stopped')
+    if run is None or set(run['arguments']) != set(TRAIN_OPTIONS):
+        raise SegbookError(f'there is nothing to resume: {out} has no run.json of this '
+            'segbook_train; expected the folder of a run that was stopped')
     old = run['arguments']
-    new = {k: v for k, v in given.items() if k in TRAIN_OPTIONS and not _same(k, v, old[k], given.get('root', old['root']))}
-    if new: raise SegbookError(f'{out} holds a run with other arguments: ' + '; '.join(f'--{k} was {as_argument(old[k])}, now {as_argument(v)}' for k, v in new.items()) + '. Cure: leave them out, or start a new run with another --out')
+    new = {k: v for k, v in given.items() if k in TRAIN_OPTIONS
+        and not _same(k, v, old[k], given.get('root', old['root']))}
+    if new:
+        raise SegbookError(f'{out} holds a run with other arguments: '
+            + '; '.join(f'--{k} was {as_argument(old[k])}, now {as_argument(v)}'
+                for k, v in new.items()) + '. Cure: leave them out, or start a new run with '
+            'another --out')
     if 'workers' in given: old['workers'] = given['workers']
     return out, run
 
@@ -131,7 +168,8 @@ def save_run(out, run): write_text(out/'run.json', json.dumps(run, indent=1) + '
 def save_metrics(out, learn, history):
     "A row an epoch; nothing in it depends on the clock, so that equal runs leave equal files."
     names = ['train_loss', 'valid_loss', *(m.name for m in learn.metrics)]
-    write_csv(out/'metrics.csv', [['epoch', *names], *[[i, *row] for i, row in enumerate(history, 1)]])
+    write_csv(out/'metrics.csv', [['epoch', *names],
+            *[[i, *row] for i, row in enumerate(history, 1)]])
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #fe48623d
 def date_text(): return datetime.now().astimezone().isoformat(timespec='seconds')

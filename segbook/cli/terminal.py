@@ -23,16 +23,19 @@ class _Stopped(BaseException):
 class _Signals:
     "While active, the first signal to stop raises `_Stopped`, once; `ask` raises it again if a library has swallowed it."
     names = dict(SIGINT='Ctrl-C', SIGTERM='the signal SIGTERM', SIGHUP='a closed terminal')
-    def __init__(self, last=False): self.last = last # is the process over after this? then later signals need not cut its end short
+    # is the process over after this? then later signals need not cut its end short
+    def __init__(self, last=False): self.last = last
     def __enter__(self):
         self.signum, self.when, self.closing, self.pid, self.old = None, 0., False, os.getpid(), {}
         for s in (getattr(signal, o, None) for o in self.names):
             try:
-                if s is not None and signal.getsignal(s) not in (signal.SIG_IGN, None): self.old[s] = signal.signal(s, self._on)
+                if s is not None and signal.getsignal(s) not in (signal.SIG_IGN, None):
+                    self.old[s] = signal.signal(s, self._on)
             except ValueError: pass # not the main thread: no signals arrive here
         return self
     def __exit__(self, *_):
-        for s, f in self.old.items(): signal.signal(s, signal.SIG_IGN if self.last and self.signum else f)
+        for s, f in self.old.items():
+            signal.signal(s, signal.SIG_IGN if self.last and self.signum else f)
     def _on(self, signum, frame):
         if os.getpid() != self.pid: # a process that reads images: the main one ends it
             if signum == signal.SIGINT: return
@@ -52,7 +55,8 @@ def _quiet():
     "Leave out what libraries warn about themselves."
     with warnings.catch_warnings():
         for o in (FutureWarning, DeprecationWarning): warnings.simplefilter('ignore', o)
-        warnings.filterwarnings('ignore', module=r'(torch|torchvision|fastai|fastcore|fastprogress|timm|huggingface_hub)(\.|$)')
+        warnings.filterwarnings('ignore',
+            module=r'(torch|torchvision|fastai|fastcore|fastprogress|timm|huggingface_hub)(\.|$)')
         yield
 
 # %% ../../nbs/workshop/cli/terminal.ipynb #31f2dd9a
@@ -64,12 +68,14 @@ def guarded(prog, body, stopped=lambda signals: None, failed=lambda e: None, las
         try: return body(signals)
         except (_Stopped, KeyboardInterrupt, Exception) as e:
             signals.closing = True
-            if signals.signum is None and isinstance(e, KeyboardInterrupt): signals.signum = signal.SIGINT
+            if signals.signum is None and isinstance(e, KeyboardInterrupt):
+                signals.signum = signal.SIGINT
             if signals.signum is not None:
                 tell(prog, f'stopped by {signals.why()}. {stopped(signals) or ""}'.strip())
                 return 128 + signals.signum
             if isinstance(e, BrokenPipeError): # as in `segbook_train | head`
-                tell(prog, f'stopped, because nobody reads its output any more. {stopped(signals) or ""}'.strip())
+                tell(prog, 'stopped, because nobody reads its output any more. '
+                    f'{stopped(signals) or ""}'.strip())
                 if last: os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 return 141
             if isinstance(e, SegbookError):
@@ -77,20 +83,26 @@ def guarded(prog, body, stopped=lambda signals: None, failed=lambda e: None, las
                 failed(e)
                 return 2
             more = failed(e)
-            if isinstance(e, OSError) or 'out of memory' in str(e).lower(): tell(prog, f'error: {type(e).__name__}: {e}. {more or ""}'.strip())
+            if isinstance(e, OSError) or 'out of memory' in str(e).lower():
+                tell(prog, f'error: {type(e).__name__}: {e}. {more or ""}'.strip())
             else:
                 traceback.print_exc()
-                tell(prog, f'this is a fault of segbook or of a library it uses, see above. {more or ""}'.strip())
+                tell(prog, 'this is a fault of segbook or of a library it uses, see above. '
+                    f'{more or ""}'.strip())
             return 1
 
 # %% ../../nbs/workshop/cli/terminal.ipynb #7c301d61
-def _clock(s): return f'{int(s)//3600}:{int(s)//60%60:02}:{int(s)%60:02}' if s >= 3600 else f'{int(s)//60}:{int(s)%60:02}'
+def _clock(s):
+    return (f'{int(s)//3600}:{int(s)//60%60:02}:{int(s)%60:02}' if s >= 3600
+        else f'{int(s)//60}:{int(s)%60:02}')
 
 class EpochLines:
     "Prints a line an epoch with its scores, the time it took and the time that is left; on a terminal a bar within the epoch."
-    head = f'{"epoch":>9} {"train loss":>11} {"valid loss":>11} {"accuracy":>9} {"mean IoU":>9} {"time":>8} {"left":>8}'
+    head = (f'{"epoch":>9} {"train loss":>11} {"valid loss":>11} {"accuracy":>9} {"mean IoU":>9} '
+        f'{"time":>8} {"left":>8}')
     def __init__(self, total, done=0, best=-1., out=None):
-        self.total, self.done, self.first, self.best, self.out = total, done, done, best, out or sys.stdout
+        self.total, self.done, self.first, self.best, self.out = (total, done, done, best,
+            out or sys.stdout)
         self.live = self.out.isatty() and os.environ.get('TERM') != 'dumb'
         self.begin = self.last = self.shown = time.monotonic()
         print(self.head, file=self.out)
@@ -99,7 +111,8 @@ class EpochLines:
         now = time.monotonic()
         if not self.live or now - self.shown < .1: return
         self.shown, k = now, 24*i//n
-        print(f'\r{f"{self.done+1}/{self.total}":>9} [{"#"*k}{"."*(24-k)}] {i}/{n} {what}   ', end='', file=self.out, flush=True)
+        print(f'\r{f"{self.done+1}/{self.total}":>9} [{"#"*k}{"."*(24-k)}] {i}/{n} {what}   ',
+            end='', file=self.out, flush=True)
     def wipe(self):
         "Take the bar away."
         if self.live: print('\r' + ' '*80 + '\r', end='', file=self.out, flush=True)
@@ -109,6 +122,7 @@ class EpochLines:
         took, self.last, self.done = now - self.last, now, self.done + 1
         left = (now - self.begin)/(self.done - self.first)*(self.total - self.done)
         star, self.best = ('*', mean_iou) if mean_iou > self.best else ('', self.best)
-        line = f'{f"{self.done}/{self.total}":>9} {train_loss:11.4f} {valid_loss:11.4f} {accuracy:9.3f} {mean_iou:9.3f} {_clock(took):>8} {_clock(left):>8} {star}'.rstrip()
+        line = (f'{f"{self.done}/{self.total}":>9} {train_loss:11.4f} {valid_loss:11.4f} '
+            f'{accuracy:9.3f} {mean_iou:9.3f} {_clock(took):>8} {_clock(left):>8} {star}'.rstrip())
         self.wipe()
         print(line, file=self.out, flush=True)

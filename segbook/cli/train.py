@@ -39,7 +39,9 @@ def _data(a) -> Path:
     from segbook import data as d
     if a.n is None: return d.get_data(a.data, a.root)
     draw = dict(scenes=d.make_scenes, cells=d.make_cells).get(a.data)
-    if draw is None: raise SegbookError(f'--n {a.n} says how many pictures to draw, and --data {a.data} is not drawn. Cure: leave --n out, or --data scenes')
+    if draw is None:
+        raise SegbookError(f'--n {a.n} says how many pictures to draw, and --data {a.data} is not '
+            'drawn. Cure: leave --n out, or --data scenes')
     return draw(d._data_root(a.root)/f'{a.data}_{a.n}', n=a.n)
 
 # %% ../../nbs/18_cli.ipynb #90166b06
@@ -48,8 +50,10 @@ def _checked(path, a):
     report = check_masks(path, a.images, a.labels, codes_argument(a))
     if not report.ok:
         fix = any('fix=' in p.message for p in report.errors)
-        raise SegbookError('\n'.join([f'the data in {path} cannot be trained on:', *[f'- {p.message}' for p in report.errors],
-            f'segbook_check {shlex.quote(str(path))} prints the whole report' + (', and with --fix NEW_FOLDER it writes a corrected copy.' if fix else '.')]))
+        raise SegbookError('\n'.join([f'the data in {path} cannot be trained on:',
+                    *[f'- {p.message}' for p in report.errors],
+                    f'segbook_check {shlex.quote(str(path))} prints the whole report'
+                    + (', and with --fix NEW_FOLDER it writes a corrected copy.' if fix else '.')]))
     for p in report.warnings: print(f'note: {p.message}')
     return SegFolder(path, a.images, a.labels, codes_argument(a)), report
 
@@ -57,7 +61,8 @@ def _checked(path, a):
 def _n_train(sf) -> int:
     "How many images `seg_dataloaders` will train on."
     n = len(sf.images)
-    return sum(f.name not in sf.valid for f in sf.images) if sf.valid is not None else n - min(n - 1, max(1, round(.2*n)))
+    return sum(f.name not in sf.valid for f in sf.images) if sf.valid is not None else n - min(n
+        - 1, max(1, round(.2*n)))
 
 # %% ../../nbs/18_cli.ipynb #6583b722
 def _batch_size(a, n) -> int:
@@ -65,13 +70,15 @@ def _batch_size(a, n) -> int:
     if a.bs is not None: return a.bs
     if n >= SMALL_SET: return DEFAULT_BATCH
     bs = min(SMALL_SET_BATCH, n)
-    print(f'batches of {bs}: {n} training images are few, and smaller batches make more steps of them (--bs chooses another size)')
+    print(f'batches of {bs}: {n} training images are few, and smaller batches make more steps of '
+        'them (--bs chooses another size)')
     return bs
 
 # %% ../../nbs/18_cli.ipynb #78f64ec5
 def _dataloaders(path, a):
     from segbook.data.loaders import seg_dataloaders
-    dls = seg_dataloaders(path, bs=a.bs, size=a.size and tuple(a.size), images=a.images, labels=a.labels, codes=codes_argument(a), seed=a.seed, num_workers=a.workers)
+    dls = seg_dataloaders(path, bs=a.bs, size=a.size and tuple(a.size), images=a.images,
+        labels=a.labels, codes=codes_argument(a), seed=a.seed, num_workers=a.workers)
     if a.size: dls.size = tuple(a.size)
     return dls
 
@@ -99,15 +106,19 @@ def _recorder(run, out, signals, clock, far):
             self.check = next(o for o in self.learn.cbs if isinstance(o, Checkpoint))
             n, done = run['arguments']['epochs'], self.check.done
             if done: print(f'going on after epoch {done} of {n}')
-            self.lines = far['lines'] = EpochLines(n, done, max([-1., *(r[3] for r in self.check.history)]))
+            self.lines = far['lines'] = EpochLines(n, done,
+                max([-1., *(r[3] for r in self.check.history)]))
             self.save()
         def after_batch(self):
             signals.ask()
-            self.lines.batch(self.iter + 1, self.n_iter, 'batches' if self.training else 'validation batches')
+            self.lines.batch(self.iter + 1, self.n_iter,
+                'batches' if self.training else 'validation batches')
         def after_epoch(self):
-            run['epoch_seconds'] = run['epoch_seconds'][:self.check.done-1] + [round(time.monotonic() - self.lines.last, 2)]
+            run['epoch_seconds'] = run['epoch_seconds'][:self.check.done-1] + [
+                round(time.monotonic() - self.lines.last, 2)]
             self.save()
-            self.lines.epoch(*self.check.history[-1][:4]) # last: who reads the line can rely on the files
+            # last: who reads the line can rely on the files
+            self.lines.epoch(*self.check.history[-1][:4])
             signals.ask()
         def save(self):
             save_metrics(out, self.learn, self.check.history)
@@ -124,12 +135,16 @@ def _finish(learn, dls, sf, report, out, run, history, clock, rows=5):
     table = per_class(confusion, sf.codes, class_pixel_counts(dls).sum(0).numpy())
     miou, acc = confusion.mean_iou(), confusion.pixel_accuracy()
     save_metrics(out, learn, history)
-    write_csv(out/'per_class.csv', [list(table[0]), *[['' if isinstance(v, float) and np.isnan(v) else v for v in r.values()] for r in table]])
-    fig = _draw(learn, dls, sf, scores, rows, f'{out.resolve().name}: mean IoU {miou:.3f} over {len(table)} classes, pixel accuracy {acc:.3f}, on {len(scores)} validation images')
+    write_csv(out/'per_class.csv', [list(table[0]),
+            *[['' if isinstance(v, float) and np.isnan(v) else v for v in r.values()]
+                for r in table]])
+    fig = _draw(learn, dls, sf, scores, rows, f'{out.resolve().name}: mean IoU {miou:.3f} over '
+        f'{len(table)} classes, pixel accuracy {acc:.3f}, on {len(scores)} validation images')
     replace_file(out/'results.png', lambda f: fig.savefig(f, format='png'))
     save_segmenter(learn, out/'model', overwrite=True, mean_iou=miou, pixel_accuracy=acc)
     best = max(range(len(history)), key=lambda i: np.nan_to_num(history[i][3], nan=-1)) + 1
-    run.update(status='finished', epochs_done=len(history), best_epoch=best, mean_iou=miou, pixel_accuracy=acc, finished=date_text(), duration=clock())
+    run.update(status='finished', epochs_done=len(history), best_epoch=best, mean_iou=miou,
+        pixel_accuracy=acc, finished=date_text(), duration=clock())
     save_run(out, run)
     clear_run(out, [o for o in OWN_FILES if o.startswith('checkpoint')])
     print(f'\n{class_table(table)}\n{_void_line(sf, report)}')
@@ -138,7 +153,8 @@ def _finish(learn, dls, sf, report, out, run, history, clock, rows=5):
 def _void_line(sf, report) -> str:
     v, n = sf.ignore_index, report.class_pixels
     if v is None: return 'no class is named Void, so every pixel counts'
-    return f'{sf.codes[v]} (id {v}) counts nowhere: {100*n[v]/max(n.sum(), 1):.2f} % of all pixels; the shares above are of the others'
+    return (f'{sf.codes[v]} (id {v}) counts nowhere: {100*n[v]/max(n.sum(), 1):.2f} % of all '
+        'pixels; the shares above are of the others')
 
 # %% ../../nbs/18_cli.ipynb #7b96354f
 def _draw(learn, dls, sf, scores, rows, title) -> Figure:
@@ -148,8 +164,9 @@ def _draw(learn, dls, sf, scores, rows, title) -> Figure:
     ids = spread_ranks(scores, rows)
     files = [Path(dls.valid_ds.items[i]) for i in ids]
     images = [x if x.shape[-1] in (1, 3) else x[..., :3] for x in map(read_image, files)]
-    return results_figure(images, [read_mask(sf.label_of(f)) for f in files], [predict_image(learn, f).numpy() for f in files],
-                          sf.codes, [f.name for f in files], [scores[i] for i in ids], title)
+    return results_figure(images, [read_mask(sf.label_of(f)) for f in files],
+        [predict_image(learn, f).numpy() for f in files], sf.codes, [f.name for f in files],
+        [scores[i] for i in ids], title)
 
 # %% ../../nbs/18_cli.ipynb #7cabd7d5
 def _train(given, signals, far):
@@ -159,7 +176,8 @@ def _train(given, signals, far):
     out, run = (old_run if resume else new_run)(given)
     if run['status'] == 'finished':
         clear_run(out, [o for o in OWN_FILES if o.startswith('checkpoint')])
-        print(f'{out} is a finished run of {run["arguments"]["epochs"]} epochs: there is nothing to resume.\nmean IoU {run["mean_iou"]:.3f}\npicture: {out/"results.png"}')
+        print(f'{out} is a finished run of {run["arguments"]["epochs"]} epochs: there is nothing '
+            f'to resume.\nmean IoU {run["mean_iou"]:.3f}\npicture: {out/"results.png"}')
         return 0
     a = SimpleNamespace(**run['arguments'])
     print(f'segbook {__version__}: {"resuming " if resume else ""}{a.data} -> {out}')
@@ -168,26 +186,36 @@ def _train(given, signals, far):
     a.bs = _batch_size(a, _n_train(sf))
     dls = _dataloaders(path, a)
     if resume and run['data']['fingerprint'] != _finger(dls):
-        raise SegbookError(f'the data in {path} are not those that the run in {out} began with: other images, another split or other classes. Cure: restore them, or start a new run')
+        raise SegbookError(f'the data in {path} are not those that the run in {out} began with: '
+            'other images, another split or other classes. Cure: restore them, or start a new run')
     learn = _learner(dls, a)
     check_space(out, learn)
-    run.update(arguments=_lasting(a, path), data=dict(path=str(path), train=len(dls.train_ds), valid=len(dls.valid_ds), fingerprint=_finger(dls)), **run_facts(learn))
-    return _train_in(out, run, a, learn, dls, sf, report, given, signals, far, lambda before=run['duration']: round(before + time.monotonic() - start, 2))
+    run.update(arguments=_lasting(a, path),
+        data=dict(path=str(path), train=len(dls.train_ds), valid=len(dls.valid_ds),
+            fingerprint=_finger(dls)), **run_facts(learn))
+    return _train_in(out, run, a, learn, dls, sf, report, given, signals, far,
+        lambda before=run['duration']: round(before + time.monotonic() - start, 2))
 
 # %% ../../nbs/18_cli.ipynb #f1e39dde
 def _lasting(a, path) -> dict:
     "The arguments, such that they mean the same in another working folder."
     from segbook.data.sources import DATASETS
     whole = lambda o: str(Path(o).resolve()) if o and os.path.exists(o) else o
-    return {**vars(a), 'data': a.data if a.data in DATASETS else whole(path), 'root': whole(a.root), 'codes': whole(a.codes)}
+    return {**vars(a), 'data': a.data if a.data in DATASETS else whole(path), 'root': whole(a.root),
+        'codes': whole(a.codes)}
 
 # %% ../../nbs/18_cli.ipynb #f003a9b3
 def _train_in(out, run, a, learn, dls, sf, report, given, signals, far, clock):
     "Train in the folder `out`, which is known to be ours."
     from segbook.learner import train_segmenter
-    size, n = 'x'.join(map(str, dls.one_batch()[0].shape[-2:])), sum(p.numel() for p in learn.model.parameters())/1e6
-    print(f'{a.arch} on {a.encoder}, {n:.1f} M parameters, ' + ('encoder pretrained on ImageNet' if a.pretrained else 'from scratch') + f'; {run["device"]}, {run["cores"]} cores')
-    print(f'{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with, {size}; {len(sf.codes)} classes' + ('' if sf.ignore_index is None else f', {sf.codes[sf.ignore_index]} among them, which is left out'))
+    size, n = 'x'.join(map(str, dls.one_batch()[0].shape[-2:])), sum(p.numel()
+        for p in learn.model.parameters())/1e6
+    print(f'{a.arch} on {a.encoder}, {n:.1f} M parameters, '
+        + ('encoder pretrained on ImageNet' if a.pretrained else 'from scratch')
+        + f'; {run["device"]}, {run["cores"]} cores')
+    print(f'{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate with, {size}; '
+        f'{len(sf.codes)} classes' + ('' if sf.ignore_index is None
+            else f', {sf.codes[sf.ignore_index]} among them, which is left out'))
     far.update(out=out, made=[o for o in (out, *out.parents) if not o.exists()])
     out.mkdir(parents=True, exist_ok=True)
     with locked_folder(out):
@@ -196,12 +224,15 @@ def _train_in(out, run, a, learn, dls, sf, report, given, signals, far, clock):
             run.update(status='running', started=date_text())
             save_run(out, run)
         far.update(run=run, clock=clock)
-        resume = 'resume' in given and (run['epochs_done'] > 0 or (out/'checkpoint'/'last.pt').exists())
+        resume = 'resume' in given and (run['epochs_done'] > 0
+            or (out/'checkpoint'/'last.pt').exists())
         with learn.no_bar(), learn.no_logging():
-            history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume, cbs=[_recorder(run, out, signals, clock, far)])
+            history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume,
+                cbs=[_recorder(run, out, signals, clock, far)])
         _finish(learn, dls, sf, report, out, run, history, clock)
     print(f'\nmodel: {out/"model"} (segbook_predict {shlex.quote(str(out))} IMAGE... --out FOLDER)')
-    print(f'mean IoU {run["mean_iou"]:.3f}, pixel accuracy {run["pixel_accuracy"]:.3f}, with the weights of epoch {run["best_epoch"]} of {a.epochs}\npicture: {out/"results.png"}')
+    print(f'mean IoU {run["mean_iou"]:.3f}, pixel accuracy {run["pixel_accuracy"]:.3f}, with the '
+        f'weights of epoch {run["best_epoch"]} of {a.epochs}\npicture: {out/"results.png"}')
     return 0
 
 # %% ../../nbs/18_cli.ipynb #aeff9cbb
@@ -209,12 +240,14 @@ def _kept(far, status) -> str:
     "Note in `run.json` how the run ended, and say what is kept and how to go on; remove empty folders that we made."
     out, run = far.get('out'), far.get('run')
     if 'lines' in far: far['lines'].wipe()
-    if run is not None and run['status'] in ('running', 'interrupted', 'failed') and (out/'checkpoint'/'last.pt').exists():
+    if run is not None and run['status'] in ('running', 'interrupted',
+            'failed') and (out/'checkpoint'/'last.pt').exists():
         run.update(status=status, duration=far['clock']())
         save_run(out, run)
         n, total = run['epochs_done'], run['arguments']['epochs']
         kept = f'{n} of {total} epochs are' if n != 1 else f'1 of {total} epochs is'
-        return f'{kept} kept in {out}, with weights, optimiser and scores. Go on with:\n    segbook_train --resume {shlex.quote(str(out))}'
+        return (f'{kept} kept in {out}, with weights, optimiser and scores. Go on with:\n    '
+            f'segbook_train --resume {shlex.quote(str(out))}')
     if far.get('made'):
         clear_run(out)
         for o in far['made']:
@@ -233,4 +266,5 @@ def segbook_train(
     def failed(e):
         if not isinstance(e, SegbookError): return _kept(far, 'failed') if far.get('run') else ''
         if not far.get('run') or 'resume' not in given: _kept(far, 'failed')
-    return guarded('segbook_train', lambda signals: _train(given, signals, far), lambda signals: _kept(far, 'interrupted'), failed, args is None)
+    return guarded('segbook_train', lambda signals: _train(given, signals, far),
+        lambda signals: _kept(far, 'interrupted'), failed, args is None)

@@ -17,4 +17,6 @@ from ..drawing.cells import CELL_CODES, make_cells
 from ..drawing.scenes import make_scenes
 
 # %% ../../nbs/workshop/data/face.ipynb #4369d18c
-_all_ = ['CAMVID_CODES', 'CELL_CODES', 'DATASETS', 'DataSource', 'SegDL', 'from_coco', 'from_labelme', 'get_data', 'make_cells', 'make_scenes', 'mild_tfms', 'read_image', 'seg_dataloaders']
+_all_ = ['CAMVID_CODES', 'CELL_CODES', 'DATASETS', 'DataSource', 'SegDL', 'from_coco',
+    'from_labelme', 'get_data', 'make_cells', 'make_scenes', 'mild_tfms', 'read_image',
+    'seg_dataloaders']

@@ -29,10 +29,15 @@ def _rle(counts, h, w):
     "A run-length code, column by column and beginning with zeros, as bool [h,w]."
     if isinstance(counts, (str,bytes)):
         try: from pycocotools import mask as coco
-        except ImportError: raise SegbookError('A compressed run-length code; reading it needs pycocotools. Install it with: pip install pycocotools') from None
-        return coco.decode(dict(size=[h,w], counts=counts.encode() if isinstance(counts, str) else counts)).astype(bool)
+        except ImportError:
+            raise SegbookError('A compressed run-length code; reading it needs pycocotools. '
+                'Install it with: pip install pycocotools') from None
+        return coco.decode(dict(size=[h,w], counts=counts.encode() if isinstance(counts, str)
+                else counts)).astype(bool)
     x = np.repeat(np.arange(len(counts)) % 2, counts).astype(bool)
-    if x.size != h*w: raise SegbookError(f'A run-length code of {x.size} pixels for an image of {h}x{w} = {h*w}. Expected the same number: check the image size in the JSON.')
+    if x.size != h*w:
+        raise SegbookError(f'A run-length code of {x.size} pixels for an image of {h}x{w} = {h*w}. '
+            'Expected the same number: check the image size in the JSON.')
     return x.reshape(w, h).T
 
 # %% ../../nbs/workshop/data/annotations.ipynb #249ddfb5
@@ -43,21 +48,31 @@ def _paint_coco(mask, a, value, where):
         if isinstance(s, dict): mask[_rle(s['counts'], *s.get('size', mask.shape))] = value
         elif isinstance(s, list):
             for p in s: _fill(mask, p, value)
-        else: raise SegbookError(f'no segmentation but {sorted(a)}; boxes alone make no mask. Export with polygons or masks')
-    except (SegbookError,ValueError,IndexError,KeyError) as e: raise SegbookError(f'{where}, annotation {a.get("id")}: {e}') from e
+        else:
+            raise SegbookError(f'no segmentation but {sorted(a)}; boxes alone make no mask. Export '
+                'with polygons or masks')
+    except (SegbookError,ValueError,IndexError,KeyError) as e:
+        raise SegbookError(f'{where}, annotation {a.get("id")}: {e}') from e
 
 def _save_pair(out, image, mask):
     "Copy `image` and write its mask beside it, refusing a second file of the same stem."
     f = out/'labels'/f'{image.stem}_P.png'
-    if f.exists(): raise SegbookError(f'Two images are called {image.stem}: {image} is the second. Expected different names: rename one, in the annotations too.')
+    if f.exists():
+        raise SegbookError(f'Two images are called {image.stem}: {image} is the second. Expected '
+            'different names: rename one, in the annotations too.')
     shutil.copyfile(image, out/'images'/image.name)
     write_png(mask, f)
 
 def _codes_of(names, codes):
     "Class names: `codes`, or background and `names`; a SegbookError when a name is missing."
-    codes = list(codes) if codes is not None else ['background'] + [n for n in names if n.lower() != 'background']
-    if lost := [n for n in names if n not in codes and n.lower() != 'background']: raise SegbookError(f'The annotations name {", ".join(map(repr, lost[:5]))}, which codes does not have: {", ".join(codes)}. Add them, or leave codes out.')
-    if len(codes) > 256: raise SegbookError(f'{len(codes)} classes; expected 256 at most for 8-bit masks. Merge some.')
+    codes = list(codes) if codes is not None else ['background'] + [n for n in names
+        if n.lower() != 'background']
+    if lost := [n for n in names if n not in codes and n.lower() != 'background']:
+        raise SegbookError(f'The annotations name {", ".join(map(repr, lost[:5]))}, which codes '
+            f'does not have: {", ".join(codes)}. Add them, or leave codes out.')
+    if len(codes) > 256:
+        raise SegbookError(f'{len(codes)} classes; expected 256 at most for 8-bit masks. Merge '
+            'some.')
     return codes
 
 # %% ../../nbs/workshop/data/annotations.ipynb #3e5fc941
@@ -65,9 +80,14 @@ def _there(folder, im):
     "The file of COCO's image `im`, of the size it states."
     f = folder/im['file_name']
     if not f.is_file(): f = folder/Path(im['file_name']).name
-    if not f.is_file(): raise SegbookError(f'{im["file_name"]} is not in {folder}; expected every image the annotations name. Copy it there, or name its folder.')
+    if not f.is_file():
+        raise SegbookError(f'{im["file_name"]} is not in {folder}; expected every image the '
+            'annotations name. Copy it there, or name its folder.')
     with Image.open(f) as x: wh = x.size
-    if wh != (im['width'],im['height']): raise SegbookError(f'{f} is {wh[1]}x{wh[0]}, the annotations say {im["height"]}x{im["width"]} (height x width); the polygons would be misplaced. Use the images that were annotated.')
+    if wh != (im['width'],im['height']):
+        raise SegbookError(f'{f} is {wh[1]}x{wh[0]}, the annotations say '
+            f'{im["height"]}x{im["width"]} (height x width); the polygons would be misplaced. Use '
+            'the images that were annotated.')
     return f
 
 # %% ../../nbs/workshop/data/annotations.ipynb #2064570e
@@ -83,7 +103,9 @@ def from_coco(
     Raises SegbookError for a file that is no such JSON, images that are not there or have another size, boxes without
     a mask, and when `out` exists. A split is not made: write a valid.txt, or let `seg_dataloaders` draw one."""
     d,images,out = read_json(file),Path(images),fresh_folder(out)
-    if not isinstance(d, dict) or not all(k in d for k in ('images','annotations','categories')): raise SegbookError(f'{file} has no images, annotations and categories; expected COCO JSON for segmentation. Export it as "COCO instances".')
+    if not isinstance(d, dict) or not all(k in d for k in ('images','annotations','categories')):
+        raise SegbookError(f'{file} has no images, annotations and categories; expected COCO JSON '
+            'for segmentation. Export it as "COCO instances".')
     cats = {c['id']:str(c['name']) for c in sorted(d['categories'], key=lambda c: c['id'])}
     codes = _codes_of([*cats.values(), *([crowd] if crowd else [])], codes)
     todo = {}
@@ -94,7 +116,9 @@ def from_coco(
             f,mask = _there(images, im),np.zeros((im['height'],im['width']), np.uint8)
             for a in sorted(todo.get(im['id'], []), key=lambda a: -a.get('area', 0)):
                 name = crowd if crowd and a.get('iscrowd') else cats.get(a['category_id'])
-                if name is None: raise SegbookError(f'{im["file_name"]}, annotation {a.get("id")}: category {a["category_id"]} is not among the categories. Export again.')
+                if name is None:
+                    raise SegbookError(f'{im["file_name"]}, annotation {a.get("id")}: category '
+                        f'{a["category_id"]} is not among the categories. Export again.')
                 _paint_coco(mask, a, codes.index(name) if name in codes else 0, im['file_name'])
             _save_pair(tmp, f, mask)
         write_lines(tmp/'codes.txt', codes)
@@ -111,17 +135,24 @@ def _paint_labelme(mask, s, value, where):
         r,c = np.ogrid[:mask.shape[0],:mask.shape[1]]
         mask[(c+.5-p[0,0])**2 + (r+.5-p[0,1])**2 <= ((p[1]-p[0])**2).sum()] = value
         return
-    elif kind != 'polygon': raise SegbookError(f'{where} has a shape of type {kind!r} ({s.get("label")!r}); expected polygon, rectangle or circle, which have an inside. Draw it as a polygon.')
+    elif kind != 'polygon':
+        raise SegbookError(f'{where} has a shape of type {kind!r} ({s.get("label")!r}); expected '
+            'polygon, rectangle or circle, which have an inside. Draw it as a polygon.')
     try: _fill(mask, p, value)
-    except SegbookError as e: raise SegbookError(f'{where}, shape {s.get("label")!r}: {e} Finish or delete it.') from e
+    except SegbookError as e:
+        raise SegbookError(f'{where}, shape {s.get("label")!r}: {e} Finish or delete it.') from e
 
 def _labelme(f):
     "A LabelMe file, its shapes and its image's path."
     d = read_json(f)
-    if not isinstance(d, dict) or 'shapes' not in d or not d.get('imagePath'): raise SegbookError(f'{f} has no shapes and imagePath; expected a LabelMe JSON. Take it out of the folder, or export it again.')
+    if not isinstance(d, dict) or 'shapes' not in d or not d.get('imagePath'):
+        raise SegbookError(f'{f} has no shapes and imagePath; expected a LabelMe JSON. Take it out '
+            'of the folder, or export it again.')
     im = f.parent/d['imagePath'].replace('\\', '/')
     if not im.is_file(): im = f.parent/im.name
-    if not im.is_file(): raise SegbookError(f'{f.name} annotates {d["imagePath"]}, which is not in {f.parent}. Put the image beside its JSON.')
+    if not im.is_file():
+        raise SegbookError(f'{f.name} annotates {d["imagePath"]}, which is not in {f.parent}. Put '
+            'the image beside its JSON.')
     return d['shapes'],im
 
 # %% ../../nbs/workshop/data/annotations.ipynb #e2378fac
@@ -136,14 +167,18 @@ def from_labelme(
     are not there, and when `out` exists."""
     folder,out = Path(folder),fresh_folder(out)
     files = sorted(folder.glob('*.json'))
-    if not files: raise SegbookError(f'No .json file in {folder}; expected LabelMe annotations, one beside each image. Check the path.')
+    if not files:
+        raise SegbookError(f'No .json file in {folder}; expected LabelMe annotations, one beside '
+            'each image. Check the path.')
     found = {f:_labelme(f) for f in files}
     codes = _codes_of(sorted({s['label'] for ss,_ in found.values() for s in ss}), codes)
     with NewFolder(out) as tmp:
         for s in ('images','labels'): (tmp/s).mkdir()
         for f,(shapes,im) in found.items():
             with Image.open(im) as x: mask = np.zeros((x.height,x.width), np.uint8)
-            for s in shapes: _paint_labelme(mask, s, codes.index(s['label']) if s['label'] in codes else 0, f.name)
+            for s in shapes:
+                _paint_labelme(mask, s, codes.index(s['label']) if s['label'] in codes else 0,
+                    f.name)
             _save_pair(tmp, im, mask)
         write_lines(tmp/'codes.txt', codes)
     return out

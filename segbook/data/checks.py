@@ -20,11 +20,14 @@ __all__ = ['image_shapes', 'find_size', 'find_channels', 'split_indices', 'check
 # %% ../../nbs/workshop/data/checks.ipynb #e627c557
 def image_shapes(folder):
     "Shapes of all images; a SegbookError when an image and its mask differ in size."
-    with ThreadPoolExecutor(8) as ex: xs,ys = list(ex.map(image_shape, folder.images)),list(ex.map(image_shape, folder.labels))
+    with ThreadPoolExecutor(8) as ex:
+        xs,ys = list(ex.map(image_shape, folder.images)),list(ex.map(image_shape, folder.labels))
     bad = [(f,x,y) for f,x,y in zip(folder.images, xs, ys) if x[:2] != y[:2]]
     if bad:
         f,x,y = bad[0]
-        raise SegbookError(f'{len(bad)} of {len(xs)} images differ in size from their masks; {f.name} is {x[0]}x{x[1]} and its mask {y[0]}x{y[1]} (height x width). Expected equal sizes: resize those masks with nearest, or the images.')
+        raise SegbookError(f'{len(bad)} of {len(xs)} images differ in size from their masks; '
+            f'{f.name} is {x[0]}x{x[1]} and its mask {y[0]}x{y[1]} (height x width). Expected '
+            'equal sizes: resize those masks with nearest, or the images.')
     return xs
 
 def find_size(folder, shapes, size):
@@ -33,8 +36,10 @@ def find_size(folder, shapes, size):
     n = Counter(s[:2] for s in shapes).most_common()
     if len(n) == 1: return n[0][0]
     odd = next(f.name for f,s in zip(folder.images, shapes) if s[:2] == n[-1][0])
-    raise SegbookError(f'Images of {len(n)} sizes in {folder.path}: ' + ', '.join(f'{c} of {h}x{w}' for (h,w),c in n[:3]) + (' ...' if len(n) > 3 else '') +
-        f' (height x width), {odd} among the rarest; a batch needs one size. Pass size=({n[0][0][0]},{n[0][0][1]}) to resize them all.')
+    raise SegbookError(f'Images of {len(n)} sizes in {folder.path}: '
+        + ', '.join(f'{c} of {h}x{w}' for (h,w),c in n[:3]) + (' ...' if len(n) > 3 else '')
+        + f' (height x width), {odd} among the rarest; a batch needs one size. Pass '
+        f'size=({n[0][0][0]},{n[0][0][1]}) to resize them all.')
 
 # %% ../../nbs/workshop/data/checks.ipynb #4c075eb6
 def find_channels(folder, shapes, channels):
@@ -43,35 +48,54 @@ def find_channels(folder, shapes, channels):
     found = {s[2] for s in shapes}
     if len(found) == 1: return found.pop()
     if found <= {1,3}: return 3
-    raise SegbookError(f'Images with {", ".join(map(str, sorted(found)))} channels in {folder.path}; expected one number. Pass channels=..., or save them alike.')
+    raise SegbookError(f'Images with {", ".join(map(str, sorted(found)))} channels in '
+        f'{folder.path}; expected one number. Pass channels=..., or save them alike.')
 
 def split_indices(folder, valid_pct, seed):
     "Indices of the training and validation images."
     n,names = len(folder.images),[f.name for f in folder.images]
-    if n < 2: raise SegbookError(f'{folder.path} has one image with a mask, {names[0]}; expected two at least, one to train on and one to validate. Add images.')
+    if n < 2:
+        raise SegbookError(f'{folder.path} has one image with a mask, {names[0]}; expected two at '
+            'least, one to train on and one to validate. Add images.')
     if folder.valid is None:
-        if not 0 < valid_pct < 1: raise SegbookError(f'valid_pct={valid_pct}; expected a share between 0 and 1, such as 0.2.')
-        val = set(np.random.default_rng(seed).permutation(n)[:min(n-1, max(1, round(n*valid_pct)))].tolist())
-        print(f'{folder.path.name}: no valid.txt, so {len(val)} of {n} images are drawn at random for validation (seed {seed}).')
+        if not 0 < valid_pct < 1:
+            raise SegbookError(f'valid_pct={valid_pct}; expected a share between 0 and 1, such as '
+                '0.2.')
+        val = set(np.random.default_rng(seed).permutation(n)[:min(n-1,
+                    max(1, round(n*valid_pct)))].tolist())
+        print(f'{folder.path.name}: no valid.txt, so {len(val)} of {n} images are drawn at random '
+            f'for validation (seed {seed}).')
     else:
         if lost := sorted(set(folder.valid) - set(names)): raise SegbookError(_lost(folder, lost))
         val = {i for i,f in enumerate(names) if f in folder.valid}
-    if not val: raise SegbookError(f'No validation image: valid.txt of {folder.path} names none of its {n} images. List some there, one file name a line, or delete the file for a random split.')
-    if len(val) == n: raise SegbookError(f'No training image: valid.txt of {folder.path} names all {n} images. Take most of the lines out, or delete the file for a random split.')
+    if not val:
+        raise SegbookError(f'No validation image: valid.txt of {folder.path} names none of its {n} '
+            'images. List some there, one file name a line, or delete the file for a random split.')
+    if len(val) == n:
+        raise SegbookError(f'No training image: valid.txt of {folder.path} names all {n} images. '
+            'Take most of the lines out, or delete the file for a random split.')
     return [i for i in range(n) if i not in val],sorted(val)
 
 def _lost(folder, lost):
     "What to say of names in valid.txt that are not there."
-    stems,bare = {f.stem:f.name for f in folder.images},{f.name for f in getattr(folder, 'unmatched_images', [])}
-    hint = next((f'; did you mean {stems[Path(o).stem]}?' for o in lost if Path(o).stem in stems), '')
+    stems,bare = {f.stem:f.name for f in folder.images},{f.name
+        for f in getattr(folder, 'unmatched_images', [])}
+    hint = next((f'; did you mean {stems[Path(o).stem]}?' for o in lost if Path(o).stem in stems),
+        '')
     if hint == '' and lost[0] in bare: hint = f'; {lost[0]} is there, but has no mask'
-    return f'valid.txt of {folder.path} names {len(lost)} files that are not among its images: {", ".join(lost[:3])}{" ..." if len(lost) > 3 else ""}{hint}. Expected file names as in the images folder. Correct the list.'
+    return (f'valid.txt of {folder.path} names {len(lost)} files that are not among its images: '
+        f'{", ".join(lost[:3])}{" ..." if len(lost) > 3 else ""}{hint}. Expected file names as in '
+        'the images folder. Correct the list.')
 
 # %% ../../nbs/workshop/data/checks.ipynb #75b002cd
 def check_training_set(folder, train, bs, repeat=1, what='images'):
     "Raise a SegbookError when training would have no batch, or nothing to learn from."
     if bs < 1: raise SegbookError(f'bs={bs}; expected 1 or more.')
-    if bs > (n := len(train)*repeat): raise SegbookError(f'Batches of {bs} from {n} training {what}: an incomplete batch is dropped, so there would be none at all. Pass bs={n} or less.')
+    if bs > (n := len(train)*repeat):
+        raise SegbookError(f'Batches of {bs} from {n} training {what}: an incomplete batch is '
+            f'dropped, so there would be none at all. Pass bs={n} or less.')
     v = folder.ignore_index
     if v is not None and not any((read_mask(folder.labels[i]) != v).any() for i in train):
-        raise SegbookError(f'All pixels of all {len(train)} training masks are {folder.codes[v]} (id {v}): there is nothing to learn from. Expected ids of other classes; check_masks(folder) shows what the masks hold.')
+        raise SegbookError(f'All pixels of all {len(train)} training masks are {folder.codes[v]} '
+            f'(id {v}): there is nothing to learn from. Expected ids of other classes; '
+            'check_masks(folder) shows what the masks hold.')

@@ -38,7 +38,8 @@ def _wrong(file, src):
         name,want = src.hash.split(':')
         got = _whole(file, name)
         if got != want: return f'has {name} {got}, expected {want}'
-    if src.head_md5 and (got := _md5(file, 1<<20)) != src.head_md5: return f'has md5 {got} over its first MiB, expected {src.head_md5}'
+    if src.head_md5 and (got := _md5(file, 1<<20)) != src.head_md5:
+        return f'has md5 {got} over its first MiB, expected {src.head_md5}'
 
 # %% ../../nbs/workshop/data/download.ipynb #9f6f860e
 class _NoAnswer(SegbookError):
@@ -49,11 +50,15 @@ class _Bar:
     def __init__(self, name): self.name,self.total,self.n = name,0,0
     def update(self, n):
         self.n = min(self.n+n, self.total or self.n+n)
-        print(f'\r{self.name}: {self.n/1e6:.1f}' + (f' of {self.total/1e6:.1f} MB ({self.n/self.total:.0%})' if self.total else ' MB'), end='', flush=True)
+        print(f'\r{self.name}: {self.n/1e6:.1f}'
+            + (f' of {self.total/1e6:.1f} MB ({self.n/self.total:.0%})' if self.total else ' MB'),
+            end='', flush=True)
     def reset(self): self.n = 0
     def close(self): print()
 
-def _by_hand(src, file): return f"Put the file there by hand as {file} (it is checked in the same way), or use data='scenes', which needs no network."
+def _by_hand(src, file):
+    return (f"Put the file there by hand as {file} (it is checked in the same way), or use "
+        "data='scenes', which needs no network.")
 
 # %% ../../nbs/workshop/data/download.ipynb #90c4875a
 def _download(src, file):
@@ -61,16 +66,23 @@ def _download(src, file):
     import pooch, requests
     def fetch(url, out, _):
         pooch.HTTPDownloader(progressbar=_Bar(src.name), timeout=30)(url, out, None)
-        if bad := _wrong(out, src): raise SegbookError(f'{url} {bad}: a broken transfer, or another file than the one published. Nothing was kept. Try again, or: {_by_hand(src, file)}')
+        if bad := _wrong(out, src):
+            raise SegbookError(f'{url} {bad}: a broken transfer, or another file than the one '
+                f'published. Nothing was kept. Try again, or: {_by_hand(src, file)}')
     log = pooch.get_logger()
     level = log.level
     log.setLevel('WARNING')
-    try: pooch.retrieve(src.url, known_hash=None, fname=file.name, path=file.parent, downloader=fetch)
+    try:
+        pooch.retrieve(src.url, known_hash=None, fname=file.name, path=file.parent,
+            downloader=fetch)
     except requests.RequestException as e:
         r = getattr(e, 'response', None)
-        why = f'answered {r.status_code}' if r is not None else f'did not answer, or broke off ({type(e).__name__})'
+        why = (f'answered {r.status_code}' if r is not None else 'did not answer, or broke off '
+            f'({type(e).__name__})')
         raise _NoAnswer(f'{src.url} {why}; expected {src.file}. {_by_hand(src, file)}') from None
-    except OSError as e: raise SegbookError(f'{file} cannot be written ({e.strerror or e}); expected a folder that can be written. Name another with root=... or SEGBOOK_DATA_ROOT.') from e
+    except OSError as e:
+        raise SegbookError(f'{file} cannot be written ({e.strerror or e}); expected a folder that '
+            'can be written. Name another with root=... or SEGBOOK_DATA_ROOT.') from e
     finally: log.setLevel(level)
 
 # %% ../../nbs/workshop/data/download.ipynb #35827f97
@@ -80,17 +92,23 @@ def _unpack(file, out):
         with tarfile.open(file) as t:
             for m in t.getmembers():
                 parts = m.name.replace('\\', '/').split('/')
-                if '..' in parts or m.name.startswith(('/','\\')) or ':' in parts[0] or not (m.isreg() or m.isdir()):
-                    raise SegbookError(f'{file} holds {m.name!r}, which would lie outside its folder or is no plain file; expected images, masks and codes.txt. Nothing was unpacked: delete that archive.')
+                if '..' in parts or m.name.startswith(('/',
+                            '\\')) or ':' in parts[0] or not (m.isreg() or m.isdir()):
+                    raise SegbookError(f'{file} holds {m.name!r}, which would lie outside its '
+                        'folder or is no plain file; expected images, masks and codes.txt. Nothing '
+                        'was unpacked: delete that archive.')
             t.extractall(out, **({'filter':'data'} if hasattr(tarfile, 'data_filter') else {}))
-    except (tarfile.TarError,EOFError,OSError) as e: raise SegbookError(f'{file} cannot be unpacked ({e}); expected a tar archive. Delete it and try again.') from e
+    except (tarfile.TarError,EOFError,OSError) as e:
+        raise SegbookError(f'{file} cannot be unpacked ({e}); expected a tar archive. Delete it '
+            'and try again.') from e
 
 def _unpack_to(file, tmp):
     "Unpack `file` so that images/, labels/ and codes.txt come to lie in `tmp`."
     box = tmp/'.box'
     box.mkdir()
     _unpack(file, box)
-    inner = next((f for f in [box,*sorted(o for o in box.iterdir() if o.is_dir())] if (f/'images').is_dir()), box)
+    inner = next((f for f in [box,*sorted(o for o in box.iterdir() if o.is_dir())]
+            if (f/'images').is_dir()), box)
     for f in list(inner.iterdir()): f.rename(tmp/f.name)
     shutil.rmtree(box)
 
@@ -99,9 +117,12 @@ def _npz_split(z, split, out, valid):
     "Write one split of MedSegBench's arrays as image files; the names of validation images go to `valid`."
     xs,ys = z[f'{split}_images'],z[f'{split}_label']
     ys = ys[...,0] if ys.ndim == 4 else ys
-    if len(xs) != len(ys) or xs.shape[1:3] != ys.shape[1:]: raise SegbookError(f'{split}: images {xs.shape} and labels {ys.shape} do not belong together; expected [N,H,W,3] or [N,H,W], and [N,H,W].')
+    if len(xs) != len(ys) or xs.shape[1:3] != ys.shape[1:]:
+        raise SegbookError(f'{split}: images {xs.shape} and labels {ys.shape} do not belong '
+            'together; expected [N,H,W,3] or [N,H,W], and [N,H,W].')
     vals = np.unique(ys)
-    if not set(vals.tolist()) <= {0,1} and not set(vals.tolist()) <= {0,255}: raise SegbookError(f'{split}: label values {vals[:6].tolist()}; expected 0 and 1.')
+    if not set(vals.tolist()) <= {0,1} and not set(vals.tolist()) <= {0,255}:
+        raise SegbookError(f'{split}: label values {vals[:6].tolist()}; expected 0 and 1.')
     for d in ('images','labels'): (out/d).mkdir(parents=True, exist_ok=True)
     for i,(x,y) in enumerate(zip(xs, ys)):
         name = f'{split}_{i:05d}'
@@ -117,7 +138,9 @@ def _npz_to(file, tmp, classes):
             for s,out in (('train',tmp),('val',tmp),('test',tmp/'test')):
                 _npz_split(z, s, out, valid)
                 write_lines(out/'codes.txt', classes)
-    except (KeyError,OSError,EOFError) as e: raise SegbookError(f'{file} is not as expected ({e}): arrays train_images, train_label, val_..., test_... Delete it and try again.') from e
+    except (KeyError,OSError,EOFError) as e:
+        raise SegbookError(f'{file} is not as expected ({e}): arrays train_images, train_label, '
+            'val_..., test_... Delete it and try again.') from e
     write_lines(tmp/'valid.txt', valid)
 
 # %% ../../nbs/workshop/data/download.ipynb #6c582bd1
@@ -127,12 +150,15 @@ def _fetch(src, root):
     if path.is_dir(): return SegFolder(path).path
     mine = not file.exists()
     if mine: _download(src, file)
-    elif bad := _wrong(file, src): raise SegbookError(f'{file} {bad}; it is not the file published as {src.url}. Delete it to download it again.')
+    elif bad := _wrong(file, src):
+        raise SegbookError(f'{file} {bad}; it is not the file published as {src.url}. Delete it to '
+            'download it again.')
     with NewFolder(path) as tmp:
         if file.suffix == '.npz': _npz_to(file, tmp, src.classes)
         else: _unpack_to(file, tmp)
         try: SegFolder(tmp)
-        except SegbookError as e: raise SegbookError(f'{file} does not unpack to a data folder: {e}') from None
+        except SegbookError as e:
+            raise SegbookError(f'{file} does not unpack to a data folder: {e}') from None
     if mine: file.unlink()
     return path
 
@@ -150,9 +176,12 @@ def _local(name, root):
     for path in (Path(name).expanduser(),root/name):
         if path.is_dir():
             if any(path.iterdir()): return path
-            raise SegbookError(f'{path} is empty; expected a folder with images/, labels/ and codes.txt. Check the path.')
+            raise SegbookError(f'{path} is empty; expected a folder with images/, labels/ and '
+                'codes.txt. Check the path.')
     near = difflib.get_close_matches(str(name), DATASETS, 1)
-    raise SegbookError(f'No data set and no folder {str(name)!r}' + (f'; did you mean {near[0]!r}?' if near else '.') + f' Give the path of a folder, or one of {", ".join(DATASETS)}.')
+    raise SegbookError(f'No data set and no folder {str(name)!r}'
+        + (f'; did you mean {near[0]!r}?' if near else '.') + ' Give the path of a folder, or one '
+        f'of {", ".join(DATASETS)}.')
 
 def get_data(
     name, # a name of `DATASETS`, or the path of a folder of one's own
@@ -166,7 +195,8 @@ def get_data(
     root = _data_root(root)
     src = DATASETS.get(str(name))
     if src is None: return _local(name, root)
-    if src.url is None: return dict(scenes=make_scenes, cells=make_cells)[src.name](drawn_folder(src.name, root))
+    if src.url is None:
+        return dict(scenes=make_scenes, cells=make_cells)[src.name](drawn_folder(src.name, root))
     try: return _fetch(src, root)
     except _NoAnswer as e:
         if fallback is None: raise

@@ -24,7 +24,8 @@ def _unit(x, where):
         top = 65535 if x.dtype.itemsize > 1 and hi <= 65535 else np.iinfo(x.dtype).max
         if lo >= 0: return (x/np.float32(top)).astype(np.float32)
     elif x.dtype.kind == 'f' and lo >= 0 and hi <= 1: return x.astype(np.float32)
-    raise SegbookError(f'{where} holds {x.dtype} values from {lo:g} to {hi:g}; expected 8 or 16 bit integers, or floats from 0 to 1. Rescale the file.')
+    raise SegbookError(f'{where} holds {x.dtype} values from {lo:g} to {hi:g}; expected 8 or 16 '
+        'bit integers, or floats from 0 to 1. Rescale the file.')
 
 _GREY = {'1','L','LA','La','I','F','I;16','I;16B','I;16L','I;16N'}
 
@@ -32,7 +33,9 @@ def _pil_array(im, channels, where):
     "A PIL image as array [H,W,C]."
     if im.mode in _GREY and im.mode not in ('1','L','LA','La'): x = _unit(np.asarray(im), where)
     elif channels == 4 and im.mode in ('RGBA','RGBX','CMYK'): x = np.asarray(im)
-    else: x = np.asarray(im.convert('L' if channels == 1 or channels is None and im.mode in _GREY else 'RGB'))
+    else:
+        x = np.asarray(im.convert('L' if channels == 1 or channels is None and im.mode in _GREY
+                else 'RGB'))
     return x[...,None] if x.ndim == 2 else x
 
 # %% ../../nbs/workshop/data/images.ipynb #93452259
@@ -48,24 +51,32 @@ def _load(file, channels):
     if file.suffix != '.npy':
         try:
             with Image.open(file) as im:
-                if im.format != 'TIFF' or getattr(im, 'n_frames', 1) == 1: return _pil_array(im, channels, file)
+                if im.format != 'TIFF' or getattr(im, 'n_frames', 1) == 1:
+                    return _pil_array(im, channels, file)
         except Exception as e: why = e
     try: x = _other_array(file)
     except Exception as e: why,x = e,None
-    if x is None: raise SegbookError(f'{file} cannot be read as an image ({why}). Restore it from its source, or leave it and its mask out.')
+    if x is None:
+        raise SegbookError(f'{file} cannot be read as an image ({why}). Restore it from its '
+            'source, or leave it and its mask out.')
     return _unit(x, file)
 
 def _channels_last(x, channels, where):
     "[H,W,C] with the number of channels asked for: grey repeated, alpha dropped, colour averaged to grey."
     if x.ndim == 2: x = x[...,None]
-    if x.ndim == 3 and x.shape[-1] != channels and (x.shape[0] == channels or x.shape[0] < 16 < x.shape[-1]): x = np.moveaxis(x, 0, -1)
+    if x.ndim == 3 and x.shape[-1] != channels and (x.shape[0] == channels
+            or x.shape[0] < 16 < x.shape[-1]):
+        x = np.moveaxis(x, 0, -1)
     n = x.shape[-1]
-    if x.ndim != 3 or n > 64: raise SegbookError(f'{where} has shape {x.shape}; expected [H,W] or [H,W,channels]. Save one image a file.')
+    if x.ndim != 3 or n > 64:
+        raise SegbookError(f'{where} has shape {x.shape}; expected [H,W] or [H,W,channels]. Save '
+            'one image a file.')
     if channels in (None,n): return x
     if n == 1: return np.repeat(x, channels, -1)
     if channels == 3 and n == 4: return x[...,:3]
     if channels == 1 and n == 3: return (x @ np.array([.299,.587,.114]))[...,None].astype(x.dtype)
-    raise SegbookError(f'{where} has {n} channels, asked for {channels}. Pass channels={n}, or save all images alike.')
+    raise SegbookError(f'{where} has {n} channels, asked for {channels}. Pass channels={n}, or '
+        'save all images alike.')
 
 # %% ../../nbs/workshop/data/images.ipynb #55c3ced6
 def read_image(
@@ -88,6 +99,7 @@ def image_shape(file):
     "Height, width and channels of an image file, from its header where that will do."
     try:
         with Image.open(file) as im:
-            if im.format != 'TIFF' or getattr(im, 'n_frames', 1) == 1: return im.height,im.width,1 if im.mode in _GREY else 3
+            if im.format != 'TIFF' or getattr(im, 'n_frames', 1) == 1:
+                return im.height,im.width,1 if im.mode in _GREY else 3
     except Exception: pass
     return _channels_last(_load(file, None), None, file).shape

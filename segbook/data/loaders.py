@@ -34,9 +34,12 @@ class _OpenImage(Transform):
     def encodes(self, o):
         if not isinstance(o, (str,Path)): return o
         x = read_image(o, self.channels)
-        if self.channels == 1: return PILImageBW(Image.fromarray(x[...,0] if x.dtype == np.uint8 else x[...,0]*np.float32(255)))
+        if self.channels == 1:
+            return PILImageBW(Image.fromarray(x[...,0] if x.dtype == np.uint8
+                    else x[...,0]*np.float32(255)))
         if self.channels == 3 and x.dtype == np.uint8: return PILImage(Image.fromarray(x))
-        return TensorImage(torch.from_numpy(np.moveaxis(x, -1, 0).astype(np.float32))*(1 if x.dtype == np.uint8 else 255))
+        return TensorImage(torch.from_numpy(np.moveaxis(x, -1, 0).astype(np.float32))*(1
+                if x.dtype == np.uint8 else 255))
 
 class _OpenMask(Transform):
     "An image's path as PILMask of its class ids, every one of them below the number of classes."
@@ -49,7 +52,9 @@ class _OpenMask(Transform):
         y = read_mask(f)
         if y.max(initial=0) >= K or y.min(initial=0) < 0:
             bad = np.unique(y[(y >= K) | (y < 0)])
-            raise SegbookError(f'{f} has class id {", ".join(map(str, bad[:5]))}; expected 0 to {K-1} for {K} classes. check_masks(folder) finds all such files and proposes a mapping.')
+            raise SegbookError(f'{f} has class id {", ".join(map(str, bad[:5]))}; expected 0 to '
+                f'{K-1} for {K} classes. check_masks(folder) finds all such files and proposes a '
+                'mapping.')
         return PILMask(Image.fromarray(y.astype(np.uint8 if K <= 256 else np.int32)))
 
 # %% ../../nbs/03_data.ipynb #5d71b19d
@@ -63,7 +68,9 @@ class _Squish(Transform):
         h,w = self.size
         if isinstance(o, PILMask): return PILMask(o.resize((w,h), Image.NEAREST))
         if isinstance(o, Image.Image): return type(o)(o.resize((w,h), Image.BILINEAR))
-        if isinstance(o, TensorImage): return TensorImage(torch.nn.functional.interpolate(o[None].as_subclass(torch.Tensor), self.size, mode='bilinear', antialias=True)[0])
+        if isinstance(o, TensorImage):
+            return TensorImage(torch.nn.functional.interpolate(o[None].as_subclass(torch.Tensor),
+                    self.size, mode='bilinear', antialias=True)[0])
         return o
 
 # %% ../../nbs/03_data.ipynb #bc99bab6
@@ -75,7 +82,8 @@ def mild_tfms(
     **kw, # anything else that fastai's `aug_transforms` takes
 ) -> list: # batch transforms for images in 0..1 and their masks
     "Flips, small turns and zooms that move image and mask together (the mask nearest), and changes of light for the image alone."
-    return aug_transforms(max_rotate=max_rotate, max_zoom=max_zoom, max_lighting=max_lighting, flip_vert=flip_vert, **{'max_warp':0., **kw})
+    return aug_transforms(max_rotate=max_rotate, max_zoom=max_zoom, max_lighting=max_lighting,
+        flip_vert=flip_vert, **{'max_warp':0., **kw})
 
 # %% ../../nbs/03_data.ipynb #43db1812
 class SegDL(TfmdDL):
@@ -96,13 +104,17 @@ class SegDL(TfmdDL):
         n = min(max_n, len(xs))
         ncols = min(ncols, n)
         nrows = -(-n//ncols)
-        fig,axs = plt.subplots(nrows, ncols, figsize=figsize or (2.4*ncols+1.6,2.4*nrows*xs.shape[-2]/xs.shape[-1]), layout='constrained', squeeze=False)
+        fig,axs = plt.subplots(nrows, ncols, figsize=figsize
+            or (2.4*ncols+1.6,2.4*nrows*xs.shape[-2]/xs.shape[-1]), layout='constrained',
+            squeeze=False)
         for ax in axs.flat: ax.axis('off')
         for ax,x,y in zip(axs.flat, xs, ys):
             x = x[:3] if len(x) >= 3 else x[:1]
-            ax.imshow(overlay(x.numpy().transpose(1,2,0).astype(np.uint8), y.numpy(), self.vocab, alpha))
+            ax.imshow(overlay(x.numpy().transpose(1,2,0).astype(np.uint8), y.numpy(), self.vocab,
+                    alpha))
         cols = palette(self.vocab)/255
-        fig.legend(handles=[Patch(color=cols[k], label=self.vocab[k]) for k in np.unique(ys[:n]).tolist()], loc='outside right upper', frameon=False)
+        fig.legend(handles=[Patch(color=cols[k], label=self.vocab[k])
+                for k in np.unique(ys[:n]).tolist()], loc='outside right upper', frameon=False)
 
     def show_results(self, b, out, max_n=4, figsize=None, **kwargs):
         "Draw images, their true masks and the predicted ones side by side, with a legend of the classes seen: what `learn.show_results` shows."
@@ -110,7 +122,8 @@ class SegDL(TfmdDL):
         from matplotlib.patches import Patch
         xs,ys = [o.detach().cpu() for o in self.decode(b)[:2]]
         n,ps = min(max_n, len(xs)),torch.as_tensor(out).cpu()
-        fig,axs = plt.subplots(n, 3, figsize=figsize or (9,2.4*n*xs.shape[-2]/xs.shape[-1]), layout='constrained', squeeze=False)
+        fig,axs = plt.subplots(n, 3, figsize=figsize or (9,2.4*n*xs.shape[-2]/xs.shape[-1]),
+            layout='constrained', squeeze=False)
         for row,x,y,p in zip(axs, xs, ys, ps):
             x = (x[:3] if len(x) >= 3 else x[:1]).numpy().transpose(1,2,0).astype(np.uint8)
             for ax,m in zip(row, (None,y,p)):
@@ -118,7 +131,9 @@ class SegDL(TfmdDL):
                 ax.axis('off')
         for ax,t in zip(axs[0], ('image','truth','prediction')): ax.set_title(t, fontsize=9)
         cols = palette(self.vocab)/255
-        fig.legend(handles=[Patch(color=cols[k], label=self.vocab[k]) for k in np.unique(torch.cat([ys[:n],ps[:n]])).tolist()], loc='outside right upper', frameon=False)
+        fig.legend(handles=[Patch(color=cols[k], label=self.vocab[k])
+                for k in np.unique(torch.cat([ys[:n],ps[:n]])).tolist()], loc='outside right upper',
+            frameon=False)
 
 # %% ../../nbs/03_data.ipynb #e2d49e08
 def _workers(n, device):
@@ -127,32 +142,48 @@ def _workers(n, device):
     return min(8, os.cpu_count() or 1) if gpu and n >= 200 else 0
 
 def _as_folder(path, images, labels, codes, valid):
-    folder = path if isinstance(path, SegFolder) else SegFolder(path, images=images, labels=labels, codes=codes, valid=valid)
+    folder = path if isinstance(path, SegFolder) else SegFolder(path, images=images, labels=labels,
+        codes=codes, valid=valid)
     bare = folder.unmatched_images
-    if bare: print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists them.')
+    if bare:
+        print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a '
+            f'mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists '
+            'them.')
     return folder
 
 # %% ../../nbs/03_data.ipynb #b097dcee
 def _window(folder, crops, size, classes, n, shapes, train):
     "The transform that cuts windows out of training images, or None without `crops`."
     if crops is None:
-        if classes is not None or n != 1: raise SegbookError(f'crops is None, so {"crop_classes" if classes is not None else "crops_per_image"} would do nothing. Cure: crops=\'random\' or crops=\'positive\', with size=')
+        if classes is not None or n != 1:
+            raise SegbookError(
+                f'crops is None, so {"crop_classes" if classes is not None else "crops_per_image"} '
+                'would do nothing. Cure: crops=\'random\' or crops=\'positive\', with size=')
         return None
-    if crops not in ('random','positive'): raise SegbookError(f"crops is {crops!r}; expected 'random', 'positive' or None.")
-    if size is None: raise SegbookError(f"crops={crops!r} needs the size of the windows, such as size=128.")
-    if not isinstance(n, int) or n < 1: raise SegbookError(f'crops_per_image is {n!r}; expected a whole number of at least 1.')
-    if classes is not None and crops == 'random': raise SegbookError("crop_classes is for crops='positive'; windows of crops='random' lie anywhere.")
+    if crops not in ('random','positive'):
+        raise SegbookError(f"crops is {crops!r}; expected 'random', 'positive' or None.")
+    if size is None:
+        raise SegbookError(f"crops={crops!r} needs the size of the windows, such as size=128.")
+    if not isinstance(n, int) or n < 1:
+        raise SegbookError(f'crops_per_image is {n!r}; expected a whole number of at least 1.')
+    if classes is not None and crops == 'random':
+        raise SegbookError("crop_classes is for crops='positive'; windows of crops='random' lie "
+            "anywhere.")
     h,w = hw = height_width(size)
     H,W = min(s[0] for s in shapes),min(s[1] for s in shapes)
-    if h > H or w > W: raise SegbookError(f'Windows of {h}x{w} from training images that are down to {H}x{W} (height x width); expected at most that. Pass a smaller size.')
+    if h > H or w > W:
+        raise SegbookError(f'Windows of {h}x{w} from training images that are down to {H}x{W} '
+            '(height x width); expected at most that. Pass a smaller size.')
     return RandomWindow(hw, None if crops == 'random' else wanted_classes(folder, train, classes))
 
 def _block(folder, channels, train, val, item_tfms, batch_tfms):
     "The DataBlock of a folder: `train` and `val` are the indices of its images."
     if isinstance(batch_tfms, str) and batch_tfms == 'default': batch_tfms = mild_tfms()
     x = TransformBlock(type_tfms=[_OpenImage(channels)], batch_tfms=IntToFloatTensor)
-    y = TransformBlock(type_tfms=[_OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes), batch_tfms=IntToFloatTensor)
-    return DataBlock((x,y), splitter=lambda items: (train,val), dl_type=SegDL, item_tfms=item_tfms, batch_tfms=list(batch_tfms or []))
+    y = TransformBlock(type_tfms=[_OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes),
+        batch_tfms=IntToFloatTensor)
+    return DataBlock((x,y), splitter=lambda items: (train,val), dl_type=SegDL, item_tfms=item_tfms,
+        batch_tfms=list(batch_tfms or []))
 
 # %% ../../nbs/03_data.ipynb #1026e438
 def seg_dataloaders(
@@ -181,14 +212,19 @@ def seg_dataloaders(
     that are not there, batches larger than the training set, masks of nothing but Void, and windows that are too large or find nothing."""
     folder = _as_folder(path, images, labels, codes, valid)
     (train,val),shapes = split_indices(folder, valid_pct, seed),image_shapes(folder)
-    window = _window(folder, crops, size, crop_classes, crops_per_image, [shapes[i] for i in train], train)
-    channels,hw = find_channels(folder, shapes, channels),None if window else find_size(folder, shapes, size)
+    window = _window(folder, crops, size, crop_classes, crops_per_image, [shapes[i] for i in train],
+        train)
+    channels,hw = find_channels(folder, shapes, channels),None if window else find_size(folder,
+        shapes, size)
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
     resize = [_Squish(hw)] if hw and any(s[:2] != hw for s in shapes) else []
-    block = _block(folder, channels, train*crops_per_image, val, resize + [window]*bool(window) + list(item_tfms or []), batch_tfms)
+    block = _block(folder, channels, train*crops_per_image, val,
+        resize + [window]*bool(window) + list(item_tfms or []), batch_tfms)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
-                            num_workers=_workers(len(folder.images), device) if num_workers is None else num_workers)
-    for o in (dls,*dls.loaders): o.vocab,o.ignore_index,o.channels,o.size = list(folder.codes),folder.ignore_index,channels,hw if resize else None
+        num_workers=_workers(len(folder.images), device) if num_workers is None else num_workers)
+    for o in (dls,*dls.loaders):
+        o.vocab,o.ignore_index,o.channels,o.size = list(
+            folder.codes),folder.ignore_index,channels,hw if resize else None
     dls.train.rng = random.Random(seed)
     return dls

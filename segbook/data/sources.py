@@ -28,27 +28,37 @@ class DataSource:
     @property
     def file(self): return self.url.split('?')[0].rsplit('/', 1)[-1]
     @property
-    def check(self): return 'drawn' if self.url is None else f'{self.hash.split(":")[0]} of the whole file' if self.hash else 'size, and md5 of the first MiB alone'
+    def check(self):
+        return ('drawn' if self.url is None else f'{self.hash.split(":")[0]} of the whole file'
+            if self.hash else 'size, and md5 of the first MiB alone')
 
 # %% ../../nbs/workshop/data/sources.ipynb #99f1c896
 def _medseg(name, about, thing, licence, **md5):
     "A set of MedSegBench in two sizes."
     url = 'https://zenodo.org/records/13358372/files/{}_{}.npz?download=1'
-    return [DataSource(f'{name}_{px}', f'{about}, {px}x{px}', ('background',thing), url.format(name, px), hash=f'md5:{h}', licence=licence)
-            for px,h in (('128',md5['px128']),('256',md5['px256']))]
+    return [DataSource(f'{name}_{px}', f'{about}, {px}x{px}', ('background',thing),
+            url.format(name, px), hash=f'md5:{h}', licence=licence)
+        for px,h in (('128',md5['px128']),('256',md5['px256']))]
 
 _CAMVID = dict(licence='not stated')
 
-DATASETS = {s.name:s for s in [
-    DataSource('scenes', 'drawn street scenes, 128x96', tuple(CAMVID_CODES)),
-    DataSource('cells', 'drawn touching cells, 128x128', tuple(CELL_CODES)),
-    DataSource('camvid_tiny', '100 street scenes, 128x96', None, 'https://s3.amazonaws.com/fast-ai-sample/camvid_tiny.tgz',
-               2_314_212, head_md5='2cf6daf91b7a2083ecfa3e9968e9d915', **_CAMVID),
-    DataSource('camvid', '701 street scenes, 960x720', None, 'https://s3.amazonaws.com/fast-ai-imagelocal/camvid.tgz',
-               598_913_237, head_md5='648371e4f3a833682afb39b08a3ce2aa', **_CAMVID),
-    *_medseg('kvasir', 'polyps in endoscopy', 'polyp', 'research', px128='2c703d693d16437a2891f1aec900a1ea', px256='4ce7118decc9973a252e9a9dd6c1e47e'),
-    *_medseg('drive', 'vessels of the retina', 'vessel', 'CC BY 4.0', px128='39582fd6528bdd7b66ed92c6dd9f26aa', px256='56f96cf647df7ba48c56586c8d0d2cf8'),
-    *_medseg('chasedb1', 'vessels of the retina', 'vessel', 'CC BY 4.0', px128='55e391c5002493c77ceb912ef1070cbe', px256='d72833a2603872150a12b2763cfe454f'),
-    *_medseg('cellnuclei', 'nuclei under the microscope', 'nucleus', 'CC0', px128='65440774822a5d13e015915661cc9f6c', px256='bce679a41ed55486a0a5b0a7471f2b43'),
-    *_medseg('busi', 'tumours in breast ultrasound', 'tumour', 'CC0', px128='68877751adef0ab639de73946aac0985', px256='198aea70968b71adf593b32c41a6e995'),
-    *_medseg('isic2018', 'skin lesions', 'lesion', 'CC BY-NC 4.0', px128='a89f5259e99e146f1e983173ced69903', px256='03680ffc3fc8e0221f161d445c8a94d4')]}
+DATASETS = {s.name:s for s in [DataSource('scenes', 'drawn street scenes, 128x96',
+            tuple(CAMVID_CODES)), DataSource('cells', 'drawn touching cells, 128x128',
+            tuple(CELL_CODES)), DataSource('camvid_tiny', '100 street scenes, 128x96', None,
+            'https://s3.amazonaws.com/fast-ai-sample/camvid_tiny.tgz', 2_314_212,
+            head_md5='2cf6daf91b7a2083ecfa3e9968e9d915', **_CAMVID),
+        DataSource('camvid', '701 street scenes, 960x720', None,
+            'https://s3.amazonaws.com/fast-ai-imagelocal/camvid.tgz', 598_913_237,
+            head_md5='648371e4f3a833682afb39b08a3ce2aa', **_CAMVID),
+        *_medseg('kvasir', 'polyps in endoscopy', 'polyp', 'research',
+            px128='2c703d693d16437a2891f1aec900a1ea', px256='4ce7118decc9973a252e9a9dd6c1e47e'),
+        *_medseg('drive', 'vessels of the retina', 'vessel', 'CC BY 4.0',
+            px128='39582fd6528bdd7b66ed92c6dd9f26aa', px256='56f96cf647df7ba48c56586c8d0d2cf8'),
+        *_medseg('chasedb1', 'vessels of the retina', 'vessel', 'CC BY 4.0',
+            px128='55e391c5002493c77ceb912ef1070cbe', px256='d72833a2603872150a12b2763cfe454f'),
+        *_medseg('cellnuclei', 'nuclei under the microscope', 'nucleus', 'CC0',
+            px128='65440774822a5d13e015915661cc9f6c', px256='bce679a41ed55486a0a5b0a7471f2b43'),
+        *_medseg('busi', 'tumours in breast ultrasound', 'tumour', 'CC0',
+            px128='68877751adef0ab639de73946aac0985', px256='198aea70968b71adf593b32c41a6e995'),
+        *_medseg('isic2018', 'skin lesions', 'lesion', 'CC BY-NC 4.0',
+            px128='a89f5259e99e146f1e983173ced69903', px256='03680ffc3fc8e0221f161d445c8a94d4')]}

@@ -16,14 +16,18 @@ __all__ = ['CAMVID_CODES', 'SKY', 'BUILDING', 'POLE', 'ROAD', 'PAVEMENT', 'TREE'
            'draw_disc', 'draw_line', 'draw_rect', 'flat_colour', 'wall_texture', 'draw_face']
 
 # %% ../../nbs/workshop/drawing/canvas.ipynb #d3494279
-CAMVID_CODES = 'Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist Void'.split()
+CAMVID_CODES = ('Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist '
+    'Void'.split())
 
 SKY,BUILDING,POLE,ROAD,PAVEMENT,TREE,SIGN,FENCE,CAR,PERSON,BICYCLIST,VOID = range(12)
 
 # %% ../../nbs/workshop/drawing/canvas.ipynb #6ab95e92
-WALL_COLOURS = np.array([[134,98,84],[150,128,104],[126,124,124],[104,100,100],[172,164,152],[120,110,92],[112,112,118],[148,112,98]], float)
+WALL_COLOURS = np.array([[134,98,84],[150,128,104],[126,124,124],[104,100,100],[172,164,152],
+        [120,110,92],[112,112,118],[148,112,98]], float)
 
-PAINT_COLOURS = np.array([[170,44,40],[46,76,150],[206,206,204],[40,42,48],[196,150,40],[60,120,80],[150,152,156],[120,60,120]], float) # anything
+# anything
+PAINT_COLOURS = np.array([[170,44,40],[46,76,150],[206,206,204],[40,42,48],[196,150,40],[60,120,80],
+        [150,152,156],[120,60,120]], float)
 
 CAR_COLOURS = np.array([[36,56,130],[54,84,160],[30,34,44],[24,40,90],[120,140,176]], float)
 
@@ -31,7 +35,8 @@ COAT_COLOURS = np.array([[190,44,40],[206,84,36],[180,36,80],[210,60,50]], float
 
 VEST_COLOURS = np.array([[40,190,190],[150,214,50],[60,200,140],[30,170,210]], float)
 
-LEAF_COLOURS = np.array([[58,96,36],[76,110,44],[48,84,42],[92,108,48],[104,104,44],[66,100,56]], float)
+LEAF_COLOURS = np.array([[58,96,36],[76,110,44],[48,84,42],[92,108,48],[104,104,44],[66,100,56]],
+    float)
 
 STEEL_COLOURS = np.array([[52,56,56],[72,74,74],[40,48,44]], float)
 
@@ -39,7 +44,8 @@ WOOD_COLOURS = np.array([[176,124,70],[196,150,90],[206,196,160],[150,100,56]], 
 
 SKIN_COLOURS = np.array([[206,164,136],[150,108,82],[98,70,54]], float)
 
-SIGN_COLOURS = np.array([[[186,36,36],[226,226,220]],[[36,66,170],[226,226,226]],[[210,170,40],[50,46,44]],[[30,110,70],[226,226,220]]], float)
+SIGN_COLOURS = np.array([[[186,36,36],[226,226,220]],[[36,66,170],[226,226,226]],
+        [[210,170,40],[50,46,44]],[[30,110,70],[226,226,220]]], float)
 
 BLACK = np.array([34.,34,36])
 
@@ -61,11 +67,13 @@ class Canvas:
     def pick(self, xs): return xs[int(self.rng.random()*len(xs))]
     def usual(self, table, p=.7): return self.paint(table if self.chance(p) else PAINT_COLOURS)
     def chance(self, p): return self.rng.random() < p
-    def paint(self, table=PAINT_COLOURS, jitter=18): return self.pick(table) + self.u(-jitter,jitter) + 8*self.rng.standard_normal(3)
+    def paint(self, table=PAINT_COLOURS, jitter=18):
+        return self.pick(table) + self.u(-jitter,jitter) + 8*self.rng.standard_normal(3)
     def at(self, X, Y, Z): return self.vx + self.f*X/Z, self.y0 + self.f*(self.eye-Y)/Z
     def ink(self, col):
         a = math.exp(-self.z/self.fog)
-        return tuple([0 if v < 0 else 255 if v > 255 else int(v) for v in (col*a + self.haze*(1-a)).tolist()])
+        return tuple([0 if v < 0 else 255 if v > 255 else int(v)
+                for v in (col*a + self.haze*(1-a)).tolist()])
 
 # %% ../../nbs/workshop/drawing/canvas.ipynb #6e94674d
 def both_canvases(name):
@@ -81,10 +89,14 @@ def draw_disc(c, x, y, rx, ry, col, k=None): c.oval((x-rx,y-ry,x+rx,y+ry), col, 
 
 def draw_line(c, pts, width, col, k=None): c.stroke(pts, col, k, width=max(1, round(width)))
 
-def draw_rect(c, x, y, x0, x1, y0, y1, col, k=None): c.poly([(x+x0,y-y0),(x+x1,y-y0),(x+x1,y-y1),(x+x0,y-y1)], col, k)
+def draw_rect(c, x, y, x0, x1, y0, y1, col, k=None):
+    c.poly([(x+x0,y-y0),(x+x1,y-y0),(x+x1,y-y1),(x+x0,y-y1)], col, k)
 
-def flat_colour(c, X0, X1, Z0, Z1, col, k=None): c.poly([c.at(X0,0,Z0),c.at(X1,0,Z0),c.at(X1,0,Z1),c.at(X0,0,Z1)], col, k)
+def flat_colour(c, X0, X1, Z0, Z1, col, k=None):
+    c.poly([c.at(X0,0,Z0),c.at(X1,0,Z0),c.at(X1,0,Z1),c.at(X0,0,Z1)], col, k)
 
-def wall_texture(c, X, Y0, Y1, Z0, Z1, col, k=None): c.poly([c.at(X,Y0,Z0),c.at(X,Y1,Z0),c.at(X,Y1,Z1),c.at(X,Y0,Z1)], col, k)
+def wall_texture(c, X, Y0, Y1, Z0, Z1, col, k=None):
+    c.poly([c.at(X,Y0,Z0),c.at(X,Y1,Z0),c.at(X,Y1,Z1),c.at(X,Y0,Z1)], col, k)
 
-def draw_face(c, X0, X1, Y0, Y1, Z, col, k=None): c.poly([c.at(X0,Y0,Z),c.at(X0,Y1,Z),c.at(X1,Y1,Z),c.at(X1,Y0,Z)], col, k)
+def draw_face(c, X0, X1, Y0, Y1, Z, col, k=None):
+    c.poly([c.at(X0,Y0,Z),c.at(X0,Y1,Z),c.at(X1,Y1,Z),c.at(X1,Y0,Z)], col, k)

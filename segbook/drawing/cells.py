@@ -38,10 +38,13 @@ def _stain(rng, who, depth, r):
     "What the microscope shows: bodies of differing brightness, darker towards their outline, a nucleus, haze and noise."
     h,w = who.shape
     body = (.45 + .4*rng.random(int(who.max())+1)).astype(np.float32)
-    x = np.where(who > 0, body[who]*(1 - .5*depth**3) + .2*(depth < .38) + .04*smooth_noise(rng, h, w, max(2, r/4)), .1)
+    x = np.where(who > 0, body[who]*(1 - .5*depth**3) + .2*(depth < .38)
+        + .04*smooth_noise(rng, h, w, max(2, r/4)), .1)
     x = (x + .05*smooth_noise(rng, h, w, 2*r))*(.6 + .6*rng.random())
-    x = Image.fromarray((np.clip(x, 0, 1)*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(h/128*(.4 + .6*rng.random())))
-    return np.clip(np.asarray(x, np.float32) + 5*rng.standard_normal((h,w), dtype=np.float32), 0, 255).astype(np.uint8)
+    x = Image.fromarray((np.clip(x, 0, 1)*255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(h/128*(.4 + .6*rng.random())))
+    return np.clip(np.asarray(x, np.float32) + 5*rng.standard_normal((h,w), dtype=np.float32), 0,
+        255).astype(np.uint8)
 
 def _cells(rng, h, w):
     "One picture: uint8 [h,w] image, uint8 [h,w] ids, uint16 [h,w] cell numbers."

@@ -29,8 +29,10 @@ def _reuse(path, recipe):
     try: old = json.loads((path/'recipe.json').read_text())
     except (OSError,ValueError): old = None
     if old == recipe: return True
-    raise SegbookError(f'{path} exists and holds ' + (f'other data, {old}' if old else 'something that was not drawn here') +
-        f'; asked for {recipe}. Nothing is overwritten: give another path, or delete that one first.')
+    raise SegbookError(f'{path} exists and holds '
+        + (f'other data, {old}' if old else 'something that was not drawn here')
+        + f'; asked for {recipe}. Nothing is overwritten: give another path, or delete that one '
+        'first.')
 
 # %% ../../nbs/workshop/drawing/folder.ipynb #dd3aeb6d
 def _write(path, recipe, codes, items):
@@ -57,10 +59,12 @@ def draw_folder(kind, path, n, size, seed, codes, draw):
     "Check the numbers; reuse or write the folder of `n` pictures that `draw(rng, h, w)` makes."
     path,(h,w) = Path(path),height_width(size)
     if n < 2 or min(h,w) < 32 or seed < 0:
-        raise SegbookError(f'make_{kind}(n={n}, size={size}, seed={seed}); expected n of 2 or more, 32 pixels a side or more, and a seed of 0 or more. Change that number.')
+        raise SegbookError(f'make_{kind}(n={n}, size={size}, seed={seed}); expected n of 2 or '
+            'more, 32 pixels a side or more, and a seed of 0 or more. Change that number.')
     recipe = dict(kind=kind, version=_VERSION, n=int(n), size=[h,w], seed=int(seed))
     if _reuse(path, recipe): return path
-    return _write(path, recipe, codes, (draw(np.random.default_rng((seed,i)), h, w) for i in range(n)))
+    return _write(path, recipe, codes, (draw(np.random.default_rng((seed,i)), h, w)
+            for i in range(n)))
 
 # %% ../../nbs/workshop/drawing/folder.ipynb #48f781a3
 def drawn_folder(name, root):

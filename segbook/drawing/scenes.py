@@ -26,7 +26,8 @@ def _margin(c, lab):
 
 # %% ../../nbs/workshop/drawing/scenes.ipynb #8645647a
 # strength of the fine, leafy and cloudy texture on each class, in the order of the codes
-_TEXTURE = np.array([[1,4,2,5,3,9,2,2,2,2,2,3], [0,3,0,0,3,24,0,0,0,2,2,0], [6,5,0,4,4,8,0,3,3,2,2,5]], np.float32)
+_TEXTURE = np.array([[1,4,2,5,3,9,2,2,2,2,2,3], [0,3,0,0,3,24,0,0,0,2,2,0],
+        [6,5,0,4,4,8,0,3,3,2,2,5]], np.float32)
 
 def _fields(h, w):
     "Three fields of noise, fine, leafy and cloudy, of mean 0 and deviation 1: float32 [3,h,w]."
@@ -37,18 +38,22 @@ def _fields(h, w):
 def _shadow(c, h, w):
     "The shadow of one side of the street: float32 [h,w,1] factors."
     m,s = Image.new('L', (w,h), 255),c.pick([-1,1])
-    pts = [c.at(s*30,0,3), c.at(s*c.u(-.2,.9)*c.half,0,3), c.at(s*c.u(.2,1)*c.half,0,14), c.at(s*c.half,0,60), c.at(s*30,0,60)]
+    pts = [c.at(s*30,0,3), c.at(s*c.u(-.2,.9)*c.half,0,3), c.at(s*c.u(.2,1)*c.half,0,14),
+        c.at(s*c.half,0,60), c.at(s*30,0,60)]
     ImageDraw.Draw(m).polygon([(x/2,y/2) for x,y in pts], fill=int(255*c.u(.6,.8)))
     return np.asarray(m.filter(ImageFilter.GaussianBlur(h/96)), np.float32)[...,None]/255
 
 def _light(c, img, lab, fields):
     "Texture, shadow, light, blur and noise, as a camera would have them: uint8 [h,w,3]."
     (h,w),rng = lab.shape,c.rng
-    for f,a in zip(fields, _TEXTURE): img += (np.roll(f, (int(rng.random()*h),int(rng.random()*w)), (0,1))*a[lab])[...,None]
+    for f,a in zip(fields, _TEXTURE):
+        img += (np.roll(f, (int(rng.random()*h),int(rng.random()*w)), (0,1))*a[lab])[...,None]
     if c.chance(.5): img *= _shadow(c, h, w)
     tint = 1 + .02*rng.standard_normal(3).astype(np.float32)
-    img *= c.u(.75,1.12)*tint*(1 + c.u(-.08,.08)*np.linspace(-1, 1, w, dtype=np.float32)[None,:,None])
-    out = Image.fromarray(np.clip(img, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(c.u(0,.5)*h/96))
+    img *= c.u(.75,1.12)*tint*(1 + c.u(-.08,.08)*np.linspace(-1, 1, w, dtype=np.float32)[None,:,
+            None])
+    out = Image.fromarray(np.clip(img, 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(c.u(0,.5)*h/96))
     img = np.asarray(out, np.float32) + c.u(1,3.5)*rng.standard_normal((h,w,3), dtype=np.float32)
     return np.clip(img, 0, 255).astype(np.uint8)
 
@@ -76,4 +81,5 @@ def make_scenes(
     A folder that already holds these scenes is returned as it is.
     Raises SegbookError when `path` holds anything else or cannot be written, or a number makes no sense."""
     fields = _fields(*height_width(size))
-    return draw_folder('scenes', path, n, size, seed, CAMVID_CODES, lambda rng,h,w: _scene(rng, h, w, fields))
+    return draw_folder('scenes', path, n, size, seed, CAMVID_CODES, lambda rng,h,
+        w: _scene(rng, h, w, fields))

@@ -21,16 +21,20 @@ __all__ = ['draw_ground', 'draw_street', 'draw_things']
 # %% ../../nbs/workshop/drawing/street.ipynb #ca154a71
 def draw_ground(c):
     "Sky, road with its marks, pavements with slabs and kerb."
-    sky = c.paint(np.array([[184,192,202],[204,208,212],[172,182,194],[150,180,214],[208,204,200]]), 14)
+    sky = c.paint(np.array([[184,192,202],[204,208,212],[172,182,194],[150,180,214],[208,204,200]]),
+        14)
     for j in range(8): c.di.rectangle((0, c.y0*j/8, c.w, c.h), fill=c.ink(sky + (j-4)*c.u(2,5)))
     c.dl.rectangle((0,0,c.w,c.h), fill=SKY)
     road = c.paint(np.array([[88,88,96],[104,104,108],[76,78,88]]), 12)
-    pave = c.pick([road+c.u(26,44)+np.array([8,4,-8]), road*.8+np.array([64,42,28]), c.paint(np.array([[158,150,136]]))])
+    pave = c.pick([road+c.u(26,44)+np.array([8,4,-8]), road*.8+np.array([64,42,28]),
+            c.paint(np.array([[158,150,136]]))])
     flat_colour(c, -400, 400, 2, 400, pave, PAVEMENT)
     flat_colour(c, -c.half, c.half, 1.5, 400, road, ROAD)
     for s in (-1,1):
-        for z in np.arange(3.5, 22, c.u(1.2,1.8)): draw_line(c, [c.at(s*(c.half+.3),0,z),c.at(s*60,0,z)], c.unit, pave-22)
-        for x in np.arange(c.half+1.1, c.half+8, 1.1): draw_line(c, [c.at(s*x,0,2.5),c.at(s*x,0,30)], c.unit, pave-20)
+        for z in np.arange(3.5, 22, c.u(1.2,1.8)):
+            draw_line(c, [c.at(s*(c.half+.3),0,z),c.at(s*60,0,z)], c.unit, pave-22)
+        for x in np.arange(c.half+1.1, c.half+8, 1.1):
+            draw_line(c, [c.at(s*x,0,2.5),c.at(s*x,0,30)], c.unit, pave-20)
         flat_colour(c, s*c.half, s*(c.half+.28), 2, 60, pave+26, PAVEMENT)
     _marks(c, road + c.u(50,100))
 
@@ -67,7 +71,8 @@ def _crown(c, x, y, r, col, squash=1.):
     a,d = c.rng.random(9)*6.2832,c.rng.random(9)
     for t,u in zip(a.tolist(), d.tolist()):
         q = r*(.42+.2*u)
-        draw_disc(c, x+math.cos(t)*r*.62, y+math.sin(t)*r*.62*squash, q, q*squash, col+((u-.5)*30-math.sin(t)*12), TREE)
+        draw_disc(c, x+math.cos(t)*r*.62, y+math.sin(t)*r*.62*squash, q, q*squash,
+            col+((u-.5)*30-math.sin(t)*12), TREE)
     draw_disc(c, x, y, r*.7, r*.7*squash, col, TREE)
 
 def _tree(c, X, z):
@@ -91,7 +96,9 @@ def _skyline(c):
     c.z,x = 60,-10
     while x < c.w:
         wd,ht = c.u(.05,.14)*c.w,c.u(.02,.12)*c.h
-        if c.chance(.5): c.poly([(x,c.y0+3*c.unit),(x+wd,c.y0+3*c.unit),(x+wd,c.y0-ht),(x,c.y0-ht)], c.paint(WALL_COLOURS), BUILDING)
+        if c.chance(.5):
+            c.poly([(x,c.y0+3*c.unit),(x+wd,c.y0+3*c.unit),(x+wd,c.y0-ht),(x,c.y0-ht)],
+                c.paint(WALL_COLOURS), BUILDING)
         else: draw_disc(c, x+wd/2, c.y0, wd*.7, ht, c.paint(LEAF_COLOURS), TREE)
         x += wd*.8
 
@@ -163,8 +170,11 @@ def _person(c, X, z):
     (x,y),H = c.at(X,0,z),c.u(.98,1.14)*px
     st = c.u(.06,.16)*H
     _shade(c, x, y, .4*px)
-    for q in (-1,1): c.poly([(x+q*st-.1*H,y),(x+q*st+.1*H,y),(x+q*.11*H+.13*H,y-.85*H),(x+q*.11*H-.13*H,y-.85*H)], legs, PERSON)
-    for q in (-1,1): draw_line(c, [(x+q*.24*H,y-1.38*H),(x+q*(.3*H+st*.4),y-.8*H)], .15*H, coat*.8, PERSON)
+    for q in (-1,1):
+        c.poly([(x+q*st-.1*H,y),(x+q*st+.1*H,y),(x+q*.11*H+.13*H,y-.85*H),
+                (x+q*.11*H-.13*H,y-.85*H)], legs, PERSON)
+    for q in (-1,1):
+        draw_line(c, [(x+q*.24*H,y-1.38*H),(x+q*(.3*H+st*.4),y-.8*H)], .15*H, coat*.8, PERSON)
     c.poly([(x-.26*H,y-.72*H),(x+.26*H,y-.72*H),(x+.3*H,y-1.45*H),(x-.3*H,y-1.45*H)], coat, PERSON)
     draw_disc(c, x, y-1.6*H, .18*H, .2*H, c.pick(SKIN_COLOURS), PERSON)
     draw_disc(c, x, y-1.7*H, .18*H, .12*H, c.pick(PAINT_COLOURS)*.45, PERSON)
@@ -174,18 +184,22 @@ def _bicyclist(c, X, z):
     c.z,coat,legs,bike,px = z,c.usual(VEST_COLOURS),c.paint()*.4,c.paint(),c.f/z
     (x,y),q,a = c.at(X,0,z),c.pick([-1,1]),c.u(.6,1.)
     r,d = .38*px,.5*px*a
-    hip,hand,foot,knee = (x-q*.22*px*a,y-1.0*px),(x+q*.46*px*a,y-1.05*px),(x+.02*px,y-.3*px),(x+q*.2*px*a,y-.72*px)
+    hip,hand,foot,knee = (x-q*.22*px*a,y-1.0*px),(x+q*.46*px*a,y-1.05*px),(x+.02*px,
+        y-.3*px),(x+q*.2*px*a,y-.72*px)
     neck = (x+q*.14*px*a,y-1.5*px)
     _shade(c, x, y, d+r)
-    c.dl.polygon([(x-q*d,y),(x-q*d,y-2*r),hip,neck,hand,(x+q*d,y-2*r),(x+q*d,y)], fill=BICYCLIST)   # as an annotator would outline it
+    # as an annotator would outline it
+    c.dl.polygon([(x-q*d,y),(x-q*d,y-2*r),hip,neck,hand,(x+q*d,y-2*r),(x+q*d,y)], fill=BICYCLIST)
     for t in (-1,1):
         draw_disc(c, x+t*d, y-r, r*a, r, BLACK, BICYCLIST)
         draw_disc(c, x+t*d, y-r, r*a*.6, r*.6, np.full(3, 112.))
     draw_line(c, [(x-q*d,y-r),foot,(x+q*.36*px*a,y-.85*px),hip,foot], .12*px, bike, BICYCLIST)
     draw_line(c, [(x+q*d,y-r),hand], .12*px, bike, BICYCLIST)
-    for pts,wd,col in (([hip,knee,foot],.24,legs),([hip,neck],.46,coat),([neck,hand],.16,coat*.85)): draw_line(c, pts, wd*px, col, BICYCLIST)
+    for pts,wd,col in (([hip,knee,foot],.24,legs),([hip,neck],.46,coat),([neck,hand],.16,coat*.85)):
+        draw_line(c, pts, wd*px, col, BICYCLIST)
     draw_disc(c, neck[0]+q*.08*px, neck[1]-.16*px, .17*px, .19*px, c.pick(SKIN_COLOURS), BICYCLIST)
-    draw_disc(c, neck[0]+q*.06*px, neck[1]-.25*px, .19*px, .13*px, np.array([226,226,220.]), BICYCLIST)
+    draw_disc(c, neck[0]+q*.06*px, neck[1]-.25*px, .19*px, .13*px, np.array([226,226,220.]),
+        BICYCLIST)
 
 # %% ../../nbs/workshop/drawing/street.ipynb #059fd853
 def _bin(c, X, z):
@@ -193,7 +207,8 @@ def _bin(c, X, z):
     c.z,px,col = z,c.f/z,c.paint()
     x,y = c.at(X,0,z)
     c.poly([(x-.28*px,y),(x+.28*px,y),(x+.32*px,y-.95*px),(x-.32*px,y-.95*px)], col*.8, VOID)
-    c.poly([(x-.34*px,y-.9*px),(x+.34*px,y-.9*px),(x+.26*px,y-1.08*px),(x-.26*px,y-1.08*px)], col*.5, VOID)
+    c.poly([(x-.34*px,y-.9*px),(x+.34*px,y-.9*px),(x+.26*px,y-1.08*px),(x-.26*px,y-1.08*px)],
+        col*.5, VOID)
 
 def _bonnet(c):
     "The bonnet of one's own car at the lower edge, also Void."
@@ -207,9 +222,10 @@ def draw_things(c):
     for s in (-1,1):
         kerb,pave,lane = s*(c.half+.25),lambda a,b: s*u(c.half+a, c.edge-b),s*(c.half-.95)
         todo += [(u(5.5,8), _pole, s, .62), (u(9,14), _pole, s, .62), (u(5.5,8), _sign, s, .65),
-                 (u(9,16), _tree, s*(c.edge-u(.2,1.2)), .45), (u(7,13), _car, lane, .62), (u(6,9), _bin, pave(.5,.5), .15),
-                 (u(5,8), _person, pave(.5,1.), .72), (u(5,8), _person, pave(.5,1.), .72),
-                 (u(7,9.5), _fence, c.pick([kerb,kerb,s*c.edge*.98]), 1. if s == fenced else .45)]
+            (u(9,16), _tree, s*(c.edge-u(.2,1.2)), .45), (u(7,13), _car, lane, .62),
+            (u(6,9), _bin, pave(.5,.5), .15), (u(5,8), _person, pave(.5,1.), .72),
+            (u(5,8), _person, pave(.5,1.), .72),
+            (u(7,9.5), _fence, c.pick([kerb,kerb,s*c.edge*.98]), 1. if s == fenced else .45)]
     todo += [(u(8,18), _car, u(-.3,.45)*c.half, 1.), (u(5,8), _person, u(-.8,.8)*c.half, .35)]
     todo += [(u(4.5,7.5), _bicyclist, u(-.85,.85)*c.half, .6) for _ in range(2)]
     for z,f,a,p in sorted(todo, key=lambda o: -o[0]):

@@ -23,15 +23,22 @@ def _check_shapes(x, mask):
     "Raise a SegbookError unless `x` are logits [B,K,H,W] and `mask` ids [B,H,W] of the same size, on the same device."
     want = 'expected logits [B,K,H,W] (float) and a mask [B,H,W] of class ids (integer)'
     if not x.is_floating_point() or x.ndim!=4:
-        raise SegbookError(f'the prediction is {list(x.shape)} {x.dtype}; {want}. Pass what the model returns, not a mask made of it')
+        raise SegbookError(f'the prediction is {list(x.shape)} {x.dtype}; {want}. Pass what the '
+            'model returns, not a mask made of it')
     if mask.is_floating_point():
-        raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; {want}. Use mask.long() if its values are whole ids; '
-                           'fractions come from a mask resized by anything but nearest')
+        raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; {want}. Use mask.long() '
+            'if its values are whole ids; ' 'fractions come from a mask resized by anything but '
+            'nearest')
     if (x.shape[0],*x.shape[2:])!=tuple(mask.shape):
         cure = 'Bring the logits to the mask with F.interpolate(logits, mask.shape[-2:])'
-        if mask.ndim==4: cure = 'Take the mask out of its channel: mask[:,0]' if mask.shape[1]==1 else 'Of a one-hot mask take mask.argmax(1)'
-        raise SegbookError(f'the logits are {list(x.shape)} and the mask {list(mask.shape)}; {want} of the same B, H and W. {cure}')
-    if x.device!=mask.device: raise SegbookError(f'the logits are on {x.device} and the mask on {mask.device}; expected one device: mask.to(logits.device)')
+        if mask.ndim==4:
+            cure = 'Take the mask out of its channel: mask[:,0]' if mask.shape[
+                1]==1 else 'Of a one-hot mask take mask.argmax(1)'
+        raise SegbookError(f'the logits are {list(x.shape)} and the mask {list(mask.shape)}; '
+            f'{want} of the same B, H and W. {cure}')
+    if x.device!=mask.device:
+        raise SegbookError(f'the logits are on {x.device} and the mask on {mask.device}; expected '
+            'one device: mask.to(logits.device)')
 
 # %% ../../nbs/workshop/losses/base.ipynb #c79c8033
 def count_ids(mask, n_classes, ignore_index):
@@ -48,19 +55,24 @@ def count_ids(mask, n_classes, ignore_index):
     found = ', '.join(f'id {i} ({c} pixels)' for i,c in list(zip(ids.tolist(), n.tolist()))[:8])
     if len(ids)>8: found += f' and {len(ids)-8} further ids'
     void = '' if ignore_index is None else f', or ignore_index {ignore_index}'
-    cure = ('If such an id means "no class", pass it as ignore_index; otherwise there are more codes than the model has classes'
-            if K>2 or ids.tolist()!=[255] else 'If 255 means the object, pass (mask>0).long(); if it means "no class", ignore_index=255')
-    raise SegbookError(f'the mask {list(mask.shape)} holds {found}; expected ids 0 to {K-1} for {K} classes{void}. {cure}')
+    cure = ('If such an id means "no class", pass it as ignore_index; otherwise there are more '
+        'codes than the model has classes' if K>2 or ids.tolist()!=[255]
+        else 'If 255 means the object, pass (mask>0).long(); if it means "no class", '
+        'ignore_index=255')
+    raise SegbookError(f'the mask {list(mask.shape)} holds {found}; expected ids 0 to {K-1} for '
+        f'{K} classes{void}. {cure}')
 
 # %% ../../nbs/workshop/losses/base.ipynb #0035877e
 def _as_id(v):
     "`v` as a plain int, or None. Raises SegbookError for a name, a list, a fraction, True and False."
     try: return None if v is None else operator.index('' if isinstance(v, bool) else v)
-    except TypeError: raise SegbookError(f'ignore_index is {v!r}; expected one whole number or None: the id of a name is codes.index(name), '
-                                         'that of Void dls.ignore_index') from None
+    except TypeError:
+        raise SegbookError(f'ignore_index is {v!r}; expected one whole number or None: the id of a '
+            'name is codes.index(name), ' 'that of Void dls.ignore_index') from None
 
 def _as_reduction(v):
-    if v not in ('mean', 'sum', 'none'): raise SegbookError(f"reduction is {v!r}; expected 'mean', 'sum' or 'none'")
+    if v not in ('mean', 'sum', 'none'):
+        raise SegbookError(f"reduction is {v!r}; expected 'mean', 'sum' or 'none'")
     return v
 
 # %% ../../nbs/workshop/losses/base.ipynb #83026eb5
@@ -72,7 +84,8 @@ class SegLoss(nn.Module):
             weight = torch.as_tensor(weight).detach().as_subclass(torch.Tensor).clone()
             if not weight.is_floating_point(): weight = weight.float()
             if weight.ndim!=1 or not weight.isfinite().all() or (weight<0).any():
-                raise SegbookError(f'weight is {weight}; expected one finite number of at least 0 for each class')
+                raise SegbookError(f'weight is {weight}; expected one finite number of at least 0 '
+                    'for each class')
         self.register_buffer('weight', weight)
         self.ignore_index,self.reduction = _as_id(ignore_index),_as_reduction(reduction)
         self._looked,self._said = False,set()
@@ -95,18 +108,21 @@ class _Batch(NamedTuple):
     unknown:torch.Tensor|None # on a GPU 0, or nan if an id is no class; None: they were looked at
 
     @property
-    def ids(self): return self.t if self.keep is None else self.t.where(self.keep, -100)  # -100 where a pixel takes no part
+    # -100 where a pixel takes no part
+    def ids(self): return self.t if self.keep is None else self.t.where(self.keep, -100)
 
 @patch
 def _ready(self:SegLoss, logits, mask):
     "A _Batch; raises SegbookError for shapes, weights and ids that do not fit."
     x,t = (o.as_subclass(torch.Tensor) for o in (logits, mask))
     _check_shapes(x, t)
-    x,t,K = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x,t.long(),max(2, x.shape[1])
+    x,t,K = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x,t.long(),max(2,
+        x.shape[1])
     self._check_left(x.shape[1])
     w = self._weight_for(x, K)
     keep,total,unknown = (self._seen if self._looks(t) else self._unseen)(t, K, w)
-    return _Batch(x if keep is None else _without(x, keep), t, keep, w, total.to(x.dtype).where(total>0, torch.inf), unknown)
+    return _Batch(x if keep is None else _without(x, keep), t, keep, w,
+        total.to(x.dtype).where(total>0, torch.inf), unknown)
 
 def _without(x, keep):
     "Logits that are 0 where a pixel takes no part; on a CPU only if some of them is no finite number."
@@ -132,17 +148,21 @@ def _seen(self:SegLoss, t, K, w):
     n = count_ids(t, K, self.ignore_index).to(t.device)
     total = n.sum() if w is None else (n*w).sum()
     if t.numel() and not total:
-        self._say('nothing', f'no pixel of this batch counts: all {t.numel()} are ignored (id {self.ignore_index}) or of classes of weight '
-                  '0, and the loss is 0. segbook.masks.check_masks(folder) shows how much of the masks is Void.')
+        self._say('nothing', f'no pixel of this batch counts: all {t.numel()} are ignored (id '
+            f'{self.ignore_index}) or of classes of weight '
+            '0, and the loss is 0. segbook.masks.check_masks(folder) shows how much of the masks '
+            'is Void.')
     return None if n.sum()==t.numel() else t!=self.ignore_index,total,None
 
 @patch
 def _unseen(self:SegLoss, t, K, w):
     "The same without waiting, and nan if some id is no class."
-    void = torch.zeros_like(t, dtype=torch.bool) if self.ignore_index is None else t==self.ignore_index
+    void = torch.zeros_like(t,
+        dtype=torch.bool) if self.ignore_index is None else t==self.ignore_index
     known = (t>=0) & (t<K)
     keep = known & ~void
-    return keep,keep.sum() if w is None else (w[t.clamp(0, K-1)]*keep).sum(),torch.where((known | void).all(), 0., torch.nan)
+    return keep,keep.sum() if w is None else (w[t.clamp(0, K-1)]*keep).sum(),torch.where(
+        (known | void).all(), 0., torch.nan)
 
 # %% ../../nbs/workshop/losses/base.ipynb #fed4193a
 @patch
@@ -156,8 +176,10 @@ def _check_left(self:SegLoss, channels):
     "Two classes of which one is ignored: a SegbookError for one logit, a warning for two."
     v = self.ignore_index
     if v is None or not 0<=v<max(2, channels)<=2: return
-    text = (f'ignore_index {v} is one of only two classes: class {1-v} alone is left, and a network that answers {1-v} everywhere costs nothing. '
-            'The background is a class like any other, do not ignore it; give pixels that nobody labelled an id of their own, such as 255')
+    text = (f'ignore_index {v} is one of only two classes: class {1-v} alone is left, and a '
+        f'network that answers {1-v} everywhere costs nothing. ' 'The background is a class like '
+        'any other, do not ignore it; give pixels that nobody labelled an id of their own, such as '
+        '255')
     if channels==1: raise SegbookError(text)
     self._say('two', text)
 
@@ -166,8 +188,9 @@ def _weight_for(self:SegLoss, x, K):
     "The weights on the device and in the dtype of `x`."
     if self.weight is None: return None
     if len(self.weight)!=K:
-        raise SegbookError(f'weight has {len(self.weight)} numbers and the logits have {K} classes; expected one for each '
-                           'class, Void included: class_weights(dls) returns as many as there are codes')
+        raise SegbookError(f'weight has {len(self.weight)} numbers and the logits have {K} '
+            'classes; expected one for each ' 'class, Void included: class_weights(dls) returns as '
+            'many as there are codes')
     if self.weight.device!=x.device: self.weight = self.weight.to(x.device)
     return self.weight.to(x.dtype)
 
@@ -175,11 +198,13 @@ def _weight_for(self:SegLoss, x, K):
 def memory_cost(b):
     "-log p of each pixel, [B,H,W]; 0 where a pixel takes no part."
     if b.x.shape[1]>1: return F.cross_entropy(b.x, b.ids, reduction='none')
-    loss = F.softplus(b.x[:,0]*(1-2*(b.t==1).to(b.x.dtype)))      # log(1+exp(z)) for class 0, log(1+exp(-z)) for class 1
+    # log(1+exp(z)) for class 0, log(1+exp(-z)) for class 1
+    loss = F.softplus(b.x[:,0]*(1-2*(b.t==1).to(b.x.dtype)))
     return loss if b.keep is None else loss*b.keep.to(loss.dtype)
 
 # %% ../../nbs/workshop/losses/base.ipynb #d4e633c3
-def as_float32(p): return torch.float32 if p.device.type=='mps' else torch.float64  # Apple's GPUs have no 64-bit numbers
+# Apple's GPUs have no 64-bit numbers
+def as_float32(p): return torch.float32 if p.device.type=='mps' else torch.float64
 
 # %% ../../nbs/workshop/losses/base.ipynb #48cad1ed
 @patch
@@ -205,11 +230,18 @@ class CombinedLoss(SegLoss):
     ):
         nn.Module.__init__(self)
         weights = [1.]*len(losses) if weights is None else [float(o) for o in weights]
-        if not losses or len(weights)!=len(losses): raise SegbookError(f'{len(losses)} losses and {len(weights)} weights; expected at least one loss, and a weight for each')
+        if not losses or len(weights)!=len(losses):
+            raise SegbookError(f'{len(losses)} losses and {len(weights)} weights; expected at '
+                'least one loss, and a weight for each')
         for o in losses:
-            if not isinstance(o, SegLoss): raise SegbookError(f'a part is {o!r}; expected losses of segbook.losses, made: DiceLoss(), not DiceLoss')
+            if not isinstance(o, SegLoss):
+                raise SegbookError(f'a part is {o!r}; expected losses of segbook.losses, made: '
+                    'DiceLoss(), not DiceLoss')
         ignored = {o.ignore_index for o in losses}
-        if len(ignored)>1: raise SegbookError(f'the losses ignore different ids: {", ".join(f"{type(o).__name__} {o.ignore_index}" for o in losses)}; give all the same ignore_index')
+        if len(ignored)>1:
+            raise SegbookError('the losses ignore different ids: '
+                f'{", ".join(f"{type(o).__name__} {o.ignore_index}" for o in losses)}; give all '
+                'the same ignore_index')
         self.losses,self.weights,self.parts = nn.ModuleList(losses),weights,{}
         self.reduction = reduction
 
@@ -221,7 +253,8 @@ class CombinedLoss(SegLoss):
         if self.reduction=='none': return self._of_images(logits, mask)
         each = [f(logits, mask) for f in self.losses]
         names = [type(f).__name__ for f in self.losses]
-        self.parts = {n if names.count(n)==1 else f'{n} {i}': o.detach() for i,(n,o) in enumerate(zip(names, each))}
+        self.parts = {n if names.count(n)==1 else f'{n} {i}': o.detach()
+            for i,(n,o) in enumerate(zip(names, each))}
         return sum(w*o for w,o in zip(self.weights, each))
 
 # %% ../../nbs/workshop/losses/base.ipynb #15f1d5b1

@@ -32,7 +32,8 @@ def unet_weight_map(
     is_tensor = isinstance(instances, torch.Tensor)
     ids = instances.detach().cpu().numpy() if is_tensor else np.asarray(instances)
     if ids.dtype.kind not in 'iub' or ids.ndim not in (2, 3) or ids.size and ids.min()<0:
-        raise SegbookError(f'the instances are {list(ids.shape)} {ids.dtype}; expected integers of at least 0, [H,W] or [B,H,W]: one id for each cell, 0 for background')
+        raise SegbookError(f'the instances are {list(ids.shape)} {ids.dtype}; expected integers of '
+            'at least 0, [H,W] or [B,H,W]: one id for each cell, 0 for background')
     if not sigma>0: raise SegbookError(f'sigma is {sigma}; expected a number of pixels above 0')
     reach = int(np.ceil(sigma*np.sqrt(2*np.log(max(abs(w0), 1e-7)/1e-7))))
     res = np.full(ids.shape, base, np.float32)
@@ -82,7 +83,8 @@ class BorderWeightedLoss(SegLoss):
         if b.w is not None: m = m*b.w[t.clamp(min=0)]
         m = m.where(t>=0, 0)
         loss = m*memory_cost(b)
-        return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/m.sum().where(m.sum()>0, torch.inf)
+        return (loss if self.reduction=='none' else loss.sum() if self.reduction=='sum'
+            else loss.sum()/m.sum().where(m.sum()>0, torch.inf))
 
 # %% ../../nbs/08b_borders.ipynb #1c9f3ba7
 @patch
@@ -91,10 +93,15 @@ def _map(self:BorderWeightedLoss, t, border):
     if border is None:
         from scipy.ndimage import label
         cells = ((t!=self.background) & (t>=0)).cpu().numpy()
-        border = torch.from_numpy(np.array([label(c)[0] for c in cells], np.int32).reshape(t.shape)).to(t.device)
+        border = torch.from_numpy(np.array([label(c)[0] for c in cells],
+                np.int32).reshape(t.shape)).to(t.device)
     border = torch.as_tensor(border).as_subclass(torch.Tensor).to(t.device)
-    if border.shape!=t.shape: raise SegbookError(f'the border weights are {list(border.shape)} and the mask {list(t.shape)}; expected the same [B,H,W]')
-    if not border.is_floating_point(): return unet_weight_map(border, self.w0, self.sigma, inside=self.inside)
+    if border.shape!=t.shape:
+        raise SegbookError(f'the border weights are {list(border.shape)} and the mask '
+            f'{list(t.shape)}; expected the same [B,H,W]')
+    if not border.is_floating_point():
+        return unet_weight_map(border, self.w0, self.sigma, inside=self.inside)
     if t.device.type=='cpu' and not (border.where(t>=0, 0)>=0).all():
-        raise SegbookError('the border weights hold negative numbers or nan; expected those of unet_weight_map')
+        raise SegbookError('the border weights hold negative numbers or nan; expected those of '
+            'unet_weight_map')
     return border

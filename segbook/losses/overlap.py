@@ -24,9 +24,12 @@ def _overlaps(p, t, keep, squared):
     def per_image(v): return v.flatten(1).sum(1, keepdim=True)
     if p.shape[1]==1:
         y = (t==1).to(p.dtype)
-        return per_image(p[:,0]*y),per_image(q if keep is None else q[:,0]*k),per_image(y),per_image(k)
+        return per_image(p[:,0]*y),per_image(q if keep is None
+            else q[:,0]*k),per_image(y),per_image(k)
     ids = t if keep is None else t.where(keep, 0)
-    def per_class(v): return v.new_zeros(p.shape[:2], dtype=as_float32(p)).scatter_add(1, ids.flatten(1), v.flatten(1).to(as_float32(p))).to(p.dtype)
+    def per_class(v):
+        return v.new_zeros(p.shape[:2], dtype=as_float32(p)).scatter_add(1, ids.flatten(1),
+            v.flatten(1).to(as_float32(p))).to(p.dtype)
     P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, k)
     return per_class(p.gather(1, ids[:,None])[:,0]*k),P,per_class(k),per_image(k)
 
@@ -37,7 +40,8 @@ class _OverlapLoss(SegLoss):
     def __init__(self, weight, ignore_index, per_image, smooth, absent, reduction):
         super().__init__(weight, ignore_index, reduction)
         if not smooth>=0: raise SegbookError(f'smooth is {smooth}; expected a number of at least 0')
-        if absent not in (None, 'skip', 'push'): raise SegbookError(f"absent is {absent!r}; expected 'skip', 'push' or None")
+        if absent not in (None, 'skip', 'push'):
+            raise SegbookError(f"absent is {absent!r}; expected 'skip', 'push' or None")
         self.per_image,self.smooth,self.absent = per_image,smooth,absent
 
     def _by_class(self, b, per_image):
@@ -47,7 +51,8 @@ class _OverlapLoss(SegLoss):
         if not per_image: I,P,T,n = (o.sum(0, keepdim=True) for o in (I, P, T, n))
         loss,here = self._loss(I, P.where(T>0, 1), T),T>0
         if (self.absent or ('push' if K==1 else 'skip'))=='skip': return loss,here
-        nobody = torch.arange(K, device=T.device)==(-1 if K==1 or self.ignore_index is None else self.ignore_index)
+        nobody = torch.arange(K, device=T.device)==(-1 if K==1 or self.ignore_index is None
+            else self.ignore_index)
         return loss.where(here, P/n.clamp(min=1)),(n>0) & ~nobody
 
     def _value(self, b):
@@ -59,7 +64,8 @@ class _OverlapLoss(SegLoss):
     ) -> torch.Tensor: # [K], or [B,K] if per_image; nan where a class does not count
         "The loss of each class, without weights."
         loss,here = self._by_class(self._ready(logits, mask), self.per_image)
-        return loss.where(here, torch.nan) if self.per_image else loss.where(here, torch.nan).squeeze(0)
+        return loss.where(here, torch.nan) if self.per_image else loss.where(here,
+            torch.nan).squeeze(0)
 
 # %% ../../nbs/08a_overlap.ipynb #b7e3e25a
 class DiceLoss(_OverlapLoss):
@@ -113,7 +119,9 @@ class TverskyLoss(_OverlapLoss):
         reduction:str='mean', # 'mean', 'sum' over classes, or 'none' for [B]
     ):
         super().__init__(weight, ignore_index, per_image, smooth, absent, reduction)
-        if not (alpha>=0 and beta>=0 and alpha+beta>0): raise SegbookError(f'alpha is {alpha} and beta {beta}; expected at least 0, and not both 0')
+        if not (alpha>=0 and beta>=0 and alpha+beta>0):
+            raise SegbookError(f'alpha is {alpha} and beta {beta}; expected at least 0, and not '
+                'both 0')
         if not gamma>0: raise SegbookError(f'gamma is {gamma}; expected a number above 0')
         self.alpha,self.beta,self.gamma = alpha,beta,gamma
     def _loss(self, I, P, T):
@@ -152,7 +160,8 @@ class LovaszLoss(SegLoss):
 
     def _value(self, b):
         K,n = b.x.shape[1],1 if self.per_image or self.reduction=='none' else max(1, len(b.t))
-        def sets(o): return [None]*max(1, -(-len(b.t)//n)) if o is None else o.split(n)     # images by themselves, or all as one
+        # images by themselves, or all as one
+        def sets(o): return [None]*max(1, -(-len(b.t)//n)) if o is None else o.split(n)
         of_class = [sets(p) for p in (b.x if K==1 else b.x.softmax(1)).unbind(1)]
         pairs = [self._of_class(of_class[k][i], t==(k if K>1 else 1), keep, hinge=K==1)
                  for i,(t,keep) in enumerate(zip(sets(b.ids), sets(b.keep))) for k in range(K)]

@@ -18,7 +18,8 @@ from ..masks.mask import find_void
 __all__ = ['CrossEntropyLoss', 'class_pixel_counts', 'class_weights', 'FocalLoss']
 
 # %% ../../nbs/08_losses.ipynb #7daf30cd
-def _two(x): return torch.cat([torch.zeros_like(x), x], 1) if x.shape[1]==1 else x  # one logit z is the pair (0, z)
+# one logit z is the pair (0, z)
+def _two(x): return torch.cat([torch.zeros_like(x), x], 1) if x.shape[1]==1 else x
 
 class CrossEntropyLoss(SegLoss):
     """Mean over the pixels of -log(probability given to the true class); pixels of id `ignore_index` take no part.
@@ -36,11 +37,14 @@ class CrossEntropyLoss(SegLoss):
         reduction:str='mean', # 'mean', 'sum', or 'none' for [B,H,W] with 0 at ignored pixels
     ):
         super().__init__(weight, ignore_index, reduction)
-        if not 0<=label_smoothing<=1: raise SegbookError(f'label_smoothing is {label_smoothing}; expected 0 to 1')
+        if not 0<=label_smoothing<=1:
+            raise SegbookError(f'label_smoothing is {label_smoothing}; expected 0 to 1')
         self.label_smoothing = label_smoothing
 
     def _value(self, b):
-        loss = F.cross_entropy(_two(b.x), b.ids, b.w, reduction='none' if self.reduction=='none' else 'sum', label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(_two(b.x), b.ids, b.w,
+            reduction='none' if self.reduction=='none' else 'sum',
+            label_smoothing=self.label_smoothing)
         return loss/b.total if self.reduction=='mean' else loss
 
 # %% ../../nbs/08_losses.ipynb #97fc0365
@@ -60,11 +64,13 @@ def _ignored(dls): return dls.ignore_index if hasattr(dls, 'ignore_index') else 
 def class_pixel_counts(dls):
     "Pixels of each class in each training mask, float64 [N,K]."
     if not hasattr(dls, 'vocab'):
-        raise SegbookError('the DataLoaders have no vocab, the list of class names; expected those of seg_dataloaders, or set dls.vocab = codes')
+        raise SegbookError('the DataLoaders have no vocab, the list of class names; expected those '
+            'of seg_dataloaders, or set dls.vocab = codes')
     if not hasattr(dls, '_segbook_counts'):
         masks,K,ignore = dls.train_ds.tls[-1],len(dls.vocab),_ignored(dls)
         def _one(i): return count_ids(torch.as_tensor(np.array(masks[i])).long(), K, ignore)
-        with ThreadPoolExecutor(4) as ex: dls._segbook_counts = torch.stack(list(ex.map(_one, range(len(masks))))).double()
+        with ThreadPoolExecutor(4) as ex:
+            dls._segbook_counts = torch.stack(list(ex.map(_one, range(len(masks))))).double()
     return dls._segbook_counts
 
 # %% ../../nbs/08_losses.ipynb #a8d91705
@@ -83,13 +89,19 @@ def class_weights(
         n = class_pixel_counts(counts_or_dls)
         if ignore_index is None: ignore_index = _ignored(counts_or_dls)
     else: n = torch.as_tensor(np.asarray(counts_or_dls), dtype=torch.float64)
-    if not 1<=n.ndim<=2 or (n<0).any(): raise SegbookError(f'counts are {n.tolist()}; expected pixels of each class [K] or [N,K], none negative')
-    if method not in _METHODS: raise SegbookError(f'method is {method!r}; expected one of {", ".join(_METHODS)}')
-    if beta is not None and not 0<=beta<1: raise SegbookError(f'beta is {beta}; expected at least 0 and less than 1')
+    if not 1<=n.ndim<=2 or (n<0).any():
+        raise SegbookError(f'counts are {n.tolist()}; expected pixels of each class [K] or [N,K], '
+            'none negative')
+    if method not in _METHODS:
+        raise SegbookError(f'method is {method!r}; expected one of {", ".join(_METHODS)}')
+    if beta is not None and not 0<=beta<1:
+        raise SegbookError(f'beta is {beta}; expected at least 0 and less than 1')
     n = n.reshape(-1, n.shape[-1]).clone()
     if ignore_index is not None and 0<=ignore_index<n.shape[1]: n[:,ignore_index] = 0
     here = n.sum(0)>0
-    if not here.any(): raise SegbookError('no class has any pixel; expected counts of labelled pixels: check_masks(folder) shows what the masks hold')
+    if not here.any():
+        raise SegbookError('no class has any pixel; expected counts of labelled pixels: '
+            'check_masks(folder) shows what the masks hold')
     if beta is None: beta = 1-1/n.sum(0)[here].quantile(0.5).clamp(min=1).item()
     w = torch.zeros(n.shape[1], dtype=torch.float64)
     w[here] = _METHODS[method](n[:,here], beta)
@@ -117,4 +129,5 @@ class FocalLoss(SegLoss):
         missing = -torch.expm1(-loss) if self.gamma>=1 else (-torch.expm1(-loss)).clamp_min(1e-12)
         if self.gamma: loss = missing**self.gamma*loss
         if b.w is not None: loss = loss*b.w[b.ids.clamp(min=0)]
-        return loss if self.reduction=='none' else loss.sum() if self.reduction=='sum' else loss.sum()/b.total
+        return (loss if self.reduction=='none' else loss.sum() if self.reduction=='sum'
+            else loss.sum()/b.total)

@@ -15,4 +15,5 @@ from .mask import find_void, one_hot, overlay, palette, show_mask, to_mask
 from .problems import MaskProblem
 
 # %% ../../nbs/workshop/masks/face.ipynb #49896f54
-_all_ = ['MaskProblem', 'MaskReport', 'SegFolder', 'SegbookError', 'check_masks', 'find_void', 'one_hot', 'overlay', 'palette', 'read_mask', 'show_mask', 'to_mask']
+_all_ = ['MaskProblem', 'MaskReport', 'SegFolder', 'SegbookError', 'check_masks', 'find_void',
+    'one_hot', 'overlay', 'palette', 'read_mask', 'show_mask', 'to_mask']

@@ -24,40 +24,54 @@ def mask_array(mask):
     if is_tensor(mask): mask = mask.detach().cpu().numpy()
     x = np.asarray(mask)
     if x.ndim == 3 and 1 in (x.shape[0], x.shape[-1]): x = x[0] if x.shape[0] == 1 else x[...,0]
-    if x.ndim != 2: raise SegbookError(f'A mask of shape {x.shape}; expected [H,W] class ids. ' +
-        ('to_mask(logits) turns class maps [K,H,W] into ids.' if x.ndim == 3 else 'Take one mask of the batch.'))
+    if x.ndim != 2:
+        raise SegbookError(f'A mask of shape {x.shape}; expected [H,W] class ids. '
+            + ('to_mask(logits) turns class maps [K,H,W] into ids.' if x.ndim == 3
+                else 'Take one mask of the batch.'))
     if x.dtype == bool: x = x.astype(np.uint8)
-    if x.dtype.kind not in 'iu': raise SegbookError(f'A mask of dtype {x.dtype}; expected integer class ids. Use to_mask(logits), or mask.astype(int) if the values are whole ids.')
+    if x.dtype.kind not in 'iu':
+        raise SegbookError(f'A mask of dtype {x.dtype}; expected integer class ids. Use '
+            'to_mask(logits), or mask.astype(int) if the values are whole ids.')
     return x
 
 def image_array(image):
     "Any image as numpy uint8 [H,W,3]."
     if isinstance(image, (str, Path)): image = Image.open(image)
-    if isinstance(image, Image.Image): image = np.asarray(image if image.mode.startswith('I') or image.mode in ('L', 'F') else image.convert('RGB'))
+    if isinstance(image, Image.Image):
+        image = np.asarray(image if image.mode.startswith('I') or image.mode in ('L', 'F')
+            else image.convert('RGB'))
     elif is_tensor(image):
         image = image.detach().cpu()
         if image.ndim == 3: image = image.permute(1, 2, 0)
         image = (image.float() if image.is_floating_point() else image).numpy()
     x = np.asarray(image)
     if x.ndim == 2: x = x[...,None]
-    if x.ndim != 3 or x.shape[-1] > 32 and x.shape[0] <= 4: raise SegbookError(f'An image of shape {x.shape}; expected numpy [H,W] or [H,W,C], tensor [C,H,W], or PIL. '
-        'Take one image of the batch; np.moveaxis(image, 0, -1) puts channels last.')
+    if x.ndim != 3 or x.shape[-1] > 32 and x.shape[0] <= 4:
+        raise SegbookError(f'An image of shape {x.shape}; expected numpy [H,W] or [H,W,C], tensor '
+            '[C,H,W], or PIL. ' 'Take one image of the batch; np.moveaxis(image, 0, -1) puts '
+            'channels last.')
     x = x[...,:3] if x.shape[-1] >= 3 else x[...,[0,0,0]]
     if x.dtype == np.uint8: return x
     if x.dtype == bool: return x.astype(np.uint8)*255
     lo, hi = float(np.nanmin(x)), float(np.nanmax(x))
     if x.dtype.kind == 'f':
-        if not (lo >= -.05 and hi <= 1.05): raise SegbookError(f'A float image with values from {lo:.2f} to {hi:.2f}; expected 0 to 1. Undo Normalize first, or divide by 255.')
+        if not (lo >= -.05 and hi <= 1.05):
+            raise SegbookError(f'A float image with values from {lo:.2f} to {hi:.2f}; expected 0 '
+                'to 1. Undo Normalize first, or divide by 255.')
         return (x.clip(0, 1)*255 + .5).astype(np.uint8)
-    if lo < 0 or hi > 65535: raise SegbookError(f'An image with values from {lo:.0f} to {hi:.0f}; expected 0 to 255, 0 to 65535, or floats from 0 to 1. Rescale it first.')
+    if lo < 0 or hi > 65535:
+        raise SegbookError(f'An image with values from {lo:.0f} to {hi:.0f}; expected 0 to 255, 0 '
+            'to 65535, or floats from 0 to 1. Rescale it first.')
     return (x if hi <= 255 and x.dtype != np.uint16 else x//257).astype(np.uint8)
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #a357f284
 def raise_bad_ids(m, n_classes):
     "Raise a SegbookError that counts the ids of `m` outside 0..K-1."
     ids, n = np.unique(m[(m < 0) | (m >= n_classes)], return_counts=True)
-    raise SegbookError('Class ' + ', '.join(f'id {i} ({counted(int(c), "pixel")})' for i,c in zip(ids[:5], n)) + (' and others' if len(ids) > 5 else '') +
-        f'; expected ids 0 to {n_classes-1} for {counted(n_classes, "class")}. check_masks(folder) finds the files; ignore_index=... leaves one id out.')
+    raise SegbookError('Class ' + ', '.join(f'id {i} ({counted(int(c), "pixel")})'
+            for i,c in zip(ids[:5], n)) + (' and others' if len(ids) > 5 else '')
+        + f'; expected ids 0 to {n_classes-1} for {counted(n_classes, "class")}. '
+        'check_masks(folder) finds the files; ignore_index=... leaves one id out.')
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #ccdb91d0
 def codes_for(m, codes):
@@ -74,8 +88,11 @@ def class_id(only, codes):
     if isinstance(only, str):
         if only.lower() in names: return names.index(only.lower())
         near = difflib.get_close_matches(only.lower(), names, 1)
-        raise SegbookError(f'No class {only!r}' + (f'; did you mean {codes[names.index(near[0])]!r}?' if near else '') + f' The classes are {", ".join(codes)}.')
-    if not 0 <= int(only) < len(codes): raise SegbookError(f'No class id {only}; expected 0 to {len(codes)-1}: {", ".join(codes)}.')
+        raise SegbookError(f'No class {only!r}'
+            + (f'; did you mean {codes[names.index(near[0])]!r}?' if near else '')
+            + f' The classes are {", ".join(codes)}.')
+    if not 0 <= int(only) < len(codes):
+        raise SegbookError(f'No class id {only}; expected 0 to {len(codes)-1}: {", ".join(codes)}.')
     return int(only)
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #52ce395e
@@ -89,8 +106,11 @@ def read_mask(
         if Path(file).suffix.lower() == '.npy': mode, x = 'array', np.load(file, allow_pickle=False)
         else:
             with Image.open(file) as im: mode, x = im.mode, np.asarray(im)
-    except Exception as e: raise SegbookError(f'{file} cannot be read as an image ({e}). Restore it from its source, or leave it out.') from e
+    except Exception as e:
+        raise SegbookError(f'{file} cannot be read as an image ({e}). Restore it from its source, '
+            'or leave it out.') from e
     if x.dtype == bool: x = x.astype(np.uint8)
     if x.ndim != 2 or x.dtype.kind not in 'iu':
-        raise SegbookError(f'{file} has mode {mode}, shape {x.shape}; expected one channel of integer class ids. check_masks(folder) proposes a mapping.')
+        raise SegbookError(f'{file} has mode {mode}, shape {x.shape}; expected one channel of '
+            'integer class ids. check_masks(folder) proposes a mapping.')
     return x

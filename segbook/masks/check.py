@@ -27,8 +27,11 @@ __all__ = ['MaskReport', 'check_masks']
 def _class_rows(r):
     "Rows of a report's class table, the header first."
     share = lambda x: [f'{100*v/max(x.sum(), 1):.2f}' for v in x]
-    cols = [['id', *range(len(r.codes))], ['class', *r.codes], ['pixels', *[f'{n:,}' for n in r.class_pixels]], ['%', *share(r.class_pixels)], ['masks', *r.class_masks]]
-    if r.valid_pixels is not None: cols += [['% of train', *share(r.train_pixels)], ['% of valid', *share(r.valid_pixels)]]
+    cols = [['id', *range(len(r.codes))], ['class', *r.codes],
+        ['pixels', *[f'{n:,}' for n in r.class_pixels]], ['%', *share(r.class_pixels)],
+        ['masks', *r.class_masks]]
+    if r.valid_pixels is not None:
+        cols += [['% of train', *share(r.train_pixels)], ['% of valid', *share(r.valid_pixels)]]
     return [[str(o) for o in row] for row in zip(*cols)]
 
 # %% ../../nbs/workshop/masks/check.ipynb #9e7fc47f
@@ -42,9 +45,11 @@ class MaskReport:
         valid_pixels: np.ndarray | None = None, # [K] the same over the validation masks
         class_masks: np.ndarray | None = None, # [K] number of masks that hold the class
     ):
-        self.path, self.codes, self.ignore_index, self.n_images = folder.path, folder.codes, folder.ignore_index, len(folder)
+        self.path, self.codes, self.ignore_index, self.n_images = (folder.path, folder.codes,
+            folder.ignore_index, len(folder))
         self.problems = sorted(problems, key=lambda p: p.severity != 'error')
-        self.class_pixels, self.train_pixels, self.valid_pixels, self.class_masks = class_pixels, train_pixels, valid_pixels, class_masks
+        self.class_pixels, self.train_pixels, self.valid_pixels, self.class_masks = (class_pixels,
+            train_pixels, valid_pixels, class_masks)
         self.copy, self.note = None, '' # report of the corrected copy, and a line about it
 
     errors = property(lambda self: [p for p in self.problems if p.severity == 'error'])
@@ -54,7 +59,8 @@ class MaskReport:
     def raise_errors(self):
         "Raise a SegbookError with every error found; return the report when there is none."
         if self.ok: return self
-        raise SegbookError(f'The data in {self.path} cannot be trained on:\n' + '\n'.join(f'- {p.message}' for p in self.errors))
+        raise SegbookError(f'The data in {self.path} cannot be trained on:\n'
+            + '\n'.join(f'- {p.message}' for p in self.errors))
 
     def _head(self):
         e, w = len(self.errors), len(self.warnings)
@@ -64,44 +70,58 @@ class MaskReport:
     def __str__(self):
         rows = _class_rows(self)
         ws = [max(map(len, c)) for c in zip(*rows)]
-        table = ['  '.join(o.ljust(w) if j == 1 else o.rjust(w) for j,(o,w) in enumerate(zip(r, ws))).rstrip() for r in rows]
-        return '\n'.join([self._head(), *[str(p) for p in self.problems], *([self.note] if self.note else []), '', *table])
+        table = ['  '.join(o.ljust(w) if j == 1 else o.rjust(w)
+                for j,(o,w) in enumerate(zip(r, ws))).rstrip() for r in rows]
+        return '\n'.join([self._head(), *[str(p) for p in self.problems],
+                *([self.note] if self.note else []), '', *table])
     __repr__ = __str__
 
     def _repr_markdown_(self):
         rows = _class_rows(self)
-        table = ['| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---:' if j != 1 else '---' for j in range(len(rows[0]))], *rows[1:]]]
-        return '\n'.join([f'**{self._head()}**', '', *[f'- **{p.severity}** ({p.kind}) {p.message}' for p in self.problems], *([f'- {self.note}'] if self.note else []), '', *table])
+        table = ['| ' + ' | '.join(r) + ' |' for r in [rows[0],
+                ['---:' if j != 1 else '---' for j in range(len(rows[0]))], *rows[1:]]]
+        return '\n'.join([f'**{self._head()}**', '',
+                *[f'- **{p.severity}** ({p.kind}) {p.message}' for p in self.problems],
+                *([f'- {self.note}'] if self.note else []), '', *table])
 
 # %% ../../nbs/workshop/masks/check.ipynb #3a115824
 def _recode(file, table, K):
     "The ids of a mask file through `table` ({value: id}; ids stay when it is None): uint8 [H,W], or None when a value has no id."
     if file.suffix.lower() == '.npy': x = read_mask(file)
     else:
-        with Image.open(file) as im: x = np.asarray(im.convert('RGB') if im.mode in ('RGB', 'RGBA', 'CMYK', 'YCbCr') else im)
-    if x.ndim == 3 and (x.shape[-1] == 2 or not any(isinstance(v, tuple) for v in table or {})): x = x[...,0]
+        with Image.open(file) as im:
+            x = np.asarray(im.convert('RGB') if im.mode in ('RGB', 'RGBA', 'CMYK', 'YCbCr') else im)
+    if x.ndim == 3 and (x.shape[-1] == 2 or not any(isinstance(v, tuple) for v in table or {})):
+        x = x[...,0]
     vals = (x.astype(np.int64) << np.array([16,8,0])).sum(-1) if x.ndim == 3 else x.astype(np.int64)
-    packed = {(v[0]<<16) + (v[1]<<8) + v[2] if isinstance(v, tuple) else v: i for v,i in (table or {}).items()}
+    packed = {(v[0]<<16) + (v[1]<<8) + v[2] if isinstance(v, tuple) else v: i
+        for v,i in (table or {}).items()}
     u, where = np.unique(vals, return_inverse=True)
     ids = [packed.get(int(v), int(v) if x.ndim == 2 else -1) for v in u]
-    return np.array(ids)[where.reshape(vals.shape)].astype(np.uint8) if all(0 <= i < K for i in ids) else None
+    return np.array(ids)[where.reshape(vals.shape)].astype(np.uint8) if all(0 <= i < K
+        for i in ids) else None
 
 def _write_copy(sf, pairs, maps, plain, fix):
     "Write the images and masks that can be used, their ids corrected, to the folder `fix`; the names of what was left out."
     part = fix.with_name(fix.name + '.partial')
-    if part.exists(): raise SegbookError(f'{part} is left from an interrupted copy; expected no such folder. Remove it.')
+    if part.exists():
+        raise SegbookError(f'{part} is left from an interrupted copy; expected no such folder. '
+            'Remove it.')
     kept, left = [], [f.name for f in sf.unmatched_images + sf.unmatched_labels]
     shady = {f for fs in sf.doubled for f in fs}
     for d in ('images', 'labels'): (part/d).mkdir(parents=True)
     for i,m in pairs:
-        usable = not (i.error or m.error or i.size != m.size or m.format in LOSSY_FORMATS or {i.file, m.file} & shady)
-        x = _recode(m.file, maps.get(m.file), len(sf.codes)) if usable and m.values is not None else None
+        usable = not (i.error or m.error or i.size != m.size or m.format in LOSSY_FORMATS
+            or {i.file, m.file} & shady)
+        x = _recode(m.file, maps.get(m.file),
+            len(sf.codes)) if usable and m.values is not None else None
         if x is None:
             left.append(i.file.name)
             continue
         shutil.copyfile(i.file, part/'images'/i.file.name)
         kept.append(i.file.name)
-        if m.file in plain and m.format == 'PNG' and m.file.suffix.lower() == '.png': shutil.copyfile(m.file, part/'labels'/m.file.name)
+        if m.file in plain and m.format == 'PNG' and m.file.suffix.lower() == '.png':
+            shutil.copyfile(m.file, part/'labels'/m.file.name)
         else: Image.fromarray(x).save(part/'labels'/f'{i.file.stem}_P.png')
     (part/'codes.txt').write_text('\n'.join(sf.codes) + '\n', encoding='utf-8')
     valid = [o for o in kept if o in (sf.valid or ())]
@@ -129,21 +149,27 @@ def check_masks(
     mapping = user_mapping(mapping, sf.codes)
     pairs, K = see_all_files(list(zip(sf.images, sf.labels)), progress), len(sf.codes)
     read = [m for _,m in pairs if not m.error and m.format not in LOSSY_FORMATS]
-    if any(holds_colours(m) for m in read): # a mask of one grey colour is a colour too where the others are in colours
+    # a mask of one grey colour is a colour too where the others are in colours
+    if any(holds_colours(m) for m in read):
         for m in read:
-            if m.mode in ('RGB', 'RGBA') and m.values and not holds_colours(m): m.values = {(v,v,v): n for v,n in m.values.items()}
+            if m.mode in ('RGB', 'RGBA') and m.values and not holds_colours(m):
+                m.values = {(v,v,v): n for v,n in m.values.items()}
     grey = [m for m in read if m.values is not None and not holds_colours(m)]
     grey_ps, maps = grey_problems(grey, sf)
     rgb_ps, more = rgb_problems([m for m in read if holds_colours(m)], sf)
     maps = {**maps, **more} if mapping is None else {m.file: mapping for m in read}
-    ps = pair_problems(sf) + image_problems([i for i,_ in pairs]) + mask_problems(pairs) + grey_ps + rgb_ps
+    ps = pair_problems(sf) + image_problems([i
+            for i,_ in pairs]) + mask_problems(pairs) + grey_ps + rgb_ps
     n, parts = count_files(grey, K), (None, None)
     if sf.valid is not None:
         held = {m.file for i,m in pairs if i.file.name in sf.valid}
         parts = [count_files([m for m in grey if (m.file in held) is v], K) for v in (False, True)]
     if not (grey_ps or rgb_ps) and grey: ps += class_problems(sf, grey, n, *parts)
-    report = MaskReport(sf, ps, n, *parts, np.array([sum(k in m.values for m in grey) for k in range(K)]))
-    if fix is not None: _fix(report, sf, pairs, maps, {m.file for m in grey if not maps.get(m.file) and m.bits <= 8 and m.mode in ('L', 'P', '1')}, fix)
+    report = MaskReport(sf, ps, n, *parts, np.array([sum(k in m.values for m in grey)
+                for k in range(K)]))
+    if fix is not None:
+        _fix(report, sf, pairs, maps, {m.file for m in grey if not maps.get(m.file) and m.bits <= 8
+                and m.mode in ('L', 'P', '1')}, fix)
     return report
 
 # %% ../../nbs/workshop/masks/check.ipynb #67b4841f
@@ -153,9 +179,13 @@ def _fix(report, sf, pairs, maps, plain, fix):
         report.note = 'Nothing to correct: no copy was written.'
         return
     kept, left = _write_copy(sf, pairs, maps, plain, fix)
-    out = f', without {counted(len(left), "file")} that cannot be corrected: {listed(left)}' if left else ''
+    out = (f', without {counted(len(left), "file")} that cannot be corrected: {listed(left)}'
+        if left else '')
     if not kept:
-        report.note = f'No copy was written: not one of the {counted(len(pairs), "mask")} can be corrected.'
+        report.note = (f'No copy was written: not one of the {counted(len(pairs), "mask")} can be '
+            'corrected.')
         return
     report.copy = check_masks(fix, progress=False)
-    report.note = f'A corrected copy of {counted(len(kept), "image")} with masks is in {fix}{out}. Its own check: ' + ('ok.' if report.copy.ok else '; '.join(p.message for p in report.copy.errors))
+    report.note = (f'A corrected copy of {counted(len(kept), "image")} with masks is in '
+        f'{fix}{out}. Its own check: ' + ('ok.' if report.copy.ok
+            else '; '.join(p.message for p in report.copy.errors)))

@@ -22,25 +22,39 @@ def _file_or_list(x, path, default, what):
         if not f.is_file(): return None
     elif isinstance(x, (str, Path)):
         f = next((f for f in (Path(x), path/x) if f.is_file()), None)
-        if f is None: raise SegbookError(f'{what} file {x} does not exist, neither as given nor in {path}. Give its path, or a list of names.')
+        if f is None:
+            raise SegbookError(f'{what} file {x} does not exist, neither as given nor in {path}. '
+                'Give its path, or a list of names.')
     else: return [str(o).strip() for o in x]
     try: lines = [o.strip() for o in f.read_text(encoding='utf-8-sig').splitlines()]
-    except UnicodeDecodeError as e: raise SegbookError(f'{f} is not UTF-8 text ({e}); expected one name a line. Save it as UTF-8.') from e
+    except UnicodeDecodeError as e:
+        raise SegbookError(f'{f} is not UTF-8 text ({e}); expected one name a line. Save it as '
+            'UTF-8.') from e
     while lines and not lines[-1]: lines.pop()
     return lines
 
 def _read_codes(codes, path):
     "Class names from a list, a file, or `path/codes.txt`; a SegbookError unless they are there, distinct and not empty."
-    where = f'{path/"codes.txt"}' if codes is None else f'the file {codes}' if isinstance(codes, (str, Path)) else 'codes'
+    where = f'{path/"codes.txt"}' if codes is None else f'the file {codes}' if isinstance(codes,
+        (str, Path)) else 'codes'
     codes = _file_or_list(codes, path, 'codes.txt', 'codes')
-    if codes is None: raise SegbookError(f'{path} has no codes.txt, and no codes were given; expected one class name a line, '
-        'line k naming id k (counted from 0). Write the file, or pass codes=["background", ...].')
-    if not codes: raise SegbookError(f'No class names: {where} is empty; expected one class name a line, line k naming id k (counted from 0). Write them there.')
-    if '' in codes: raise SegbookError(f'Class id {codes.index("")} has an empty name in {where}; expected a name on every line, as a blank line shifts every id after it. Remove the line, or name the class.')
+    if codes is None:
+        raise SegbookError(f'{path} has no codes.txt, and no codes were given; expected one class '
+            'name a line, ' 'line k naming id k (counted from 0). Write the file, or pass '
+            'codes=["background", ...].')
+    if not codes:
+        raise SegbookError(f'No class names: {where} is empty; expected one class name a line, '
+            'line k naming id k (counted from 0). Write them there.')
+    if '' in codes:
+        raise SegbookError(f'Class id {codes.index("")} has an empty name in {where}; expected a '
+            'name on every line, as a blank line shifts every id after it. Remove the line, or '
+            'name the class.')
     doubled = [c for c,n in Counter(codes).items() if n > 1]
     if doubled:
-        ids = '; '.join(f'{c!r} is id {" and ".join(str(i) for i,o in enumerate(codes) if o == c)}' for c in doubled)
-        raise SegbookError(f'Doubled class names in {where}: {ids}; expected every name once. Rename one of each, or merge the two ids in the masks.')
+        ids = '; '.join(f'{c!r} is id {" and ".join(str(i) for i,o in enumerate(codes) if o == c)}'
+            for c in doubled)
+        raise SegbookError(f'Doubled class names in {where}: {ids}; expected every name once. '
+            'Rename one of each, or merge the two ids in the masks.')
     find_void(codes)
     return codes
 
@@ -50,15 +64,18 @@ def _sub(path, name, what):
     f = path/name
     if f.is_dir(): return f
     there = sorted(o.name for o in path.iterdir() if o.is_dir() and not o.name.startswith('.'))
-    raise SegbookError(f'{path} has no folder {name!r} with the {what}; found ' + (f'the folders {", ".join(there)}' if there else 'no folders at all') +
-        f'. Name the right one with {what}=..., or make {name!r}.')
+    raise SegbookError(f'{path} has no folder {name!r} with the {what}; found '
+        + (f'the folders {", ".join(there)}' if there else 'no folders at all')
+        + f'. Name the right one with {what}=..., or make {name!r}.')
 
 # %% ../../nbs/workshop/masks/folder.ipynb #0b21c57a
 def _no_images(folder):
     "Raise the SegbookError for a folder without images; it names the sub-folders that have some."
     subs = sorted(o.name for o in folder.iterdir() if o.is_dir() and not o.name.startswith('.'))
-    raise SegbookError(f'No images in {folder}; expected files such as NAME.jpg or NAME.png there' +
-        (f', and found only the folders {", ".join(subs)}. Pass images="{folder.name}/{subs[0]}", or move the files up.' if subs else '. Put them there, or name another folder with images=...'))
+    raise SegbookError(f'No images in {folder}; expected files such as NAME.jpg or NAME.png there'
+        + (f', and found only the folders {", ".join(subs)}. Pass '
+            f'images="{folder.name}/{subs[0]}", or move the files up.' if subs
+            else '. Put them there, or name another folder with images=...'))
 
 # %% ../../nbs/workshop/masks/folder.ipynb #562c6753
 def _best_label(stem, cands):
@@ -100,29 +117,43 @@ class SegFolder:
         valid = None, # file names of the validation images: a list, a text file, or None for path/valid.txt if there is one
     ):
         self.path = Path(path)
-        if not self.path.is_dir(): raise SegbookError(f'{self.path} is ' + ('a file' if self.path.exists() else 'not there') +
-            f'; expected a folder with {images}/, {labels}/ and codes.txt. Check the path.')
-        self.images_dir, self.labels_dir = _sub(self.path, images, 'images'), _sub(self.path, labels, 'labels')
+        if not self.path.is_dir():
+            raise SegbookError(f'{self.path} is '
+                + ('a file' if self.path.exists() else 'not there') + '; expected a folder with '
+                f'{images}/, {labels}/ and codes.txt. Check the path.')
+        self.images_dir, self.labels_dir = _sub(self.path, images, 'images'), _sub(self.path,
+            labels, 'labels')
         self.codes = _read_codes(codes, self.path)
         self.ignore_index = find_void(self.codes)
         names = _file_or_list(valid, self.path, 'valid.txt', 'valid')
-        self.valid_source = 'valid.txt' if valid is None else valid if isinstance(valid, (str, Path)) else 'valid=[...]'
-        self.valid = None if names is None else {n.replace('\\', '/').rsplit('/', 1)[-1] for n in names if n}
+        self.valid_source = 'valid.txt' if valid is None else valid if isinstance(valid,
+            (str, Path)) else 'valid=[...]'
+        self.valid = None if names is None else {n.replace('\\', '/').rsplit('/', 1)[-1]
+            for n in names if n}
         imgs, labs = image_files(self.images_dir), image_files(self.labels_dir)
-        if self.images_dir.samefile(self.labels_dir): imgs, labs = [[f for f in imgs if f.stem.endswith('_P') is p] for p in (False, True)]
+        if self.images_dir.samefile(self.labels_dir):
+            imgs, labs = [[f for f in imgs if f.stem.endswith('_P') is p] for p in (False, True)]
         if not imgs: _no_images(self.images_dir)
-        self.images, self.labels, self.unmatched_images, self.unmatched_labels, self.doubled = _pair(imgs, labs)
+        self.images, self.labels, self.unmatched_images, self.unmatched_labels, self.doubled = (
+            _pair(imgs, labs))
         self._label = {f.name: o for f,o in zip(self.images, self.labels)}
-        if not self.images: raise SegbookError(f'None of the {counted(len(imgs), "image")} in {self.images_dir} has a mask in {self.labels_dir}: for {imgs[0].name} expected '
-            f'{imgs[0].stem}_P.png or {imgs[0].stem}.png, found ' + (f'names such as {listed(labs, 2)}' if labs else 'an empty folder') + '. Rename the masks, or name their folder with labels=...')
+        if not self.images:
+            raise SegbookError(f'None of the {counted(len(imgs), "image")} in {self.images_dir} '
+                f'has a mask in {self.labels_dir}: for {imgs[0].name} expected '
+                f'{imgs[0].stem}_P.png or {imgs[0].stem}.png, found '
+                + (f'names such as {listed(labs, 2)}' if labs else 'an empty folder')
+                + '. Rename the masks, or name their folder with labels=...')
     def label_of(self,
         image: str | Path, # path or file name of an image
     ) -> Path: # its mask
         "The mask of `image`. Raises SegbookError when it has none."
         f = Path(image)
         if f.name in self._label: return self._label[f.name]
-        raise SegbookError(f'{f.name} has no mask in {self.labels_dir}; expected {f.stem}_P.png or {f.stem}.png. Add it, or leave the image out.')
+        raise SegbookError(f'{f.name} has no mask in {self.labels_dir}; expected {f.stem}_P.png or '
+            f'{f.stem}.png. Add it, or leave the image out.')
     def __len__(self): return len(self.images)
     def __repr__(self):
-        v = 'no valid.txt' if self.valid is None else f'{sum(f.name in self.valid for f in self.images)} of them for validation'
-        return f'SegFolder {self.path.name}: {counted(len(self), "image")}, {v}; {counted(len(self.codes), "class")}, Void is {self.ignore_index}'
+        v = ('no valid.txt' if self.valid is None
+            else f'{sum(f.name in self.valid for f in self.images)} of them for validation')
+        return (f'SegFolder {self.path.name}: {counted(len(self), "image")}, {v}; '
+            f'{counted(len(self.codes), "class")}, Void is {self.ignore_index}')

@@ -22,18 +22,27 @@ _GUESS = 'A GUESS: look at the copy with show_mask, or pass mapping={{{}: class 
 def _grey_map(values, codes, with_255):
     "Proposed ids for mask values of which some are no ids: {value: id} and the reason; empty when nothing offers itself. `with_255` holds the values seen beside 255."
     K, void = len(codes), find_void(codes)
-    real, bad, v = [i for i in range(K) if i != void], [x for x in values if not 0 <= x < K], sorted(values)
-    if set(v) == {0, 255} and real[:2] == [0,1]: return {0: 0, 255: 1}, 'black is the first class, white the second' if len(real) == 2 else _GUESS.format('255')
-    if bad == [255] and real == [0,1] and 1 not in with_255: return {0: 0, 255: 1}, 'black is the first class, white the second'
+    real, bad, v = [i for i in range(K) if i != void], [x for x in values
+        if not 0 <= x < K], sorted(values)
+    if set(v) == {0, 255} and real[:2] == [0,1]:
+        return {0: 0, 255: 1}, 'black is the first class, white the second' if len(
+            real) == 2 else _GUESS.format('255')
+    if bad == [255] and real == [0,1] and 1 not in with_255:
+        return {0: 0, 255: 1}, 'black is the first class, white the second'
     if v[0] == 1 and v[-1] == K: return {x: x-1 for x in v}, 'the ids seem to be counted from 1'
     ids = real if len(v) == len(real) else list(range(K))
-    if 2 < len(v) == len(ids) and v[0] == 0 and all(abs(x - i*v[-1]/(len(v)-1)) <= 1 for i,x in enumerate(v)): return dict(zip(v, ids)), 'the ids seem to be spread evenly up to white'
-    return ({255: void}, '255 is customary for unlabelled pixels') if 255 in bad and void is not None else ({}, '')
+    if 2 < len(v) == len(ids) and v[0] == 0 and all(abs(x - i*v[-1]/(len(v)-1)) <= 1
+            for i,x in enumerate(v)):
+        return dict(zip(v, ids)), 'the ids seem to be spread evenly up to white'
+    return ({255: void},
+        '255 is customary for unlabelled pixels') if 255 in bad and void is not None else ({}, '')
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #53afbe73
 # the colours published with CamVid, under the names of its 12-class version
-_CAMVID = {'sky': (128,128,128), 'building': (128,0,0), 'pole': (192,192,128), 'road': (128,64,128), 'pavement': (60,40,222), 'sidewalk': (0,0,192), 'tree': (128,128,0),
-    'signsymbol': (192,128,128), 'fence': (64,64,128), 'car': (64,0,128), 'pedestrian': (64,64,0), 'bicyclist': (0,128,192), 'void': (0,0,0)}
+_CAMVID = {'sky': (128,128,128), 'building': (128,0,0), 'pole': (192,192,128), 'road': (128,64,128),
+    'pavement': (60,40,222), 'sidewalk': (0,0,192), 'tree': (128,128,0),
+    'signsymbol': (192,128,128), 'fence': (64,64,128), 'car': (64,0,128), 'pedestrian': (64,64,0),
+    'bicyclist': (0,128,192), 'void': (0,0,0)}
 
 def _colour_file(path, names):
     "Colours from a class table in the folder (lines of a name and three numbers), as {(r,g,b): id}, and the file's name."
@@ -42,7 +51,8 @@ def _colour_file(path, names):
         out = {}
         for line in (path/f).read_text(encoding='utf-8-sig', errors='replace').splitlines():
             t = [o for o in line.replace(',', ' ').replace(';', ' ').replace(':', ' ').split() if o]
-            num = [i for i in range(len(t)-2) if all(o.isdigit() and int(o) < 256 for o in t[i:i+3])]
+            num = [i for i in range(len(t)-2) if all(o.isdigit() and int(o) < 256
+                    for o in t[i:i+3])]
             name = ' '.join(t[:num[0]] + t[num[0]+3:]).lower() if num else ''
             if name in names: out[tuple(int(o) for o in t[num[0]:num[0]+3])] = names.index(name)
         yield out, f'from {f}'
@@ -50,20 +60,26 @@ def _colour_file(path, names):
 def _rgb_map(colours, codes, path):
     "Proposed ids for mask colours: {(r,g,b): id}, and where the proposal is from; a guess when nothing better is known."
     names, void = [c.lower() for c in codes], find_void(codes)
-    real, bright = [i for i in range(len(codes)) if i != void], sorted(colours, key=lambda c: np.dot(LUMA_CHROMA[0], c))
-    tables = [*_colour_file(path, names), ({_CAMVID[c]: i for i,c in enumerate(names) if c in _CAMVID}, "CamVid's published colours"),
-        ({tuple(map(int, c)): i for i,c in enumerate(palette(codes))}, "segbook's palette for these codes")]
+    real, bright = [i for i in range(len(codes)) if i != void], sorted(colours,
+        key=lambda c: np.dot(LUMA_CHROMA[0], c))
+    tables = [*_colour_file(path, names), ({_CAMVID[c]: i for i,c in enumerate(names)
+                if c in _CAMVID}, "CamVid's published colours"),
+        ({tuple(map(int, c)): i for i,c in enumerate(palette(codes))}, "segbook's palette for "
+            "these codes")]
     for table, why in tables:
         if all(c in table for c in colours): return {c: table[c] for c in bright}, why
-    ids = [void] + real if void is not None and bright[0] == (0,0,0) else real if len(bright) <= len(real) else list(range(len(codes)))
-    return (dict(zip(bright, ids)), _GUESS.format('(red, green, blue)')) if len(bright) <= len(ids) else ({}, '')
+    ids = [void] + real if void is not None and bright[0] == (0,0,
+        0) else real if len(bright) <= len(real) else list(range(len(codes)))
+    return (dict(zip(bright, ids)), _GUESS.format('(red, green, blue)')) if len(bright) <= len(
+        ids) else ({}, '')
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #2c480020
 def _arrow(table, codes): return ', '.join(f'{v} -> {i} ({codes[i]})' for v,i in table.items())
 
 def _cure(table, why, codes, else_):
     "The last sentence of a message: the proposed mapping, or what to do without one."
-    return f'Proposed mapping: {_arrow(table, codes)} ({why}). check_masks(folder, fix=NEW_FOLDER) writes a copy with it.' if table else else_
+    return (f'Proposed mapping: {_arrow(table, codes)} ({why}). check_masks(folder, '
+        'fix=NEW_FOLDER) writes a copy with it.' if table else else_)
 
 def _tally(ms, keep):
     "For each mask value that `keep` accepts: its pixels, and the masks that hold it; most pixels first."
@@ -85,13 +101,23 @@ def grey_problems(ms, sf):
     found = _tally(bad, lambda v: not 0 <= v < K)
     files = [m.file for m in bad]
     if {v for m in bad for v in m.values} <= {0, 255} and table.get(255) != sf.ignore_index:
-        text = f'{counted(len(bad), "mask")} with the values 0 and 255: {listed(files)}; {found[0][1]:,} pixels are 255. Expected class ids 0 to {K-1}. '
-        return [MaskProblem('0/255', files, text + _cure(table, why, codes, f'Which of the {counted(K, "class")} is white? Pass mapping={{255: class name}} with fix=NEW_FOLDER.'))], {m.file: table for m in bad if table}
-    text = f'{counted(len(bad), "mask")} with ids outside the codes: ' + '; '.join(f'id {v} ({counted(c, "pixel")} in {listed(fs, 3)})' for v,c,fs in found[:6]) + (f'; and {len(found)-6} more ids' if len(found) > 6 else '')
+        text = (f'{counted(len(bad), "mask")} with the values 0 and 255: {listed(files)}; '
+            f'{found[0][1]:,} pixels are 255. Expected class ids 0 to {K-1}. ')
+        return [MaskProblem('0/255', files, text
+                + _cure(table, why, codes, f'Which of the {counted(K, "class")} is white? Pass '
+                    f'mapping={{255: class name}} with fix=NEW_FOLDER.'))], {m.file: table
+            for m in bad if table}
+    text = f'{counted(len(bad), "mask")} with ids outside the codes: ' + '; '.join(
+        f'id {v} ({counted(c, "pixel")} in {listed(fs, 3)})'
+        for v,c,fs in found[:6]) + (f'; and {len(found)-6} more ids' if len(found) > 6 else '')
     text += f'. Expected 0 to {K-1}, as {counted(K, "class")} {"are" if K > 1 else "is"} named. '
-    tip = 'Is the background missing among the codes (its id is 0)? ' if K == 1 else 'Add the line Void to codes.txt if 255 means unlabelled. ' if [v for v,*_ in found] == [255] else ''
-    tip += 'Name these classes in codes.txt, correct the masks, or pass mapping={value: class name} with fix=NEW_FOLDER.'
-    return [MaskProblem('ids', files, text + _cure(table, why, codes, tip))], {m.file: table for m in ms if table}
+    tip = ('Is the background missing among the codes (its id is 0)? ' if K == 1
+        else 'Add the line Void to codes.txt if 255 means unlabelled. '
+        if [v for v,*_ in found] == [255] else '')
+    tip += ('Name these classes in codes.txt, correct the masks, or pass mapping={value: class '
+        'name} with fix=NEW_FOLDER.')
+    return [MaskProblem('ids', files, text + _cure(table, why, codes, tip))], {m.file: table
+        for m in ms if table}
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #b1148023
 def rgb_problems(ms, sf):
@@ -103,13 +129,20 @@ def rgb_problems(ms, sf):
         found = _tally([m for m in ms if m.values], lambda v: True)
         table, why = _rgb_map([v for v,*_ in found], sf.codes, sf.path)
     text = f'{counted(len(ms), "mask")} in colours (RGB) instead of ids: {listed(files)}. '
-    if found: text += f'Found {counted(len(found), "colour")}: ' + ', '.join(f'{v} ({counted(c, "pixel")})' for v,c,_ in found[:8]) + (' and others' if len(found) > 8 else '') + '. '
+    if found:
+        text += f'Found {counted(len(found), "colour")}: ' + ', '.join(
+            f'{v} ({counted(c, "pixel")})' for v,c,_ in found[:8]) + (' and others'
+            if len(found) > 8 else '') + '. '
     if many: text += f'More than 1,000 colours in {listed(many)}: smoothed edges, or a photograph. '
     text += f'Expected one channel of class ids 0 to {len(sf.codes)-1}. '
-    return [MaskProblem('rgb', files, text + _cure(table, why, sf.codes, 'Export the masks as ids without smoothing, or pass mapping={(red, green, blue): class name, ...} with fix=NEW_FOLDER.'))], {m.file: table for m in ms if table and m.values}
+    return [MaskProblem('rgb', files, text + _cure(table, why, sf.codes,
+                'Export the masks as ids without smoothing, or pass mapping={(red, green, blue): '
+                'class name, ...} with fix=NEW_FOLDER.'))], {m.file: table for m in ms if table
+        and m.values}
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #287011bf
 def user_mapping(mapping, codes):
     "The user's mapping with ids in place of names; a SegbookError for a class that does not exist."
     if mapping is None: return None
-    return {(tuple(int(o) for o in v) if isinstance(v, (tuple, list)) else int(v)): class_id(i, codes) for v,i in mapping.items()}
+    return {(tuple(int(o) for o in v) if isinstance(v, (tuple, list)) else int(v)):
+        class_id(i, codes) for v,i in mapping.items()}

@@ -28,8 +28,10 @@ def find_void(
 
     Raises SegbookError when more than one class has that name."""
     found = [i for i,c in enumerate(codes) if str(c).strip().lower() == 'void']
-    if len(found) > 1: raise SegbookError(f'The class Void appears {len(found)} times in the codes, as ids '
-        f'{", ".join(map(str, found))}; expected once at most. Keep one, and give its id to all unlabelled pixels.')
+    if len(found) > 1:
+        raise SegbookError(f'The class Void appears {len(found)} times in the codes, as ids '
+            f'{", ".join(map(str, found))}; expected once at most. Keep one, and give its id to '
+            'all unlabelled pixels.')
     return found[0] if found else None
 
 # %% ../../nbs/02_masks.ipynb #c6d0a81c
@@ -44,7 +46,9 @@ def one_hot(
     if not is_tensor(mask): return _one_hot_np(np.asarray(mask), n_classes, ignore_index)
     import torch
     m = mask.detach().as_subclass(torch.Tensor)
-    if m.is_floating_point(): raise SegbookError(f'A mask of dtype {m.dtype}; expected integer class ids. Use mask.long(), or to_mask(logits).')
+    if m.is_floating_point():
+        raise SegbookError(f'A mask of dtype {m.dtype}; expected integer class ids. Use '
+            'mask.long(), or to_mask(logits).')
     m = m.long()
     keep = torch.ones_like(m, dtype=torch.bool) if ignore_index is None else m != ignore_index
     if ((m < 0) | (m >= n_classes))[keep].any(): raise_bad_ids(m[keep].cpu().numpy(), n_classes)
@@ -55,7 +59,9 @@ def one_hot(
 # %% ../../nbs/02_masks.ipynb #5deeb600
 def _one_hot_np(m, n_classes, ignore_index=None):
     "`one_hot` for numpy."
-    if m.dtype.kind not in 'iub': raise SegbookError(f'A mask of dtype {m.dtype}; expected integer class ids. Use mask.astype(int), or to_mask(logits).')
+    if m.dtype.kind not in 'iub':
+        raise SegbookError(f'A mask of dtype {m.dtype}; expected integer class ids. Use '
+            'mask.astype(int), or to_mask(logits).')
     keep = np.ones(m.shape, bool) if ignore_index is None else m != ignore_index
     if ((m < 0) | (m >= n_classes))[keep].any(): raise_bad_ids(m[keep], n_classes)
     return np.stack([(m == k) & keep for k in range(n_classes)], m.ndim - 2).astype(np.float32)
@@ -67,16 +73,22 @@ def to_mask(
     """The class with the highest score at each pixel; with one channel, 1 where the logit is above 0.
 
     Raises SegbookError when there is no channel dimension."""
-    if logits.ndim not in (3, 4): raise SegbookError(f'Logits of shape {tuple(logits.shape)}; expected [B,K,H,W] or [K,H,W]. Add the missing dimension with x[None].')
+    if logits.ndim not in (3, 4):
+        raise SegbookError(f'Logits of shape {tuple(logits.shape)}; expected [B,K,H,W] or [K,H,W]. '
+            'Add the missing dimension with x[None].')
     dim = logits.ndim - 3
-    if not is_tensor(logits): return (logits.take(0, dim) > 0).astype(np.int64) if logits.shape[dim] == 1 else logits.argmax(dim)
+    if not is_tensor(logits):
+        return (logits.take(0, dim) > 0).astype(np.int64) if logits.shape[
+            dim] == 1 else logits.argmax(dim)
     if logits.shape[dim] == 1: return (logits.select(dim, 0) > 0).long()
     return logits.max(dim).indices
 
 # %% ../../nbs/02_masks.ipynb #58df5d59
 # red, green, blue; from dark to light
-_KNOWN = dict(background=(0,0,0), car=(10,20,125), building=(125,16,16), tree=(20,100,30), road=(128,64,128), pedestrian=(240,50,75), fence=(190,110,60), void=(128,128,128),
-    bicyclist=(20,190,225), pavement=(235,118,220), signsymbol=(255,185,10), pole=(225,220,120), sky=(195,235,255))
+_KNOWN = dict(background=(0,0,0), car=(10,20,125), building=(125,16,16), tree=(20,100,30),
+    road=(128,64,128), pedestrian=(240,50,75), fence=(190,110,60), void=(128,128,128),
+    bicyclist=(20,190,225), pavement=(235,118,220), signsymbol=(255,185,10), pole=(225,220,120),
+    sky=(195,235,255))
 
 _KNOWN.update(sidewalk=_KNOWN['pavement'], column_pole=_KNOWN['pole'])
 
@@ -89,20 +101,24 @@ def palette(
     """A colour for each class: no two alike, brightness differing so that grey prints stay readable, Void mid grey.
 
     CamVid's names get their customary hues; each other class takes the colour farthest from those taken."""
-    codes = [str(i) for i in range(codes)] if isinstance(codes, (int, np.integer)) else [str(c).strip().lower() for c in codes]
-    out, taken, todo = np.zeros((len(codes), 3), np.uint8), [_KNOWN['void'], (0,0,0), (255,255,255)], []
+    codes = [str(i) for i in range(codes)] if isinstance(codes,
+        (int, np.integer)) else [str(c).strip().lower() for c in codes]
+    out, taken, todo = np.zeros((len(codes), 3), np.uint8), [_KNOWN['void'], (0,0,0),
+        (255,255,255)], []
     for i,c in enumerate(codes):
         if c in _KNOWN and _KNOWN[c] not in taken[3:]:
             out[i] = _KNOWN[c]
             taken.append(_KNOWN[c])
         else: todo.append(i)
     space = lambda x: np.asarray(x, float) @ LUMA_CHROMA.T * [3,1,1] # brightness counts three times
-    grid = np.stack(np.meshgrid(*[np.linspace(20, 250, 9).round()]*3, indexing='ij'), -1).reshape(-1, 3)
+    grid = np.stack(np.meshgrid(*[np.linspace(20, 250, 9).round()]*3, indexing='ij'),
+        -1).reshape(-1, 3)
     cand = space(grid)
     dist = np.min([((cand - space(t))**2).sum(1) for t in taken], 0)
     hues = {c for c in codes if c in _KNOWN} - {'void', 'background'}
     for i in todo:
-        j = dist.argmax() if hues or i != todo[0] else ((grid - [250,164,20])**2).sum(1).argmin() # orange leads
+        # orange leads
+        j = dist.argmax() if hues or i != todo[0] else ((grid - [250,164,20])**2).sum(1).argmin()
         out[i] = grid[j]
         dist = np.minimum(dist, ((cand - cand[j])**2).sum(1))
     return out
@@ -125,9 +141,12 @@ def overlay(
 
     Raises SegbookError when the sizes differ, or an id is not among the codes."""
     im, m = image_array(image), mask_array(mask)
-    if im.shape[:2] != m.shape: raise SegbookError(f'The image is {im.shape[0]}x{im.shape[1]} and the mask {m.shape[0]}x{m.shape[1]} (height x width); expected one size. '
-        'Resize the mask with nearest (Image.NEAREST), never bilinear.')
-    if not 0 <= alpha <= 1: raise SegbookError(f'alpha={alpha}; expected 0 (image only) to 1 (colours only).')
+    if im.shape[:2] != m.shape:
+        raise SegbookError(f'The image is {im.shape[0]}x{im.shape[1]} and the mask '
+            f'{m.shape[0]}x{m.shape[1]} (height x width); expected one size. '
+            'Resize the mask with nearest (Image.NEAREST), never bilinear.')
+    if not 0 <= alpha <= 1:
+        raise SegbookError(f'alpha={alpha}; expected 0 (image only) to 1 (colours only).')
     codes = codes_for(m, codes)
     cols, void = palette(codes), find_void(codes)
     tint, a = cols[m], np.full((*m.shape, 1), alpha, np.float32)
@@ -142,8 +161,11 @@ def _legend(ax, ids, codes, cols):
     "Class names beside the axes, each with its colour; Void hatched."
     from matplotlib.patches import Patch
     void = find_void(codes)
-    hs = [Patch(facecolor='lightgrey' if i == void else cols[i]/255, edgecolor='dimgrey', hatch='////' if i == void else None, label=codes[i]) for i in ids]
-    if hs: ax.legend(handles=hs, loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=9, frameon=False)
+    hs = [Patch(facecolor='lightgrey' if i == void else cols[i]/255, edgecolor='dimgrey',
+            hatch='////' if i == void else None, label=codes[i]) for i in ids]
+    if hs:
+        ax.legend(handles=hs, loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0,
+            fontsize=9, frameon=False)
 
 # %% ../../nbs/02_masks.ipynb #5ac30157
 def show_mask(

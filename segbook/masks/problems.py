@@ -31,14 +31,23 @@ class MaskProblem:
 def pair_problems(sf):
     "Missing, unmatched and doubled files, and a validation list that names what is not there."
     ps, lone, over = [], sf.unmatched_images, sf.unmatched_labels
-    if lone: ps.append(MaskProblem('missing', lone, f'{counted(len(lone), "image")} without a mask: {listed(lone)}. Expected e.g. {sf.labels_dir.name}/{lone[0].stem}_P.png. '
-        'Add the masks, or take the images out.'))
-    if over: ps.append(MaskProblem('unmatched', over, f'{counted(len(over), "mask")} without an image: {listed(over)}. Expected an image of that name in {sf.images_dir.name}/. '
-        'Add the images, or take the masks out.'))
-    if sf.doubled: ps.append(MaskProblem('doubled', sum(sf.doubled, []), f'{counted(len(sf.doubled), "name")} claimed by more than one file: '
-        f'{listed([" and ".join(f.name for f in fs) for fs in sf.doubled])}. Expected one image and one mask for a name. Remove or rename the others.'))
-    if len(sf.images) == 1: ps.append(MaskProblem('one image', list(sf.images), f'{sf.images[0].name} is the only image with a mask. Expected two at least, one to train on and one to '
-        'validate with. Add images, or cut this one into tiles.'))
+    if lone:
+        ps.append(MaskProblem('missing', lone, f'{counted(len(lone), "image")} without a mask: '
+                f'{listed(lone)}. Expected e.g. {sf.labels_dir.name}/{lone[0].stem}_P.png. '
+                'Add the masks, or take the images out.'))
+    if over:
+        ps.append(MaskProblem('unmatched', over, f'{counted(len(over), "mask")} without an image: '
+                f'{listed(over)}. Expected an image of that name in {sf.images_dir.name}/. '
+                'Add the images, or take the masks out.'))
+    if sf.doubled:
+        ps.append(MaskProblem('doubled', sum(sf.doubled, []), f'{counted(len(sf.doubled), "name")} '
+                'claimed by more than one file: '
+                f'{listed([" and ".join(f.name for f in fs) for fs in sf.doubled])}. Expected one '
+                'image and one mask for a name. Remove or rename the others.'))
+    if len(sf.images) == 1:
+        ps.append(MaskProblem('one image', list(sf.images), f'{sf.images[0].name} is the only '
+                'image with a mask. Expected two at least, one to train on and one to '
+                'validate with. Add images, or cut this one into tiles.'))
     return ps + valid_problems(sf)
 
 def valid_problems(sf):
@@ -50,11 +59,17 @@ def valid_problems(sf):
     gone, ps = sorted(sf.valid - set(every)), []
     if gone:
         near = difflib.get_close_matches(gone[0], every, 1, .7)
-        ps.append(MaskProblem('valid', file, f'{where} names {counted(len(gone), "file")} not in {sf.images_dir.name}/: {listed(gone)}. Expected names of images, with their ending'
-            + (f' (is {gone[0]} meant to be {near[0]}?)' if near else '') + '. Correct or remove these names.'))
+        ps.append(MaskProblem('valid', file, f'{where} names {counted(len(gone), "file")} not in '
+                f'{sf.images_dir.name}/: {listed(gone)}. Expected names of images, with their '
+                'ending' + (f' (is {gone[0]} meant to be {near[0]}?)' if near else '')
+                + '. Correct or remove these names.'))
     n = sum(o in sf.valid for o in have)
-    if n == 0: ps.append(MaskProblem('valid', file, f'{where} leaves no image with a mask for validation. Expected at least one. Name some, or give no list to split at random.'))
-    elif n == len(have): ps.append(MaskProblem('valid', file, f'{where} names all {counted(n, "image")}, so that none is left to train on. Expected both. Take some names out.'))
+    if n == 0:
+        ps.append(MaskProblem('valid', file, f'{where} leaves no image with a mask for validation. '
+                'Expected at least one. Name some, or give no list to split at random.'))
+    elif n == len(have):
+        ps.append(MaskProblem('valid', file, f'{where} names all {counted(n, "image")}, so that '
+                'none is left to train on. Expected both. Take some names out.'))
     return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #1c8cae80
@@ -62,21 +77,40 @@ def image_problems(looks):
     "Unreadable images, and the ones whose channels or depth need a decision."
     bad = [o for o in looks if o.error]
     looks = [o for o in looks if not o.error]
-    ps = [MaskProblem('unreadable', [o.file for o in bad], f'{counted(len(bad), "image")} cannot be read: {listed([f"{o.file.name} ({o.error})" for o in bad])}. Expected a whole image file. '
-        'Restore it from its source, or take it out with its mask.')] if bad else []
+    ps = [MaskProblem('unreadable', [o.file for o in bad], f'{counted(len(bad), "image")} cannot '
+            f'be read: {listed([f"{o.file.name} ({o.error})" for o in bad])}. Expected a whole '
+            'image file. '
+            'Restore it from its source, or take it out with its mask.')] if bad else []
     def warn(kind, some, text):
-        if some: ps.append(MaskProblem(kind, [o.file for o in some], f'{counted(len(some), "image")} of {len(looks):,} {text.format(listed([o.file for o in some]))}', 'warning'))
-    warn('image alpha', [o for o in looks if o.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La')], 'with an alpha channel: {}. Expected RGB. The alpha is dropped on reading, unless channels=4 keeps it; save without it if it hides part of the picture.')
-    warn('image CMYK', [o for o in looks if o.mode == 'CMYK'], 'in CMYK: {}. Expected RGB. Colours shift in the conversion; save as RGB with the right profile.')
+        if some:
+            ps.append(MaskProblem(kind, [o.file for o in some], f'{counted(len(some), "image")} of '
+                    f'{len(looks):,} {text.format(listed([o.file for o in some]))}', 'warning'))
+    warn('image alpha', [o for o in looks if o.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La')],
+        'with an alpha channel: {}. Expected RGB. The alpha is dropped on reading, unless '
+        'channels=4 keeps it; save without it if it hides part of the picture.')
+    warn('image CMYK', [o for o in looks if o.mode == 'CMYK'], 'in CMYK: {}. Expected RGB. Colours '
+        'shift in the conversion; save as RGB with the right profile.')
     grey = [o for o in looks if o.mode in ('1', 'L', 'LA', 'I', 'F') or o.mode.startswith('I;')]
-    warn('image grey', grey, 'in grey: {}. Expected RGB. ' + ('seg_dataloaders(..., channels=1) trains on the one channel there is.' if len(grey) == len(looks) else 'They are read as RGB with three equal channels.'))
-    warn('image depth', [o for o in looks if o.bits > 8], 'with 16 bits or more a channel: {}. Expected 8. They are scaled by the type\'s largest value on reading; convert them yourself if they use a smaller range.')
-    kinds = Counter('grey' if o.mode in ('1', 'L', 'I', 'F') or o.mode.startswith('I;') else 'RGB' if o.mode in ('P', 'YCbCr') else o.mode for o in looks)
-    if len(kinds) > 1: ps.append(MaskProblem('image modes', [o.file for o in looks], 'The images are of different kinds: ' + ', '.join(f'{n:,} {k}' for k,n in kinds.most_common()) +
-        '. Expected one kind. Convert them to the most frequent, or a network learns the file format.', 'warning'))
+    warn('image grey', grey, 'in grey: {}. Expected RGB. '
+        + ('seg_dataloaders(..., channels=1) trains on the one channel there is.'
+            if len(grey) == len(looks) else 'They are read as RGB with three equal channels.'))
+    warn('image depth', [o for o in looks if o.bits > 8], 'with 16 bits or more a channel: {}. '
+        'Expected 8. They are scaled by the type\'s largest value on reading; convert them '
+        'yourself if they use a smaller range.')
+    kinds = Counter('grey' if o.mode in ('1', 'L', 'I', 'F') or o.mode.startswith('I;') else 'RGB'
+        if o.mode in ('P', 'YCbCr') else o.mode for o in looks)
+    if len(kinds) > 1:
+        ps.append(MaskProblem('image modes', [o.file for o in looks], 'The images are of different '
+                'kinds: ' + ', '.join(f'{n:,} {k}' for k,n in kinds.most_common())
+                + '. Expected one kind. Convert them to the most frequent, or a network learns the '
+                'file format.', 'warning'))
     sizes = Counter(o.size for o in looks)
-    if len(sizes) > 1: ps.append(MaskProblem('image sizes', [o.file for o in looks], f'The images have {len(sizes)} sizes (height x width): ' + listed([f'{h}x{w} ({n:,})' for (h,w),n in sizes.most_common()])
-        + '. Expected one size in a batch. Pass seg_dataloaders(..., size=(height, width)), or bs=1.', 'warning'))
+    if len(sizes) > 1:
+        ps.append(MaskProblem('image sizes', [o.file for o in looks],
+                f'The images have {len(sizes)} sizes (height x width): '
+                + listed([f'{h}x{w} ({n:,})' for (h,w),n in sizes.most_common()])
+                + '. Expected one size in a batch. Pass seg_dataloaders(..., size=(height, '
+                'width)), or bs=1.', 'warning'))
     return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #e9502bae
@@ -84,19 +118,32 @@ def mask_problems(pairs):
     "Masks whose file cannot hold ids as it is: unreadable, lossy, deep, several channels, another size than the image."
     ms, ps = [m for _,m in pairs], []
     def err(kind, some, text):
-        if some: ps.append(MaskProblem(kind, [o.file for o in some], f'{counted(len(some), "mask")} {text.format(listed([getattr(o, "what", o.file.name) for o in some]))}'))
+        if some:
+            ps.append(MaskProblem(kind, [o.file for o in some], f'{counted(len(some), "mask")} '
+                    f'{text.format(listed([getattr(o, "what", o.file.name) for o in some]))}'))
     for o in ms: o.what = f'{o.file.name} ({o.error})' if o.error else o.file.name
-    err('unreadable', [o for o in ms if o.error], 'cannot be read: {}. Expected a whole image file. Restore it from its source, or take it out with its image.')
+    err('unreadable', [o for o in ms if o.error], 'cannot be read: {}. Expected a whole image '
+        'file. Restore it from its source, or take it out with its image.')
     ms = [o for o in ms if not o.error]
-    err('JPEG', [o for o in ms if o.format in LOSSY_FORMATS], 'stored as JPEG: {}. Expected PNG: JPEG blurs ids into values between them, and what is lost cannot be restored. Export the masks again as PNG.')
-    err('16 bit', [o for o in ms if o.bits > 8], 'with 16 bits or more a pixel: {}. Expected 8 bits: readers cut larger values off. Are they instance ids rather than class ids? If class ids, fix=FOLDER writes them as 8 bits.')
-    err('channels', [o for o in ms if o.mode not in ('1', 'L', 'P', 'F') and not o.mode.startswith('I') and o.format not in LOSSY_FORMATS and o.values is not None and not holds_colours(o)],
-        'with the ids repeated in several channels: {}. Expected one channel. fix=FOLDER writes one.')
+    err('JPEG', [o for o in ms if o.format in LOSSY_FORMATS], 'stored as JPEG: {}. Expected PNG: '
+        'JPEG blurs ids into values between them, and what is lost cannot be restored. Export the '
+        'masks again as PNG.')
+    err('16 bit', [o for o in ms if o.bits > 8], 'with 16 bits or more a pixel: {}. Expected 8 '
+        'bits: readers cut larger values off. Are they instance ids rather than class ids? If '
+        'class ids, fix=FOLDER writes them as 8 bits.')
+    err('channels', [o for o in ms if o.mode not in ('1', 'L', 'P', 'F')
+            and not o.mode.startswith('I') and o.format not in LOSSY_FORMATS
+            and o.values is not None and not holds_colours(o)], 'with the ids repeated in several '
+        'channels: {}. Expected one channel. fix=FOLDER writes one.')
     off = [(i, m) for i,m in pairs if not (i.error or m.error) and i.size != m.size]
-    for i,m in off: m.what = f'{i.file.name} is {i.size[0]}x{i.size[1]} and {m.file.name} {m.size[0]}x{m.size[1]}'
+    for i,m in off:
+        m.what = (f'{i.file.name} is {i.size[0]}x{i.size[1]} and {m.file.name} '
+            f'{m.size[0]}x{m.size[1]}')
     turned = sum(i.size == m.size[::-1] for i,m in off)
-    err('size', [m for _,m in off], 'with another size than the image (height x width): {}. Expected equal sizes. ' +
-        (f'{turned} of them {"is" if turned == 1 else "are"} turned by 90 degrees: apply the photographs\' EXIF rotation first. ' if turned else '') + 'Export them again at the image\'s size; resample masks only with nearest.')
+    err('size', [m for _,m in off], 'with another size than the image (height x width): {}. '
+        'Expected equal sizes. ' + (f'{turned} of them {"is" if turned == 1 else "are"} turned by '
+            '90 degrees: apply the photographs\' EXIF rotation first. ' if turned else '')
+        + 'Export them again at the image\'s size; resample masks only with nearest.')
     return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #971888a6
@@ -113,15 +160,27 @@ def class_problems(sf, ms, n, n_train, n_valid):
     void, ps = sf.ignore_index, []
     real = [i for i in range(len(n)) if i != void]
     if void is not None and not n[real].sum():
-        return [MaskProblem('void', [m.file for m in ms], f'All {n.sum():,} pixels of the {counted(len(ms), "mask")} are Void (id {void}). Expected labelled pixels: nothing can be learned from Void. '
-            'Check that the masks were exported with their labels, and that codes.txt is in the order of the ids.')]
+        return [MaskProblem('void', [m.file for m in ms], f'All {n.sum():,} pixels of the '
+                f'{counted(len(ms), "mask")} are Void (id {void}). Expected labelled pixels: '
+                'nothing can be learned from Void. ' 'Check that the masks were exported with '
+                'their labels, and that codes.txt is in the order of the ids.')]
     blank = [m.file for m in ms if list(m.values) == [void]]
-    if blank: ps.append(MaskProblem('void masks', blank, f'{counted(len(blank), "mask")} with Void alone: {listed(blank)}. Expected some labelled pixels. They teach nothing; take them out with their images.', 'warning'))
+    if blank:
+        ps.append(MaskProblem('void masks', blank, f'{counted(len(blank), "mask")} with Void '
+                f'alone: {listed(blank)}. Expected some labelled pixels. They teach nothing; take '
+                'them out with their images.', 'warning'))
     def absent(x, kind, where, cure):
-        ids = [i for i in real if not x[i] and n[i] > 0] if kind != 'absent' else [i for i in real if not x[i]]
-        if ids: ps.append(MaskProblem(kind, [], f'{counted(len(ids), "class")} without a pixel in {where}: {listed([f"{sf.codes[i]} (id {i})" for i in ids], 12)}. Expected some of each. {cure}', 'warning'))
-    absent(n, 'absent', 'any mask', 'Such a class cannot be learned and has no IoU; add images that show it, or merge it with another.')
+        ids = [i for i in real if not x[i] and n[i] > 0] if kind != 'absent' else [i for i in real
+            if not x[i]]
+        if ids:
+            ps.append(MaskProblem(kind, [], f'{counted(len(ids), "class")} without a pixel in '
+                    f'{where}: {listed([f"{sf.codes[i]} (id {i})" for i in ids], 12)}. Expected '
+                    f'some of each. {cure}', 'warning'))
+    absent(n, 'absent', 'any mask', 'Such a class cannot be learned and has no IoU; add images '
+        'that show it, or merge it with another.')
     if n_valid is not None and n_train.any() and n_valid.any():
-        absent(n_train, 'absent in train', 'the training masks', 'It cannot be learned: move an image that shows it out of valid.txt.')
-        absent(n_valid, 'absent in valid', 'the validation masks', 'Its IoU cannot be measured: name an image that shows it in valid.txt.')
+        absent(n_train, 'absent in train', 'the training masks', 'It cannot be learned: move an '
+            'image that shows it out of valid.txt.')
+        absent(n_valid, 'absent in valid', 'the validation masks', 'Its IoU cannot be measured: '
+            'name an image that shows it in valid.txt.')
     return ps

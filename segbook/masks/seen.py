@@ -27,13 +27,15 @@ class _Look:
     bits: int = 8
     format: str = ''
     error: str = ''
-    values: dict | None = None # mask value -> pixels; ints, or (red, green, blue); None when there are too many
+    # mask value -> pixels; ints, or (red, green, blue); None when there are too many
+    values: dict | None = None
 
 def _bits(im):
     "Bits a channel of an open PIL image, from the file rather than from PIL's mode."
     if im.mode == '1': return 1
     args = str(im.tile[0][3]) if im.tile else ''
-    return 32 if im.mode in ('I', 'F') and ';16' not in args else 16 if ';16' in im.mode or ';16' in args else 8
+    return 32 if im.mode in ('I',
+        'F') and ';16' not in args else 16 if ';16' in im.mode or ';16' in args else 8
 
 # %% ../../nbs/workshop/masks/seen.ipynb #75bba967
 def _values(im, most=1000):
@@ -46,7 +48,8 @@ def _values(im, most=1000):
         return {int(i): int(n[i]) for i in n.nonzero()[0]}
     if im.mode.startswith('I') or im.mode == 'F':
         ids, n = np.unique(np.asarray(im), return_counts=True)
-        return {int(i): int(c) for i,c in zip(ids, n)} if (ids == ids.astype(np.int64)).all() else None
+        return {int(i): int(c) for i,c in zip(ids, n)} if (ids
+            == ids.astype(np.int64)).all() else None
     cols = im.convert('RGB').getcolors(most)
     if cols is None: return None
     if all(r == g == b for _,(r,g,b) in cols): return {r: n for n,(r,_,_) in cols}
@@ -60,7 +63,8 @@ def _look_array(o, x, values):
     o.size, o.bits, o.format = x.shape[:2], 8*x.itemsize if x.dtype.kind != 'f' else 8, 'array'
     o.mode = {1: 'L', 3: 'RGB'}.get(n, f'{n} channels')
     if values:
-        if n > 1 or x.dtype.kind not in 'iub': raise ValueError(f'{n} channels of {x.dtype}, expected one of integers')
+        if n > 1 or x.dtype.kind not in 'iub':
+            raise ValueError(f'{n} channels of {x.dtype}, expected one of integers')
         ids, c = np.unique(x, return_counts=True)
         o.values = dict(zip(ids.astype(int).tolist(), c.tolist()))
     return o
@@ -69,7 +73,8 @@ def _look(file, values=False):
     "Decode one file in full; with `values`, count the values of its pixels."
     o = _Look(file)
     try:
-        if file.suffix.lower() == '.npy': return _look_array(o, np.load(file, allow_pickle=False), values)
+        if file.suffix.lower() == '.npy':
+            return _look_array(o, np.load(file, allow_pickle=False), values)
         try: im = Image.open(file)
         except Exception: # TIFF with more channels or bits than PIL knows
             if values or file.suffix.lower() not in ('.tif', '.tiff'): raise
@@ -77,7 +82,9 @@ def _look(file, values=False):
             return _look_array(o, tifffile.imread(file), values)
         with im:
             o.mode, o.size, o.bits, o.format = im.mode, im.size[::-1], _bits(im), im.format
-            if not values and im.format == 'JPEG' and min(im.size) >= 64: im.draft('RGB', (im.width//8, im.height//8)) # the whole stream is read, fewer pixels are made
+            # the whole stream is read, fewer pixels are made
+            if not values and im.format == 'JPEG' and min(im.size) >= 64:
+                im.draft('RGB', (im.width//8, im.height//8))
             im.load()
             if values: o.values = _values(im)
     except Exception as e: o.error = str(e) or type(e).__name__
@@ -88,7 +95,9 @@ def see_all_files(pairs, progress):
     "Decode every image and its mask, in threads (PIL lets go of Python's lock while it decodes)."
     n = min(8, (os.cpu_count() or 1) + 1, len(pairs))
     ex = ThreadPoolExecutor(n)
-    try: return list(progress_bar(ex.map(lambda p: (_look(p[0]), _look(p[1], values=True)), pairs), len(pairs), 'images with their masks checked', progress))
+    try:
+        return list(progress_bar(ex.map(lambda p: (_look(p[0]), _look(p[1], values=True)), pairs),
+                len(pairs), 'images with their masks checked', progress))
     finally: ex.shutdown(cancel_futures=True)
 
 # %% ../../nbs/workshop/masks/seen.ipynb #052cc002
@@ -96,4 +105,5 @@ LOSSY_FORMATS = {'JPEG', 'MPO'}
 
 def holds_colours(o):
     "Does the mask hold colours: (red, green, blue) values, or too many to count?"
-    return isinstance(next(iter(o.values)), tuple) if o.values else o.mode in ('RGB', 'RGBA', 'CMYK', 'YCbCr')
+    return isinstance(next(iter(o.values)), tuple) if o.values else o.mode in ('RGB', 'RGBA',
+        'CMYK', 'YCbCr')

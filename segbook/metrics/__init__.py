@@ -13,4 +13,5 @@ from .training import (
     BoundaryF1, ClassIoU, Hausdorff95, MeanDice, MeanIoU, PixelAccuracy)
 
 # %% ../../nbs/workshop/metrics/face.ipynb #e7b7d9cb
-_all_ = ['BoundaryF1', 'ClassIoU', 'Confusion', 'Hausdorff95', 'MeanDice', 'MeanIoU', 'PixelAccuracy', 'boundary_f1', 'boundary_pixels', 'hausdorff95']
+_all_ = ['BoundaryF1', 'ClassIoU', 'Confusion', 'Hausdorff95', 'MeanDice', 'MeanIoU',
+    'PixelAccuracy', 'boundary_f1', 'boundary_pixels', 'hausdorff95']

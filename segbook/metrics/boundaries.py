@@ -34,19 +34,26 @@ def boundary_pixels(
     Raises SegbookError for a float mask."""
     mask = torch.as_tensor(mask).as_subclass(torch.Tensor)
     if mask.is_floating_point():
-        raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; expected integers, one class id a pixel: mask.long()')
+        raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; expected integers, one '
+            'class id a pixel: mask.long()')
     ids = mask.cpu().numpy()
-    return torch.from_numpy(_edges(ids, np.full(ids.shape, True) if ignore_index is None else ids!=ignore_index)).to(mask.device)
+    return torch.from_numpy(_edges(ids, np.full(ids.shape, True) if ignore_index is None
+            else ids!=ignore_index)).to(mask.device)
 
 # %% ../../nbs/09a_boundaries.ipynb #406859e7
 def _boundary_case(pred, mask, n_classes, ignore_index):
     "(predicted ids, true ids, pixels with a truth, K), the first three NumPy [B,H,W]; raises SegbookError as `Confusion` does."
     pred,mask = (torch.as_tensor(o).detach().as_subclass(torch.Tensor) for o in (pred, mask))
-    if mask.ndim not in (2, 3): raise SegbookError(f'the mask is {list(mask.shape)}; expected ids [B,H,W] or [H,W]; mask.squeeze(1) takes a channel away')
-    K,logits = n_classes,check_pair(pred, mask, n_classes or (pred.shape[-3] if pred.ndim>mask.ndim else 2))
+    if mask.ndim not in (2, 3):
+        raise SegbookError(f'the mask is {list(mask.shape)}; expected ids [B,H,W] or [H,W]; '
+            'mask.squeeze(1) takes a channel away')
+    K,logits = n_classes,check_pair(pred, mask,
+        n_classes or (pred.shape[-3] if pred.ndim>mask.ndim else 2))
     mask = mask.long()
     named = torch.ones_like(mask, dtype=torch.bool) if ignore_index is None else mask!=ignore_index
-    if K is None: K = pred.shape[-3] if logits else 1+max((int(o.max()) for o in (pred, mask[named]) if o.numel()), default=1)
+    if K is None:
+        K = pred.shape[-3] if logits else 1+max((int(o.max()) for o in (pred, mask[named])
+                if o.numel()), default=1)
     K = max(K, 2)
     ids = predicted_ids(pred, mask, K)
     if (named & ((mask<0) | (mask>=K))).any(): raise find_bad_ids(mask, K, ignore_index)
@@ -56,7 +63,8 @@ def _boundary_case(pred, mask, n_classes, ignore_index):
 def _nearest(points, others):
     "float64 [n]: the distance of each point of `points` [n,2] to the nearest of `others`; inf if there are none."
     from scipy.spatial import KDTree
-    return KDTree(others).query(points)[0] if len(points) and len(others) else np.full(len(points), np.inf)
+    return KDTree(others).query(points)[0] if len(points) and len(others) else np.full(len(points),
+        np.inf)
 
 def boundary_distances(pred, mask, n_classes=None, ignore_index=None, spacing=(1., 1.)):
     "[B,K,2] of arrays: the distances of the predicted boundary pixels to the true ones, and of the true to the predicted."
@@ -64,7 +72,8 @@ def boundary_distances(pred, mask, n_classes=None, ignore_index=None, spacing=(1
     d = np.empty((len(named), K, 2), object)
     for b,ok in enumerate(named):
         edges = [_edges(ids[b], ok) for ids in pair]
-        points,of = [np.argwhere(e)*spacing for e in edges],[ids[b][e] for ids,e in zip(pair, edges)]
+        points,of = [np.argwhere(e)*spacing for e in edges],[ids[b][e]
+            for ids,e in zip(pair, edges)]
         for k in range(K):
             x,y = (xy[i==k] if k!=ignore_index else xy[:0] for xy,i in zip(points, of))
             d[b,k,0],d[b,k,1] = _nearest(x, y),_nearest(y, x)
@@ -76,15 +85,16 @@ def pixel_size(spacing):
     try: s = np.broadcast_to(np.asarray(spacing, np.float64), (2,))
     except (TypeError, ValueError): s = np.zeros(2)
     if not ((s>0) & np.isfinite(s)).all():
-        raise SegbookError(f'spacing is {spacing!r}; expected the size of a pixel: a number above 0, or two, (height, width)')
+        raise SegbookError(f'spacing is {spacing!r}; expected the size of a pixel: a number above '
+            '0, or two, (height, width)')
     return tuple(s.tolist())
 
 def tolerance_distance(tolerance, size, spacing):
     "The tolerance as a distance: 0.75 % of the diagonal of an image of `size`, at least one pixel, if it is None."
     if tolerance is None: return max(0.0075*np.hypot(*np.multiply(size, spacing)), *spacing)
     if isinstance(tolerance, (int, float)) and 0<=tolerance<np.inf: return tolerance
-    raise SegbookError(f'the tolerance is {tolerance!r}; expected a distance in pixels (of `spacing`, if that is given) of 0 or more, '
-                       'or None for 0.75 % of the image diagonal')
+    raise SegbookError(f'the tolerance is {tolerance!r}; expected a distance in pixels (of '
+        '`spacing`, if that is given) of 0 or more, ' 'or None for 0.75 % of the image diagonal')
 
 def f1_of_distances(near, back, tolerance):
     "Boundary F1 from the distances of predicted to true boundary pixels and back; NaN if both are empty, 0 if one is."
@@ -125,14 +135,17 @@ _ONE_EMPTY = ['inf', 'diagonal', 'skip']
 def farthest_distance(near, back, percentile, one_empty):
     "The larger of the two percentiles; NaN if both lists are empty, the number `one_empty` if one is."
     if not len(near) and not len(back): return np.nan
-    return max(np.percentile(d, percentile) for d in (near, back)) if len(near) and len(back) else one_empty
+    return max(np.percentile(d, percentile)
+        for d in (near, back)) if len(near) and len(back) else one_empty
 
 def missing_distance(one_empty, size, spacing):
-    return dict(inf=np.inf, diagonal=np.hypot(*np.multiply(size, spacing)), skip=np.nan)[check_option('one_empty', one_empty, _ONE_EMPTY)]
+    return dict(inf=np.inf, diagonal=np.hypot(*np.multiply(size, spacing)),
+        skip=np.nan)[check_option('one_empty', one_empty, _ONE_EMPTY)]
 
 def check_percentile(percentile):
     if isinstance(percentile, (int, float)) and 0<percentile<=100: return percentile
-    raise SegbookError(f'the percentile is {percentile!r}; expected a number above 0, at most 100 (which is the largest distance)')
+    raise SegbookError(f'the percentile is {percentile!r}; expected a number above 0, at most 100 '
+        '(which is the largest distance)')
 
 def hausdorff95(
     logits_or_mask:torch.Tensor, # logits [B,K,H,W] or predicted ids [B,H,W]; both also without B

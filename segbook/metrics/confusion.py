@@ -27,7 +27,8 @@ class Confusion:
         ignore_index:int|None=None, # id of the pixels that are not counted, among 0 to K-1 or outside (255, -100)
         per_image:bool=False, # keep the counts of each image apart (8*(K*K+257) bytes each), for the scores per image
     ):
-        self.n_classes,self.ignore_index,self.per_image = 2 if n_classes==1 else n_classes,ignore_index,per_image
+        self.n_classes,self.ignore_index,self.per_image = (2 if n_classes==1 else n_classes,
+            ignore_index,per_image)
         self.reset()
 
     def reset(self) -> Confusion:
@@ -50,7 +51,8 @@ class Confusion:
         mask:torch.Tensor, # [B,H,W] true class ids, any integer dtype
     ) -> Confusion:
         "Add the pixels of one batch (both may also come without the batch dimension)."
-        return self._set(self._plus(count_pixels(logits_or_mask, mask, self.n_classes, self.ignore_index, first=self._counts is None)))
+        return self._set(self._plus(count_pixels(logits_or_mask, mask, self.n_classes,
+                    self.ignore_index, first=self._counts is None)))
 
 # %% ../../nbs/09_metrics.ipynb #eef2a206
 @patch
@@ -62,8 +64,8 @@ def _tables(self:Confusion):
     wrong = self._host[:,K*K:].sum(0)
     if wrong.any():
         ids = wrong.nonzero()[:,0].tolist()
-        raise bad_ids_error(['below 0 or above 255' if i==N_IDS-1 else i for i in ids], wrong[ids].tolist(), 'the masks held',
-                       K, self.ignore_index)
+        raise bad_ids_error(['below 0 or above 255' if i==N_IDS-1 else i for i in ids],
+            wrong[ids].tolist(), 'the masks held', K, self.ignore_index)
     return self._host[:,:K*K].view(-1, K, K)
 
 @patch(as_prop=True)
@@ -75,13 +77,15 @@ def matrix(self:Confusion) -> torch.Tensor:
 def matrices(self:Confusion) -> torch.Tensor:
     "int64 [N,K,K] on the CPU, one matrix an image in the order of the updates; needs `Confusion(..., per_image=True)`."
     if not self.per_image:
-        raise SegbookError(f'this Confusion has added its {self.n_classes} classes up over all images; for scores per image count '
-                           f'again with Confusion({self.n_classes}, {self.ignore_index}, per_image=True)')
+        raise SegbookError(f'this Confusion has added its {self.n_classes} classes up over all '
+            'images; for scores per image count ' f'again with Confusion({self.n_classes}, '
+            f'{self.ignore_index}, per_image=True)')
     return self._tables().clone()
 
 # %% ../../nbs/09_metrics.ipynb #eb209d96
 @patch
-def _counted(self:Confusion, per_image): return (self.matrices if per_image else self.matrix).double()
+def _counted(self:Confusion, per_image):
+    return (self.matrices if per_image else self.matrix).double()
 
 @patch
 def pixel_accuracy(self:Confusion,
@@ -98,7 +102,8 @@ def _rates(conf, per_image=False):
     m = conf._counted(per_image)
     tp = m.diagonal(dim1=-2, dim2=-1)
     union = m.sum(-2)+m.sum(-1)-tp
-    if conf.ignore_index is not None and 0<=conf.ignore_index<conf.n_classes: union[...,conf.ignore_index] = 0
+    if conf.ignore_index is not None and 0<=conf.ignore_index<conf.n_classes:
+        union[...,conf.ignore_index] = 0
     return tp,union
 
 @patch
@@ -122,7 +127,9 @@ def _mean(conf, score, absent, average, per_image):
     elif average=='weighted':
         share = conf._counted(per_image).sum(-1)
         v = (share*torch.where(share>0, v, 0.)).sum(-1)/share.sum(-1)
-    else: v = v[...,torch.arange(conf.n_classes)!=(-1 if conf.ignore_index is None else conf.ignore_index)].nanmean(-1)
+    else:
+        v = v[...,torch.arange(conf.n_classes)!=(-1 if conf.ignore_index is None
+                else conf.ignore_index)].nanmean(-1)
     return v if per_image else v.item()
 
 @patch
@@ -156,8 +163,10 @@ def mean_dice(self:Confusion,
 @patch
 def __repr__(self:Confusion):
     m = self.matrix
-    s = f'Confusion({self.n_classes} classes, ignore_index={self.ignore_index}): {int(m.sum())} pixels'
-    return s+(f', accuracy {self.pixel_accuracy():.3f}, mean IoU {self.mean_iou():.3f}' if m.any() else '')
+    s = (f'Confusion({self.n_classes} classes, ignore_index={self.ignore_index}): {int(m.sum())} '
+        'pixels')
+    return s+(f', accuracy {self.pixel_accuracy():.3f}, mean IoU {self.mean_iou():.3f}' if m.any()
+        else '')
 
 # %% ../../nbs/09_metrics.ipynb #9a4eff1a
 def gather_rows(n):
@@ -172,6 +181,7 @@ def gather(self:Confusion) -> Confusion:
     "The sum over all processes of a distributed run (each must call it), or the images of all; with one process a copy."
     if self._whole is None:
         n = self._counts
-        if n is not None: n = gather_rows(n) if self.per_image else maybe_gather(n).sum(0, keepdim=True)
+        if n is not None:
+            n = gather_rows(n) if self.per_image else maybe_gather(n).sum(0, keepdim=True)
         self._whole = Confusion(self.n_classes, self.ignore_index, self.per_image)._set(n)
     return self._whole

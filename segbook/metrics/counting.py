@@ -19,31 +19,35 @@ def bad_ids_error(ids, counts, where, n_classes, ignore_index):
     found = ', '.join(f'id {i} ({n} pixels)' for i,n in list(zip(ids, counts))[:8])
     if len(ids)>8: found += f' and {len(ids)-8} further ids'
     void = '' if ignore_index is None else f' or {ignore_index} (ignore_index)'
-    return SegbookError(f'{where}: {found}; expected ids 0 to {n_classes-1}{void}. If such an id means "no class", pass it '
-        'as ignore_index; if it is a class, the codes lack it. segbook.masks.check_masks(folder) names the files.')
+    return SegbookError(f'{where}: {found}; expected ids 0 to {n_classes-1}{void}. If such an id '
+        'means "no class", pass it ' 'as ignore_index; if it is a class, the codes lack it. '
+        'segbook.masks.check_masks(folder) names the files.')
 
 def find_bad_ids(mask, n_classes, ignore_index, what='mask'):
     bad = (mask<0) | (mask>=n_classes)
     if ignore_index is not None: bad &= mask!=ignore_index
     ids,n = mask[bad].unique(return_counts=True)
-    return bad_ids_error(ids.tolist(), n.tolist(), f'the {what} {list(mask.shape)} holds', n_classes, ignore_index)
+    return bad_ids_error(ids.tolist(), n.tolist(), f'the {what} {list(mask.shape)} holds',
+        n_classes, ignore_index)
 
 # %% ../../nbs/workshop/metrics/counting.ipynb #31fc7171
 def check_pair(pred, mask, n_classes):
     "True for logits, False for ids; raises SegbookError unless sizes, types and channels fit."
     if mask.is_floating_point():
-        raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; expected integers, one class id a pixel: mask.long()')
+        raise SegbookError(f'the mask {list(mask.shape)} is {mask.dtype}; expected integers, one '
+            'class id a pixel: mask.long()')
     logits = pred.is_floating_point() and pred.ndim==mask.ndim+1
     c,size = (pred.shape[-3],pred.shape[:-3]+pred.shape[-2:]) if logits else (None,pred.shape)
     if size!=mask.shape:
-        raise SegbookError(f'the prediction is {list(pred.shape)} and the mask {list(mask.shape)}; expected logits [B,K,H,W] or '
-            'ids [B,H,W] and a mask [B,H,W] of one size. Bring logits to it with F.interpolate(logits, mask.shape[-2:])')
+        raise SegbookError(f'the prediction is {list(pred.shape)} and the mask {list(mask.shape)}; '
+            'expected logits [B,K,H,W] or ' 'ids [B,H,W] and a mask [B,H,W] of one size. Bring '
+            'logits to it with F.interpolate(logits, mask.shape[-2:])')
     if logits and c!=n_classes and (c,n_classes)!=(1,2):
-        raise SegbookError(f'the logits {list(pred.shape)} have {c} channels; expected {n_classes}, one for each class: '
-                           'give the model and the metric the same codes')
+        raise SegbookError(f'the logits {list(pred.shape)} have {c} channels; expected '
+            f'{n_classes}, one for each class: ' 'give the model and the metric the same codes')
     if pred.is_floating_point() and not logits:
-        raise SegbookError(f'the prediction {list(pred.shape)} is {pred.dtype} without a class dimension; expected logits '
-                           '[B,K,H,W], or ids as integers: pred.long()')
+        raise SegbookError(f'the prediction {list(pred.shape)} is {pred.dtype} without a class '
+            'dimension; expected logits ' '[B,K,H,W], or ids as integers: pred.long()')
     return logits
 
 # %% ../../nbs/workshop/metrics/counting.ipynb #43962b5c
@@ -52,7 +56,8 @@ def predicted_ids(pred, mask, n_classes):
     if check_pair(pred, mask, n_classes):
         return (pred.squeeze(-3)>0).long() if pred.shape[-3]==1 else pred.max(-3).indices
     pred = pred.long()
-    if pred.numel() and not 0<=pred.min()<=pred.max()<n_classes: raise find_bad_ids(pred, n_classes, None, 'prediction')
+    if pred.numel() and not 0<=pred.min()<=pred.max()<n_classes:
+        raise find_bad_ids(pred, n_classes, None, 'prediction')
     return pred
 
 # %% ../../nbs/workshop/metrics/counting.ipynb #8c467e40
@@ -63,12 +68,14 @@ def _images(x): return x.flatten(1) if x.ndim>2 else x.reshape(1, -1)  # [B,pixe
 def _tally(pred, mask, n_classes, ignore_index):
     "Count pixels by truth*K+prediction: int64 [B,K*K+257], a row an image; the last 257 count ids that are no class, here none."
     K,dropped,truth,device = n_classes,ignore_index,mask.long().cpu(),mask.device
-    if dropped is not None and not 0<=dropped<=255: truth,dropped = truth.masked_fill(truth==dropped, K),K
+    if dropped is not None and not 0<=dropped<=255:
+        truth,dropped = truth.masked_fill(truth==dropped, K),K
     p,t = (_images(o).numpy() for o in (pred.cpu(), truth))
     low,high = (t.min().item(), t.max().item()) if t.size else (0, 0)
     if not 0<=low<=high<=max(255, K): raise find_bad_ids(mask, K, ignore_index)
     R = max(K, high+1)   # row i of an image's table: its pixels of mask id i
-    n = np.array([np.bincount(j*K+i, minlength=R*K) for i,j in zip(p, t)], np.int64).reshape(-1, R, K)
+    n = np.array([np.bincount(j*K+i, minlength=R*K) for i,j in zip(p, t)], np.int64).reshape(-1, R,
+        K)
     if dropped is not None and dropped<R: n[:,dropped] = 0
     if n[:,K:].any(): raise find_bad_ids(mask, K, ignore_index)
     return torch.from_numpy(np.pad(n[:,:K].reshape(-1, K*K), ((0, 0), (0, N_IDS)))).to(device)
@@ -81,7 +88,8 @@ def _tally_no_sync(pred, mask, n_classes, ignore_index):
     bins = torch.where((mask>=0) & (mask<K), torch.add(pred, mask, alpha=K), other)
     if ignore_index is not None: bins = bins.masked_fill(mask==ignore_index, K*K+N_IDS)
     bins = _images(bins)
-    return bins.new_zeros(len(bins), K*K+N_IDS+1).scatter_add_(1, bins, torch.ones_like(bins))[:,:-1]
+    return bins.new_zeros(len(bins), K*K+N_IDS+1).scatter_add_(1, bins, torch.ones_like(bins))[:,
+        :-1]
 
 @torch.no_grad()
 def count_pixels(pred, mask, n_classes, ignore_index, first=True):
@@ -92,5 +100,7 @@ def count_pixels(pred, mask, n_classes, ignore_index, first=True):
 
 # %% ../../nbs/workshop/metrics/counting.ipynb #179f185c
 def check_option(name, value, options):
-    if value not in options: raise SegbookError(f"{name} is {value!r}; expected {', '.join(map(repr, options[:-1]))} or {options[-1]!r}")
+    if value not in options:
+        raise SegbookError(f"{name} is {value!r}; expected {', '.join(map(repr, options[:-1]))} or "
+            f"{options[-1]!r}")
     return value

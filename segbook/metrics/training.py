@@ -26,8 +26,10 @@ __all__ = ['class_of_name', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 
 class _Memo:
     "What the metrics of a learner have computed for the batch at hand; it keeps no batch alive and is not pickled."
     def __init__(self, pred=None, targ=None):
-        self.refs,self.counts,self.totals = [weakref.ref(o) for o in (pred, targ) if o is not None],{},{}
-    def holds(self, *batch): return len(self.refs)==2 and all(r() is o for r,o in zip(self.refs, batch))
+        self.refs,self.counts,self.totals = [weakref.ref(o) for o in (pred, targ)
+            if o is not None],{},{}
+    def holds(self, *batch):
+        return len(self.refs)==2 and all(r() is o for r,o in zip(self.refs, batch))
     def __reduce__(self): return _Memo,()
 
 def _real_batch(learn):
@@ -38,13 +40,15 @@ def _real_batch(learn):
 def _memo_of(learn):
     "The memo of the batch at hand."
     memo = learn.__dict__.get('_segbook_memo')
-    if memo is None or not memo.holds(learn.pred, learn.y): memo = learn.__dict__['_segbook_memo'] = _Memo(learn.pred, learn.y)
+    if memo is None or not memo.holds(learn.pred, learn.y):
+        memo = learn.__dict__['_segbook_memo'] = _Memo(learn.pred, learn.y)
     return memo
 
 def _add_batch(learn, old, n_classes, ignore_index, per_image=False):
     "`old` and the batch at hand as a new Confusion, the same one for every metric that asks with this `old`."
     key,memo = (n_classes, ignore_index),_memo_of(learn)
-    if key not in memo.counts: memo.counts[key] = count_pixels(*_real_batch(learn), *key, first=old is None)
+    if key not in memo.counts:
+        memo.counts[key] = count_pixels(*_real_batch(learn), *key, first=old is None)
     ask = (*key, per_image, id(old))
     if ask not in memo.totals:
         before = Confusion(*key, per_image) if old is None else old
@@ -63,19 +67,22 @@ def _policy(metric, learn):
     K,ignore,codes = metric.n_classes,metric.ignore_index,getattr(learn.dls, 'vocab', None)
     if K is None and codes is None:
         name = type(metric).__name__
-        raise SegbookError(f'{name}() finds no class names in learn.dls.vocab; expected the DataLoaders of '
-                           f'seg_dataloaders, or the number of classes: {name}(n_classes=...)')
+        raise SegbookError(f'{name}() finds no class names in learn.dls.vocab; expected the '
+            'DataLoaders of ' f'seg_dataloaders, or the number of classes: {name}(n_classes=...)')
     if ignore=='dls':
-        ignore = learn.dls.ignore_index if hasattr(learn.dls, 'ignore_index') else find_void(codes) if codes else None
+        ignore = learn.dls.ignore_index if hasattr(learn.dls,
+            'ignore_index') else find_void(codes) if codes else None
     return max(2, len(codes) if K is None else K),ignore,[str(o) for o in codes or []]
 
 def class_of_name(cls, n_classes, ignore_index, codes):
     "The id of a class given by name or id; raises SegbookError if there is none, or if it is the ignored one."
     if isinstance(cls, str) and cls not in codes:
         near = difflib.get_close_matches(cls, codes, n=3, cutoff=0.4) or codes
-        raise SegbookError(f'there is no class {cls!r} in learn.dls.vocab; nearest: {", ".join(near)}')
+        raise SegbookError(f'there is no class {cls!r} in learn.dls.vocab; nearest: '
+            f'{", ".join(near)}')
     i = codes.index(cls) if isinstance(cls, str) else cls
-    if not 0<=i<n_classes: raise SegbookError(f'there is no class of id {i}; expected 0 to {n_classes-1}')
+    if not 0<=i<n_classes:
+        raise SegbookError(f'there is no class of id {i}; expected 0 to {n_classes-1}')
     if i==ignore_index: raise SegbookError(f'class {cls!r} is the ignored one and has no score')
     return i
 
@@ -91,10 +98,13 @@ class _ConfusionMetric(Metric):
 
     def reset(self): self.confusion = None
 
-    def accumulate(self, learn): self.confusion = _add_batch(learn, self.confusion, *_policy(self, learn)[:2], self.per_image)
+    def accumulate(self, learn):
+        self.confusion = _add_batch(learn, self.confusion, *_policy(self, learn)[:2],
+            self.per_image)
 
     @property
-    def value(self): return float('nan') if self.confusion is None else self._score(self.confusion.gather())
+    def value(self):
+        return float('nan') if self.confusion is None else self._score(self.confusion.gather())
 
     @property
     def name(self): return self._name
@@ -123,7 +133,9 @@ class _MeanMetric(_ConfusionMetric):
         return v.nanmean().item() if self.per_image else v
 
     @property
-    def name(self): return '_'.join([self._name, *([] if self.average=='macro' else [self.average]), *(['per_image'] if self.per_image else [])])
+    def name(self):
+        return '_'.join([self._name, *([] if self.average=='macro' else [self.average]),
+                *(['per_image'] if self.per_image else [])])
 
 class MeanIoU(_MeanMetric):
     "Mean IoU over a whole epoch, the ignored class left out; its column is `mean_iou`, or for example `mean_iou_micro_per_image`."
@@ -154,7 +166,8 @@ class ClassIoU(_ConfusionMetric):
 # %% ../../nbs/workshop/metrics/training.ipynb #e116f193
 class _BoundaryMetric(Metric):
     def __init__(self, n_classes, ignore_index, spacing, cls):
-        self.n_classes,self.ignore_index,self.spacing,self.cls = n_classes,ignore_index,pixel_size(spacing),cls
+        self.n_classes,self.ignore_index,self.spacing,self.cls = n_classes,ignore_index,pixel_size(
+            spacing),cls
         self.reset()
 
     def reset(self): self.rows,self._whole = [],None
@@ -162,7 +175,8 @@ class _BoundaryMetric(Metric):
     def accumulate(self, learn):
         K,ignore,codes = _policy(self, learn)
         self.id = None if self.cls is None else class_of_name(self.cls, K, ignore, codes)
-        key,memo,(pred,mask) = ('boundary', K, ignore, self.spacing),_memo_of(learn),_real_batch(learn)
+        key,memo,(pred,mask) = ('boundary', K, ignore,
+            self.spacing),_memo_of(learn),_real_batch(learn)
         if key not in memo.counts: memo.counts[key] = boundary_distances(pred, mask, *key[1:])
         self.rows.append(rows_of_scores(memo.counts[key], self._score(mask.shape[-2:])))
         self._whole,self._device = None,mask.device
@@ -215,7 +229,8 @@ class Hausdorff95(_BoundaryMetric):
         cls:str|int|None=None, # one class, by name or id, instead of the mean
     ):
         super().__init__(n_classes, ignore_index, spacing, cls)
-        self.percentile,self.one_empty,self._name = check_percentile(percentile),one_empty,f'hausdorff{percentile:g}'
+        self.percentile,self.one_empty,self._name = check_percentile(
+            percentile),one_empty,f'hausdorff{percentile:g}'
         missing_distance(one_empty, (1, 1), self.spacing)
 
     def _score(self, size):

@@ -7,9 +7,10 @@ __all__ = ['ReceptiveField', 'effective_receptive_field', 'effective_share', 'ga
            'receptive_field_rule', 'receptive_field_table']
 
 # %% ../../nbs/workshop/receptive_field/face.ipynb #74cdc89b
-from .field import (
-    ReceptiveField, effective_receptive_field, effective_share, gaussian_fit, receptive_field, receptive_field_table)
+from .field import (ReceptiveField, effective_receptive_field,
+    effective_share, gaussian_fit, receptive_field, receptive_field_table)
 from .rules import receptive_field_rule
 
 # %% ../../nbs/workshop/receptive_field/face.ipynb #782e539a
-_all_ = ['ReceptiveField', 'effective_receptive_field', 'effective_share', 'gaussian_fit', 'receptive_field', 'receptive_field_rule', 'receptive_field_table']
+_all_ = ['ReceptiveField', 'effective_receptive_field', 'effective_share', 'gaussian_fit',
+    'receptive_field', 'receptive_field_rule', 'receptive_field_table']

@@ -17,11 +17,13 @@ __all__ = ['LOST', 'shared_channels', 'channel_lanes', 'for_map_and_parts', 'of_
            'filled_parts', 'settled', 'like_map', 'joined_parts']
 
 # %% ../../nbs/workshop/receptive_field/channels.ipynb #c406edc4
-LOST = 'lost' # in place of parts: channels see different things, and which sees what is not known any more
+# in place of parts: channels see different things, and which sees what is not known any more
+LOST = 'lost'
 
 def shared_channels(m, shape):
     "How many channels stand in each dimension of a tensor, beside rows and columns."
-    held = {o[0]: math.prod(m.n[a] for a in (0, 1) if m.dims[a] and m.dims[a][0] == o[0]) for o in m.dims if o}
+    held = {o[0]: math.prod(m.n[a] for a in (0, 1) if m.dims[a] and m.dims[a][0] == o[0])
+        for o in m.dims if o}
     if any(shape[d] % n for d,n in held.items()): raise Unknown
     return tuple(s//held.get(d, 1) for d,s in enumerate(shape))
 
@@ -35,12 +37,17 @@ def for_map_and_parts(m, f, g=lambda kinds: kinds, shape=None):
     "What `f` makes of a map and of each of its parts. `g` does to the channels what was done to the tensor's; `shape`: a view of that shape."
     new = f(m.but())
     if m.parts in (None, LOST): new.parts = m.parts
-    else: new.parts = (m.parts[0].reshape(channel_lanes(new, shape)) if shape is not None else g(m.parts[0]), [f(o.but()) for o in m.parts[1]])
+    else:
+        new.parts = (m.parts[0].reshape(channel_lanes(new, shape)) if shape is not None
+            else g(m.parts[0]), [f(o.but()) for o in m.parts[1]])
     return new
 
 def _alike(a, b):
-    def same(p, q): return p.first == q.first and all(np.array_equal(o, r) for k in ('lo', 'hi') for o,r in zip(getattr(p, k), getattr(q, k)))
-    return a is b or a.n == b.n and a.dims == b.dims and same(a.exact, b.exact) and same(a.wide, b.wide)
+    def same(p, q):
+        return p.first == q.first and all(np.array_equal(o, r) for k in ('lo', 'hi')
+            for o,r in zip(getattr(p, k), getattr(q, k)))
+    return a is b or a.n == b.n and a.dims == b.dims and same(a.exact, b.exact) and same(a.wide,
+        b.wide)
 
 # %% ../../nbs/workshop/receptive_field/channels.ipynb #1b8f2372
 def of_kinds(kinds, maps):
@@ -59,12 +66,14 @@ def put_together(kinds, maps, dims):
     rows = kinds.transpose(*rest, *dims).reshape(math.prod(kinds.shape[d] for d in rest), -1)
     sets = [tuple(sorted({int(k) for k in r if k >= 0})) for r in rows]
     each = sorted(set(sets) - {()})
-    number = np.array([each.index(s) if s else -1 for s in sets]).reshape([1 if d in dims else s for d,s in enumerate(kinds.shape)])
+    number = np.array([each.index(s) if s else -1 for s in sets]).reshape([1 if d in dims else s
+            for d,s in enumerate(kinds.shape)])
     return number, [merged_maps([maps[k] for k in s]) for s in each]
 
 def seen_together(m, shape, dims):
     "The map of a tensor whose channels along `dims` are put together, so that they see alike."
-    if m.parts is None or all(s == 1 or d in dims for d,s in enumerate(shared_channels(m, shape))): return m.but()
+    if m.parts is None or all(s == 1 or d in dims for d,s in enumerate(shared_channels(m, shape))):
+        return m.but()
     return m if m.parts is LOST else of_kinds(*put_together(*m.parts, tuple(dims)))
 
 # %% ../../nbs/workshop/receptive_field/channels.ipynb #cd4d84ce
@@ -75,7 +84,8 @@ def filled_parts(m, shape):
         if m.dims[1 - a] and m.dims[1 - a][0] == m.dims[a][0]:
             if m.n != (1, 1): raise Unknown
             return for_map_and_parts(m, lambda o: without_place(o, (0, 1)))
-        m = for_map_and_parts(m, lambda o: map_reading(o, a, shape[m.dims[a][0]], picked_units(lambda u: u*0), o.jump[a]))
+        m = for_map_and_parts(m, lambda o: map_reading(o, a, shape[m.dims[a][0]],
+                picked_units(lambda u: u*0), o.jump[a]))
     return m
 
 def settled(m, shape):
@@ -83,15 +93,20 @@ def settled(m, shape):
     Unknown where they share one with channels that differ, or change places."""
     for a in (0, 1) if len(shape) == 4 else ():
         d,other = 2 + a,m.dims[1 - a]
-        if m.dims[a] and m.dims[a][0] != d or other and other[0] == d or not m.dims[a] and other and other[0] != 3 - a: continue
+        if m.dims[a] and m.dims[a][0] != d or other and other[0] == d or not m.dims[
+                a] and other and other[0] != 3 - a:
+            continue
         n,times = m.n[a],shape[d]//m.n[a]
         placed = lambda o: o.but(dims=tuple((d, 1) if k == a else o.dims[k] for k in (0, 1)))
         if times == 1:
             m = for_map_and_parts(m, placed)
             continue
         if m.parts is not None or n > 1 and m.dims[a][1] != times: raise Unknown
-        m = map_reading(placed(m), a, shape[d], picked_units(lambda u: u*0 if n == 1 else u//times), m.jump[a]/times if n > 1 else m.jump[a])
-    if len(shape) == 4 and (max((shared_channels(m, shape)[o[0]] for o in m.dims if o), default=1) > 1 or all(m.dims) and m.dims[0][0] > m.dims[1][0]): raise Unknown
+        m = map_reading(placed(m), a, shape[d], picked_units(lambda u: u*0 if n == 1 else u//times),
+            m.jump[a]/times if n > 1 else m.jump[a])
+    if len(shape) == 4 and (max((shared_channels(m, shape)[o[0]] for o in m.dims if o),
+                default=1) > 1 or all(m.dims) and m.dims[0][0] > m.dims[1][0]):
+        raise Unknown
     return m
 
 # %% ../../nbs/workshop/receptive_field/channels.ipynb #24be48e1
@@ -111,7 +126,8 @@ def joined_parts(maps, shape):
     lanes = channel_lanes(new, shape)
     parts = [m.parts or (np.zeros((1,)*len(lanes), int), [m]) for m in maps]
     if any(s not in (1, t) for k,_ in parts for s,t in zip(k.shape, lanes)): raise Unknown
-    rows,number = np.unique(np.stack([np.broadcast_to(k, lanes).ravel() for k,_ in parts]), axis=1, return_inverse=True)
+    rows,number = np.unique(np.stack([np.broadcast_to(k, lanes).ravel() for k,_ in parts]), axis=1,
+        return_inverse=True)
     kinds = [[o[k] for (_,o),k in zip(parts, r) if k >= 0] for r in rows.T]
     if len(kinds) > 256: return new.but(parts=LOST)
     number = np.where([len(k) > 0 for k in kinds], np.arange(len(kinds)), -1)[number.reshape(lanes)]

@@ -28,26 +28,36 @@ __all__ = ['ReceptiveField', 'unit_box', 'receptive_field', 'layer_named', 'rece
 @dataclass
 class ReceptiveField:
     "What one unit of a map can see of the image, in pixels."
-    box: tuple[int, int, int, int]|None # (top, left, bottom, right), inclusive, not clipped to the image; None when no pixel reaches the unit
+    # (top, left, bottom, right), inclusive, not clipped to the image; None when no pixel reaches
+    # the unit
+    box: tuple[int, int, int, int]|None
     size: tuple[int, int] # (height, width) of the box
-    stride: tuple[float, float] # pixels from one unit to the next, down and across; 0 where there is one unit only
+    # pixels from one unit to the next, down and across; 0 where there is one unit only
+    stride: tuple[float, float]
     unit: tuple[int, int] # (row, column) of the unit in its map
     map_size: tuple[int, int] # (height, width) of the map
     input_size: tuple[int, int] # (height, width) of the image
-    smallest: tuple[int, int] # the smallest height and the smallest width among the units of the map
+    # the smallest height and the smallest width among the units of the map
+    smallest: tuple[int, int]
     largest: tuple[int, int] # the largest
     layer: str = '' # name of the layer; '' for the output
-    clipped: tuple[int, int, int, int]|None = None # the first and the last pixels of the image that reach the unit; None when none does
+    # the first and the last pixels of the image that reach the unit; None when none does
+    clipped: tuple[int, int, int, int]|None = None
 
     @property
-    def centre(self): return None if self.box is None else ((self.box[0] + self.box[2])/2, (self.box[1] + self.box[3])/2)
+    def centre(self):
+        return None if self.box is None else ((self.box[0] + self.box[2])/2,
+            (self.box[1] + self.box[3])/2)
 
 def unit_box(m, r, c, size):
     "(top, left, bottom, right) of unit (r, c): exact inside the image, continued where it goes beyond."
     e,v = m.exact.at(r, c),m.wide.at(r, c)
-    if e is None: return v and (None if v[1] >= 0 and v[0] < size[0] and v[3] >= 0 and v[2] < size[1] else (v[0], v[2], v[1], v[3]))
+    if e is None:
+        return v and (None if v[1] >= 0 and v[0] < size[0] and v[3] >= 0 and v[2] < size[1]
+            else (v[0], v[2], v[1], v[3]))
     (t,b,l,r),(T,B,L,R) = e,v or e
-    return (T if T < 0 else t), (L if L < 0 else l), (B if B >= size[0] else b), (R if R >= size[1] else r)
+    return (T if T < 0 else t), (L if L < 0 else l), (B if B >= size[0] else b), (R if R >= size[1]
+        else r)
 
 def _clipped(m, r, c):
     "First and last pixels of the image that reach unit (r, c), as a box; None where none does."
@@ -81,32 +91,45 @@ def receptive_field(
 def _unit_in(m, unit, name):
     "The unit asked for, or the middle one; SegbookError when it is outside the map."
     if unit is None: return tuple(n//2 for n in m.n)
-    unit = whole_numbers('unit', unit if isinstance(unit, (list, tuple)) else (unit,), '(row, column), two whole numbers', 2, -math.inf)
+    unit = whole_numbers('unit', unit if isinstance(unit, (list, tuple)) else (unit,),
+        '(row, column), two whole numbers', 2, -math.inf)
     if any(not 0 <= u < n for u,n in zip(unit, m.n)):
-        raise SegbookError(f"unit {unit} is not in the map of {name or 'the output'}, which has {m.n[0]} rows and {m.n[1]} columns; count from (0, 0) to {tuple(n - 1 for n in m.n)}")
+        raise SegbookError(f"unit {unit} is not in the map of {name or 'the output'}, which has "
+            f"{m.n[0]} rows and {m.n[1]} columns; count from (0, 0) to {tuple(n - 1 for n in m.n)}")
     return unit
 
 def _field_of(m, unit, size, name=''):
     box = unit_box(m, *unit, size)
     h,w = (0, 0) if box is None else (box[2] - box[0] + 1, box[3] - box[1] + 1)
-    few,most = (tuple(int(f(s)) if len(s := _sizes(m, a, size)) else 0 for a in (0, 1)) for f in (np.min, np.max))
-    return ReceptiveField(box, (h, w), tuple(float(j) for j in m.jump), unit, m.n, size, few, most, name, _clipped(m, *unit))
+    few,most = (tuple(int(f(s)) if len(s := _sizes(m, a, size)) else 0 for a in (0, 1))
+        for f in (np.min, np.max))
+    return ReceptiveField(box, (h, w), tuple(float(j) for j in m.jump), unit, m.n, size, few, most,
+        name, _clipped(m, *unit))
 
 # %% ../../nbs/05_receptive_field.ipynb #c3e90b75
 def layer_named(layer, names, maps, out):
     "(name, (map, shape)) of a layer; SegbookError with the nearest names when there is none."
     if layer is None: return '', (_in_place('the output', *out), out[1])
     found = dict(next(iter(names)).named_modules(remove_duplicate=False))
-    mod = found.get(layer) if isinstance(layer, str) else layer if isinstance(layer, nn.Module) else None
+    mod = found.get(layer) if isinstance(layer, str) else layer if isinstance(layer,
+        nn.Module) else None
     if mod is None or mod not in names:
         near = difflib.get_close_matches(str(layer), found, 3, .3) if isinstance(layer, str) else []
-        raise SegbookError(f"there is no layer {layer if isinstance(layer, str) else type(layer).__name__!r} in this model" + (f"; nearest: {', '.join(near)}" if near else '') + '. Cure: a name of model.named_modules(), or a module of the model')
-    if mod not in maps: raise SegbookError(f"layer '{names[mod]}' did not run, or gives nothing that depends on the image")
+        raise SegbookError(
+            f"there is no layer {layer if isinstance(layer, str) else type(layer).__name__!r} in "
+            "this model" + (f"; nearest: {', '.join(near)}" if near else '')
+            + '. Cure: a name of model.named_modules(), or a module of the model')
+    if mod not in maps:
+        raise SegbookError(f"layer '{names[mod]}' did not run, or gives nothing that depends on "
+            "the image")
     return names[mod], (_in_place(f"layer '{names[mod]}'", *maps[mod]), maps[mod][1])
 
 def _in_place(name, m, shape):
     try: return settled(m, shape)
-    except Unknown: raise SegbookError(f'{name} gives {list(shape)}, in which rows or columns share a dimension with channels or have changed places; which unit is meant cannot be told. Cure: ask for a layer before or after it') from None
+    except Unknown:
+        raise SegbookError(f'{name} gives {list(shape)}, in which rows or columns share a '
+            'dimension with channels or have changed places; which unit is meant cannot be told. '
+            'Cure: ask for a layer before or after it') from None
 
 # %% ../../nbs/05_receptive_field.ipynb #3551070e
 def receptive_field_table(
@@ -125,12 +148,15 @@ def receptive_field_table(
         if leaves and next(mod.children(), None) is not None or mod not in names: continue
         try: m = settled(m, shape)
         except Unknown:
-            rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map='?', smallest='?', field='?', stride='?', centre='?')
+            rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map='?', smallest='?',
+                field='?', stride='?', centre='?')
             continue
-        few,most = ([int(f(s)) if len(s := _sizes(m, a, size)) else 0 for a in (0, 1)] for f in (np.min, np.max))
+        few,most = ([int(f(s)) if len(s := _sizes(m, a, size)) else 0 for a in (0, 1)]
+            for f in (np.min, np.max))
         first = m.wide.at(0, 0)
-        rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map=f'{m.n[0]}×{m.n[1]}', smallest=f'{few[0]}×{few[1]}', field=f'{most[0]}×{most[1]}',
-            stride=_short(m.jump), centre=first and _short([(first[0] + first[1])/2, (first[2] + first[3])/2]))
+        rows[names[mod] or 'output'] = dict(type=type(mod).__name__, map=f'{m.n[0]}×{m.n[1]}',
+            smallest=f'{few[0]}×{few[1]}', field=f'{most[0]}×{most[1]}', stride=_short(m.jump),
+            centre=first and _short([(first[0] + first[1])/2, (first[2] + first[3])/2]))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('layer')
 
 def _short(pair):
@@ -154,7 +180,8 @@ def _of_unit(y, m, unit):
     "What a unit of a tensor with map `m` holds, wherever rows and columns stand."
     for d in {o[0] for o in m.dims if o}:
         at = torch.arange(y.shape[d], device=y.device)
-        here = [at//m.dims[a][1] % m.n[a] == unit[a] for a in (0, 1) if m.dims[a] and m.dims[a][0] == d]
+        here = [at//m.dims[a][1] % m.n[a] == unit[a] for a in (0, 1) if m.dims[a]
+            and m.dims[a][0] == d]
         y = y.index_select(d, at[functools.reduce(torch.logical_and, here)])
     return y
 
@@ -183,7 +210,9 @@ def effective_receptive_field(
 
     Raises SegbookError as `receptive_field` does, and when no gradient arrives. Source: Luo et al. 2016, arXiv 1701.04128."""
     if images is not None:
-        if images.ndim != 4: raise SegbookError(f'images is {list(images.shape)}; expected [N,C,H,W]. One image gets its dimension by image[None]')
+        if images.ndim != 4:
+            raise SegbookError(f'images is {list(images.shape)}; expected [N,C,H,W]. One image '
+                'gets its dimension by image[None]')
         input_size,in_channels,n = tuple(images.shape[-2:]),images.shape[1],len(images)
     names,maps,out,(h, w) = analyse(model, input_size, in_channels)
     name,(m,_) = layer_named(layer, names, maps, out)
@@ -194,9 +223,12 @@ def effective_receptive_field(
     bs,total = max(1, min(n, 2**20//(h*w))),torch.zeros(h, w, dtype=torch.float64)
     with untouched(model):
         for i in range(0, n, bs):
-            x = images[i:i+bs] if images is not None else torch.randn(min(bs, n - i), in_channels, h, w, generator=gen)
+            x = images[i:i+bs] if images is not None else torch.randn(min(bs, n - i), in_channels,
+                h, w, generator=gen)
             total += _unit_gradient(model, mod, x.to(p.device, p.dtype), m, unit, gen)
-    if not total.max() > 0: raise SegbookError(f"no gradient of unit {unit} arrives at the image: a layer behind '{name}' may be saturated, or give no gradient")
+    if not total.max() > 0:
+        raise SegbookError(f"no gradient of unit {unit} arrives at the image: a layer behind "
+            f"'{name}' may be saturated, or give no gradient")
     return (total/total.max()).float()
 
 # %% ../../nbs/05_receptive_field.ipynb #dfa4ff85
@@ -209,11 +241,13 @@ def gaussian_fit(
     from scipy.optimize import curve_fit
     res = []
     for p in (field.double().sum(1).numpy(), field.double().sum(0).numpy()):
-        if not p.sum() > 0: raise SegbookError('the field is zero everywhere; a Gaussian needs something to fit')
+        if not p.sum() > 0:
+            raise SegbookError('the field is zero everywhere; a Gaussian needs something to fit')
         u = np.arange(len(p))
         mid = (u*p).sum()/p.sum()
         sd = max(((u - mid)**2*p).sum()/p.sum(), .05)**.5
-        (_,mid,sd),_ = curve_fit(lambda u, a, c, s: a*np.exp(-(u - c)**2/(2*s*s)), u, p, (p.max(), mid, sd), maxfev=5000)
+        (_,mid,sd),_ = curve_fit(lambda u, a, c, s: a*np.exp(-(u - c)**2/(2*s*s)), u, p,
+            (p.max(), mid, sd), maxfev=5000)
         res.append((float(mid), abs(float(sd))))
     return (res[0][0], res[1][0]),(res[0][1], res[1][1])
 

@@ -15,7 +15,8 @@ __all__ = ['NO_PIXEL', 'input_map', 'map_reading', 'MarginTooSmall', 'window_tap
            'without_place', 'grown_map', 'merged_maps', 'mixed_map']
 
 # %% ../../nbs/workshop/receptive_field/maps.ipynb #dbfb4d23
-NO_PIXEL = 1 << 30 # the edge of an empty box: top and left are +NO_PIXEL, bottom and right -NO_PIXEL
+# the edge of an empty box: top and left are +NO_PIXEL, bottom and right -NO_PIXEL
+NO_PIXEL = 1 << 30
 
 class _Boxes:
     """A box of input pixels for each unit of a map: `lo` and `hi` hold, for rows and for columns, its first and last pixel.
@@ -32,11 +33,14 @@ class _Boxes:
         n,m = self.lo[0].shape[0],self.lo[1].shape[1]
         none = (self.lo[0] == NO_PIXEL) | (self.lo[1] == NO_PIXEL)
         full = lambda o, v: np.where(none, v, np.broadcast_to(o, (n, m)))
-        return _Boxes([full(o, NO_PIXEL) for o in self.lo], [full(o, -NO_PIXEL) for o in self.hi], self.first)
+        return _Boxes([full(o, NO_PIXEL) for o in self.lo], [full(o, -NO_PIXEL) for o in self.hi],
+            self.first)
 
     def at(self, r, c):
         "(top, bottom, left, right) of unit (r, c), or None where nothing reaches it."
-        res = [int(o[min(r - self.first[0], o.shape[0] - 1), min(c - self.first[1], o.shape[1] - 1)]) for a in (0, 1) for o in (self.lo[a], self.hi[a])]
+        res = [int(o[min(r - self.first[0], o.shape[0] - 1),
+                    min(c - self.first[1], o.shape[1] - 1)]) for a in (0, 1)
+            for o in (self.lo[a], self.hi[a])]
         return None if NO_PIXEL in res else res
 
 # %% ../../nbs/workshop/receptive_field/maps.ipynb #e9cbc8f1
@@ -61,8 +65,10 @@ def _union(*bs, exact=True):
     "The smallest boxes around those of all of `bs`, unit for unit."
     ranges = [(max(b.span(a)[0] for b in bs), min(b.span(a)[1] for b in bs)) for a in (0, 1)]
     cut = [_cut(b, ranges) for b in bs]
-    if exact and any(b.empty for b in cut): cut = [b.whole() for b in cut] # empty in one of them is not empty in all
-    lo,hi = ([functools.reduce(f, [getattr(b, k)[a] for b in cut]) for a in (0, 1)] for f,k in ((np.minimum, 'lo'), (np.maximum, 'hi')))
+    # empty in one of them is not empty in all
+    if exact and any(b.empty for b in cut): cut = [b.whole() for b in cut]
+    lo,hi = ([functools.reduce(f, [getattr(b, k)[a] for b in cut]) for a in (0, 1)]
+        for f,k in ((np.minimum, 'lo'), (np.maximum, 'hi')))
     return _Boxes(lo, hi, cut[0].first)
 
 def _cut(b, ranges):
@@ -81,8 +87,13 @@ class _Map:
     `dims` says where rows and columns stand in the tensor: (dimension, stride inside it), or None for a map of one row.
     `exact` counts only units that exist; `wide` continues every map beyond its edge, so that padding has a place.
     `pool` are the settings of the pooling that made it, for its switches; `parts` the channels that see less than all of them together."""
-    def __init__(self, n, dims, exact, wide, jump, pool=None, parts=None): self.n,self.dims,self.exact,self.wide,self.jump,self.pool,self.parts = n,dims,exact,wide,jump,pool,parts
-    def but(self, **kw): return _Map(**{**{k: getattr(self, k) for k in ('n', 'dims', 'exact', 'wide', 'jump')}, **kw}) # a copy, without `pool` and `parts`
+    def __init__(self, n, dims, exact, wide, jump, pool=None, parts=None):
+        self.n,self.dims,self.exact,self.wide,self.jump,self.pool,self.parts = (n,dims,exact,wide,
+            jump,pool,parts)
+    # a copy, without `pool` and `parts`
+    def but(self, **kw):
+        return _Map(**{**{k: getattr(self, k) for k in ('n', 'dims', 'exact', 'wide', 'jump')},
+                **kw})
 
 def input_map(h, w, margin):
     "The map of the image itself: each pixel is its own box."
@@ -105,9 +116,11 @@ def map_reading(m, a, n, taps, jump):
     keep = slice(bad[0][-1] + 1 if len(bad[0]) else 0, bad[1][0] if len(bad[1]) else len(u))
     wide = _gather(m.wide, a, idx[keep], None if ok is None else ok[keep])
     wide.first = tuple(int(u[keep][0]) if k == a else wide.first[k] for k in (0, 1))
-    return m.but(n=tuple(n if k == a else m.n[k] for k in (0, 1)), exact=exact, wide=wide, jump=tuple(jump if k == a else m.jump[k] for k in (0, 1)))
+    return m.but(n=tuple(n if k == a else m.n[k] for k in (0, 1)), exact=exact, wide=wide,
+        jump=tuple(jump if k == a else m.jump[k] for k in (0, 1)))
 
-class MarginTooSmall(Exception): "The map was not continued far enough; it is tried again with more."
+class MarginTooSmall(Exception):
+    "The map was not continued far enough; it is tried again with more."
 
 # %% ../../nbs/workshop/receptive_field/maps.ipynb #8951a701
 def window_taps(kernel, stride=1, padding=0, dilation=1):
@@ -141,7 +154,8 @@ def interpolation_taps(mode, n, out, scale=None, align=False, f=np.float32):
     step = f(1/scale) if scale else f(n)/f(out)
     if align: step = f((n - 1)/(out - 1)) if out > 1 else f(0)
     def near(u, e):
-        if mode == 'nearest' and out in (n, 2*n): return (u*n//out)[:,None], None # PyTorch asks for no factor here
+        # PyTorch asks for no factor here
+        if mode == 'nearest' and out in (n, 2*n): return (u*n//out)[:,None], None
         at = np.floor((u + (f(.5) if 'exact' in mode else f(0))).astype(f)*step).astype(int)
         return (np.minimum(at, n - 1) if e else at)[:,None], None
     def aa(u, e):
@@ -154,9 +168,11 @@ def interpolation_taps(mode, n, out, scale=None, align=False, f=np.float32):
         return np.minimum(idx, j[:,None] - 1), None
     def smooth(u, e):
         if mode == 'bilinear' and n == out: return u[:,None], None
-        at = u.astype(f)*step if align else ((u + .5).astype(np.longdouble)*step - .5).astype(f) # rounded once, as processors multiply and add
+        # rounded once, as processors multiply and add
+        at = u.astype(f)*step if align else ((u + .5).astype(np.longdouble)*step - .5).astype(f)
         if mode == 'bilinear' and e: at = at.clip(0)
-        i = np.floor(at).astype(int)[:,None] + (np.arange(2) if mode == 'bilinear' else np.arange(-1, 3))
+        i = np.floor(at).astype(int)[:,None] + (np.arange(2) if mode == 'bilinear'
+            else np.arange(-1, 3))
         return (i.clip(0, n - 1) if e else i), None
     return near if mode.startswith('nearest') else aa if mode.endswith('_aa') else smooth
 
@@ -167,7 +183,8 @@ def whole_map(m, axes=(0, 1)):
     lo,hi = [*b.lo],[*b.hi]
     for a in axes:
         for i in (0, 1):
-            if lo[i].shape[a] > 1 or i == a: lo[i],hi[i] = lo[i].min(a, keepdims=True),hi[i].max(a, keepdims=True)
+            if lo[i].shape[a] > 1 or i == a:
+                lo[i],hi[i] = lo[i].min(a, keepdims=True),hi[i].max(a, keepdims=True)
     exact = _Boxes(lo, hi)
     span = [(-64, 65) if a in axes else m.wide.span(a) for a in (0, 1)]
     wlo,whi = list(m.wide.lo),list(m.wide.hi)
@@ -175,7 +192,8 @@ def whole_map(m, axes=(0, 1)):
         shape = (129, 1) if a == 0 else (1, 129)
         wlo[a],whi[a] = np.full(shape, lo[a].min()),np.full(shape, hi[a].max())
     return m.but(n=tuple(1 if a in axes else m.n[a] for a in (0, 1)), exact=exact,
-                 wide=_Boxes(wlo, whi, tuple(s[0] for s in span)), jump=tuple(Fraction(0) if a in axes else m.jump[a] for a in (0, 1)))
+        wide=_Boxes(wlo, whi, tuple(s[0] for s in span)),
+        jump=tuple(Fraction(0) if a in axes else m.jump[a] for a in (0, 1)))
 
 # %% ../../nbs/workshop/receptive_field/maps.ipynb #44d77ca8
 class Unknown(Exception): "An operation whose reading cannot be followed."
@@ -194,11 +212,13 @@ def viewed_dims(m, old, new):
         raise Unknown
     return m.but(dims=(find(0), find(1)))
 
-def map_axes(m, x, dims): return [a for a in (0, 1) if m.dims[a] and m.dims[a][0] in {d % x.ndim for d in dims}]
+def map_axes(m, x, dims):
+    return [a for a in (0, 1) if m.dims[a] and m.dims[a][0] in {d % x.ndim for d in dims}]
 
 def moved_dims(m, where): return m.but(dims=tuple(d and (where(d[0]), d[1]) for d in m.dims))
 
-def without_place(m, axes): return m.but(dims=tuple(None if a in axes else m.dims[a] for a in (0, 1)))
+def without_place(m, axes):
+    return m.but(dims=tuple(None if a in axes else m.dims[a] for a in (0, 1)))
 
 def grown_map(m, a, n, like):
     "A map of one unit along axis `a`, repeated `n` times."
@@ -213,11 +233,14 @@ def merged_maps(maps):
         like = max(maps, key=lambda m: m.n[a])
         if any(m.n[a] not in (1, like.n[a]) for m in maps): raise Unknown
         maps = [grown_map(m, a, like.n[a], like) for m in maps]
-        if like.n[a] == 1: maps = [m.but(dims=tuple(next((o.dims[a] for o in maps if o.dims[a]), None) if k == a else m.dims[k] for k in (0, 1))) for m in maps]
+        if like.n[a] == 1:
+            maps = [m.but(dims=tuple(next((o.dims[a] for o in maps if o.dims[a]), None) if k == a
+                        else m.dims[k] for k in (0, 1))) for m in maps]
         if any(m.dims[a] != like.dims[a] for m in maps): raise Unknown
     if len(maps) == 1: return maps[0]
     jump = tuple(max(m.jump[a] for m in maps) for a in (0, 1))
-    return maps[0].but(exact=_union(*[m.exact for m in maps]), wide=_union(*[m.wide for m in maps], exact=False), jump=jump)
+    return maps[0].but(exact=_union(*[m.exact for m in maps]),
+        wide=_union(*[m.wide for m in maps], exact=False), jump=jump)
 
 def mixed_map(m, axes):
     "Every unit reads what any unit along `axes` reads; the size stays."

@@ -31,23 +31,29 @@ class _Recorder(TorchDispatchMode):
     "Runs a network on tensors without values, and follows for each what its units read."
     def __init__(self, names):
         super().__init__()
-        self.names,self.stack,self.maps,self.muted,self.changed,self.known,self.clock,self.said = names,[],{},None,{},{},0,None
+        self.names,self.stack,self.maps,self.muted,self.changed,self.known,self.clock,self.said = (
+            names,[],{},None,{},{},0,None)
 
     def map(self, t):
         "The map of a tensor, None if it does not depend on the image; SegbookError when that cannot be told any more."
         if not isinstance(t, Tensor) or not t.is_meta: return None
         m,memory = getattr(t, '_segbook_map', None),t.untyped_storage()._cdata
         if m is None and memory in self.known or m and self.changed.get(memory, 0) > m[1]:
-            raise SegbookError(f'receptive_field cannot judge {self.where()}: a tensor was changed in place through another view of it, or taken out by .data. Cure: the same without in-place operations and .data')
+            raise SegbookError(f'receptive_field cannot judge {self.where()}: a tensor was changed '
+                'in place through another view of it, or taken out by .data. Cure: the same '
+                'without in-place operations and .data')
         return m and m[0]
 
     def keep(self, t, m):
         t._segbook_map = (m, self.clock)
-        self.known[t.untyped_storage()._cdata] = t.untyped_storage() # held, so that no other tensor gets the same memory
+        # held, so that no other tensor gets the same memory
+        self.known[t.untyped_storage()._cdata] = t.untyped_storage()
 
     def where(self):
         known = [o for o in self.stack if o in self.names]
-        return f"layer '{self.names[known[-1]]}' ({type(known[-1]).__name__})" if known and self.names[known[-1]] else f'the forward of {type(self.stack[0]).__name__}' if self.stack else 'the model'
+        return (f"layer '{self.names[known[-1]]}' ({type(known[-1]).__name__})" if known
+            and self.names[known[-1]] else f'the forward of {type(self.stack[0]).__name__}'
+            if self.stack else 'the model')
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs,outside = kwargs or {},set()
@@ -57,9 +63,11 @@ class _Recorder(TorchDispatchMode):
                 o = o.to('meta')
                 outside.add(id(o))
                 return o
-            args,kwargs = tree_map(lambda o: bare(o) if isinstance(o, Tensor) and not o.is_meta else o, (args, kwargs))
+            args,kwargs = tree_map(lambda o: bare(o) if isinstance(o, Tensor) and not o.is_meta
+                else o, (args, kwargs))
             flat = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)]
-        if self.muted is not None or all(self.map(o) is None for o in flat): return func(*args, **kwargs)
+        if self.muted is not None or all(self.map(o) is None for o in flat):
+            return func(*args, **kwargs)
         try: return self.follow(func, args, kwargs, flat, outside)
         except SegbookError as e:
             self.said = e
@@ -72,21 +80,31 @@ def follow(self:_Recorder, func, args, kwargs, tensors, outside):
     full = func._schema.name
     inplace = full.endswith('_')
     name = full.split('::')[1].rstrip('_') if inplace else full.split('::')[1]
-    if name in VALUE_ONLY: raise SegbookError(f'{self.where()} decides by the values of its input; what it reads depends on the image, so it has no receptive field that holds for all')
+    if name in VALUE_ONLY:
+        raise SegbookError(f'{self.where()} decides by the values of its input; what it reads '
+            'depends on the image, so it has no receptive field that holds for all')
     maps = [m for t in tensors if (m := self.map(t))]
     fresh = not inplace and 'out' not in kwargs
-    one = fresh and all(m.n == (1, 1) and m.parts is None for m in maps) # all values see the same, and so does what is made of them
+    # all values see the same, and so does what is made of them
+    one = fresh and all(m.n == (1, 1) and m.parts is None for m in maps)
     try:
-        if not one and not (full.startswith('aten::') and name in {*RULES, *PIECES, *NO_RULE} and (fresh or inplace and name in {*SAME_PLACES, 'copy', 'as_strided'})): raise Unknown
-        if inplace and id(args[0]) in outside: raise Unknown # a buffer of the model would keep what it saw
+        if not one and not (full.startswith('aten::') and name in {*RULES, *PIECES, *NO_RULE}
+                and (fresh or inplace and name in {*SAME_PLACES, 'copy', 'as_strided'})):
+            raise Unknown
+        # a buffer of the model would keep what it saw
+        if inplace and id(args[0]) in outside: raise Unknown
         out = func(*args, **kwargs)
         if name in NO_RULE: return out
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
-        found = self.found(name, Call(name, tensors, outs, self.map, {**{o.name: v for o,v in zip(func._schema.arguments, args)}, **kwargs}), args, kwargs, one and without_place(merged_maps(maps), (0, 1)))
+        found = self.found(name, Call(name, tensors, outs, self.map,
+                {**{o.name: v for o,v in zip(func._schema.arguments, args)}, **kwargs}), args,
+            kwargs, one and without_place(merged_maps(maps), (0, 1)))
     except Unknown:
         cls = type(self.stack[-1]).__name__ if self.stack else 'ItsClass'
-        raise SegbookError(f"receptive_field cannot judge the operation '{name + '_'*inplace}' in {self.where()}. Cure: say how the module that holds it reads its input, "
-                           f"for example receptive_field_rule({cls}, 'pointwise'), or 'global', or dict(kernel=3, stride=1, padding=1)") from None
+        raise SegbookError(f"receptive_field cannot judge the operation '{name + '_'*inplace}' in "
+            f"{self.where()}. Cure: say how the module that holds it reads its input, "
+            f"for example receptive_field_rule({cls}, 'pointwise'), or 'global', or dict(kernel=3, "
+            "stride=1, padding=1)") from None
     if inplace and (len(maps) > 1 or self.map(args[0]) is None):
         self.clock += 1
         self.changed[out.untyped_storage()._cdata] = self.clock
@@ -109,9 +127,11 @@ def found(self:_Recorder, name, c, args, kwargs, one):
 def untouched(model):
     "The model in evaluation mode; afterwards every mode, and whatever a pass stored in a module, is as it was."
     modes = [(m, m.training) for m in model.modules()]
-    hooks = [h for m in model.modules() for h in getattr(m, 'sfs', ()) or ()] # fastai's DynamicUnet keeps its skip connections there
+    # fastai's DynamicUnet keeps its skip connections there
+    hooks = [h for m in model.modules() for h in getattr(m, 'sfs', ()) or ()]
     kept = [(o, dict(o.__dict__)) for o in [*model.modules(), *hooks]]
-    inner = [(v, v.copy()) for _,d in kept for v in d.values() if type(v) in (list, dict, set, OrderedDict)]
+    inner = [(v, v.copy()) for _,d in kept for v in d.values()
+        if type(v) in (list, dict, set, OrderedDict)]
     try:
         model.eval()
         yield
@@ -134,11 +154,13 @@ def _watching(rec):
     def after(mod, args, kwargs, out):
         if rec.muted is mod:
             rec.muted = None
-            rec.told(mod, *([o for o in tree_leaves(v) if isinstance(o, Tensor)] for v in ((args, kwargs), out)))
+            rec.told(mod, *([o for o in tree_leaves(v) if isinstance(o, Tensor)]
+                    for v in ((args, kwargs), out)))
         rec.stack.pop()
         y = first_tensor(out)
         if y is not None and rec.map(y): rec.maps[mod] = (rec.map(y), tuple(y.shape))
-    handles = [register_module_forward_pre_hook(before), register_module_forward_hook(after, with_kwargs=True)]
+    handles = [register_module_forward_pre_hook(before),
+        register_module_forward_hook(after, with_kwargs=True)]
     try: yield
     finally:
         for h in handles: h.remove()
@@ -148,21 +170,30 @@ def told(self:_Recorder, mod, tensors, outs):
     "The maps of what a module with a rule gives."
     if not any(self.map(t) for t in tensors): return
     try: maps = by_rule(Call('', tensors, outs, self.map), like := rule_of(mod))
-    except Unknown: raise SegbookError(f'the rule {like!r} cannot be used at {self.where()}: its input is no map [B,C,H,W]') from None
-    except Mismatch as e: raise SegbookError(f'the rule {like!r} does not fit {self.where()}: {list(e.args[0])} goes in, {list(e.args[1])} comes out. Cure: numbers that lead to this size, or another rule') from None
+    except Unknown:
+        raise SegbookError(f'the rule {like!r} cannot be used at {self.where()}: its input is no '
+            'map [B,C,H,W]') from None
+    except Mismatch as e:
+        raise SegbookError(f'the rule {like!r} does not fit {self.where()}: {list(e.args[0])} goes '
+            f'in, {list(e.args[1])} comes out. Cure: numbers that lead to this size, or another '
+            'rule') from None
     for o,m in zip(outs, maps): self.keep(o, m)
 
 def first_tensor(o):
     "The first tensor of what a module takes or gives: of a dict the entry 'out', or its first."
     if isinstance(o, Tensor): return o
     if isinstance(o, dict): return first_tensor(o.get('out', next(iter(o.values()), None)))
-    return next((t for t in map(first_tensor, o) if t is not None), None) if isinstance(o, (list, tuple)) else None
+    return next((t for t in map(first_tensor, o) if t is not None), None) if isinstance(o,
+        (list, tuple)) else None
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #a655d2b4
 def analyse(model, input_size, in_channels=3):
     "(names of the modules, {module: (map, shape)}, (map, shape) of the output, (H, W)), from one pass without values."
-    if not isinstance(model, nn.Module): raise SegbookError(f'{type(model).__name__} is no network; expected an nn.Module. A function can be put into one: a class with forward()')
-    (h,w),(in_channels,) = image_size(input_size),whole_numbers('in_channels', in_channels, 'channels of the image', 1)
+    if not isinstance(model, nn.Module):
+        raise SegbookError(f'{type(model).__name__} is no network; expected an nn.Module. A '
+            'function can be put into one: a class with forward()')
+    (h,w),(in_channels,) = image_size(input_size),whole_numbers('in_channels', in_channels,
+        'channels of the image', 1)
     names = {m: n for n,m in model.named_modules()}
     p = next((o for o in model.parameters() if o.is_floating_point()), None)
     margin = 2048
@@ -170,26 +201,35 @@ def analyse(model, input_size, in_channels=3):
         rec = _Recorder(names)
         try:
             with untouched(model), torch.no_grad(), _watching(rec), rec:
-                x = torch.empty(1, in_channels, h, w, device='meta', dtype=p.dtype if p is not None else torch.float32)
+                x = torch.empty(1, in_channels, h, w, device='meta',
+                    dtype=p.dtype if p is not None else torch.float32)
                 rec.keep(x, input_map(h, w, margin))
                 out = first_tensor(model(x))
             break
         except MarginTooSmall:
             margin *= 4
-            if margin > 1 << 20: raise SegbookError('the padding of this network reaches further than a million pixels') from None
+            if margin > 1 << 20:
+                raise SegbookError('the padding of this network reaches further than a million '
+                    'pixels') from None
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as e:
             if isinstance(e, SegbookError): raise
             if rec.said: raise rec.said from None # what torch.jit made of it says nothing
             raise SegbookError(f'an image of {h}x{w} with {in_channels} channels does not pass through the model, at {rec.where()}: {str(e).splitlines()[0]}. '
                                'Cure: a larger input_size if a map becomes too small, or the right in_channels') from e
-    if out is None or rec.map(out) is None: raise SegbookError(f'the output of {type(model).__name__} does not depend on its input, or holds no tensor')
+    if out is None or rec.map(out) is None:
+        raise SegbookError(f'the output of {type(model).__name__} does not depend on its input, or '
+            'holds no tensor')
     return names, rec.maps, (rec.map(out), tuple(out.shape)), (h, w)
 
 def whole_numbers(name, v, what, n, least=1):
     "`v`, a whole number or several, as a tuple of `n`; SegbookError otherwise."
-    try: res = tuple(operator.index(o) for o in (v if isinstance(v, (list, tuple)) else [v]*n) if not isinstance(o, bool))
+    try:
+        res = tuple(operator.index(o) for o in (v if isinstance(v, (list, tuple)) else [v]*n)
+            if not isinstance(o, bool))
     except TypeError: res = ()
-    if len(res) != n or any(o < least for o in res): raise SegbookError(f'{name}={v!r}: expected {what}')
+    if len(res) != n or any(o < least for o in res):
+        raise SegbookError(f'{name}={v!r}: expected {what}')
     return res
 
-def image_size(input_size): return whole_numbers('input_size', input_size, '(height, width) in pixels, or one number', 2)
+def image_size(input_size):
+    return whole_numbers('input_size', input_size, '(height, width) in pixels, or one number', 2)

@@ -31,22 +31,43 @@ SAME_PLACES = """relu relu6 sigmoid tanh silu gelu mish elu selu celu leaky_relu
  add sub rsub mul div fmod remainder maximum minimum where masked_fill lerp addcmul addcdiv eq ne gt ge lt le logical_and logical_or atan2 clone alias detach _to_copy contiguous lift_fresh native_dropout
  dropout nan_to_num""".split()
 
-RULES = {**{o: pointwise_rule for o in SAME_PLACES}, 'convolution': convolved_rule, '_convolution': lambda c, *args: convolved_rule(c, *args[:9]), 'max_pool2d_with_indices': max_pooled_rule, 'avg_pool2d': avg_pooled_rule, '_adaptive_avg_pool2d': adaptive_rule,
-    'adaptive_max_pool2d': adaptive_rule, 'max_unpool2d': unpooled_rule, 'pixel_shuffle': shuffled_rule, 'pixel_unshuffle': unshuffled_rule, 'reflection_pad2d': mirrored_rule, 'replication_pad2d': repeated_rule,
-    'upsample_nearest2d': resized_rule('nearest'), '_upsample_nearest_exact2d': resized_rule('nearest_exact'), 'upsample_bilinear2d': resized_rule('bilinear'), 'upsample_bicubic2d': resized_rule('bicubic'),
-    '_upsample_bilinear2d_aa': resized_rule('bilinear_aa'), '_upsample_bicubic2d_aa': resized_rule('bicubic_aa'), 'constant_pad_nd': padded_rule, 'slice': sliced_rule, 'flip': flipped_rule, 'roll': rolled_rule, 'glu': halved_rule,
-    'cat': catted_rule, 'stack': stacked_rule, 'repeat': tiled_rule, 'expand': expanded_rule, 'unsqueeze': inserted_rule, 'squeeze': dropped_rule, 'select': selected_rule, 't': swapped_rule, 'transpose': swapped_rule, 'permute': permuted_rule,
-    **{o: view_rule for o in ('view', '_unsafe_view', 'reshape', '_reshape_alias')}, 'channel_shuffle': mingled_rule, 'native_channel_shuffle': mingled_rule, 'copy': copied_rule, 'as_strided': single_rule, 'cumsum': accumulated_rule,
-    **{o: reduced_rule for o in 'mean sum prod amax amin max min argmax argmin all any var std var_mean std_mean logsumexp linalg_vector_norm norm'.split()},
-    **{o: batch_normed_rule for o in ('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm')}, 'native_group_norm': group_normed_rule,
-    'native_layer_norm': normed_rule(lambda c, x: range(x.ndim - len(c.args['normalized_shape']), x.ndim)), **{o: normed_rule(lambda c, x: [c.args['dim']]) for o in ('_softmax', '_safe_softmax', '_log_softmax')},
+RULES = {**{o: pointwise_rule for o in SAME_PLACES}, 'convolution': convolved_rule,
+    '_convolution': lambda c, *args: convolved_rule(c, *args[:9]),
+    'max_pool2d_with_indices': max_pooled_rule, 'avg_pool2d': avg_pooled_rule,
+    '_adaptive_avg_pool2d': adaptive_rule, 'adaptive_max_pool2d': adaptive_rule,
+    'max_unpool2d': unpooled_rule, 'pixel_shuffle': shuffled_rule,
+    'pixel_unshuffle': unshuffled_rule, 'reflection_pad2d': mirrored_rule,
+    'replication_pad2d': repeated_rule, 'upsample_nearest2d': resized_rule('nearest'),
+    '_upsample_nearest_exact2d': resized_rule('nearest_exact'),
+    'upsample_bilinear2d': resized_rule('bilinear'), 'upsample_bicubic2d': resized_rule('bicubic'),
+    '_upsample_bilinear2d_aa': resized_rule('bilinear_aa'),
+    '_upsample_bicubic2d_aa': resized_rule('bicubic_aa'), 'constant_pad_nd': padded_rule,
+    'slice': sliced_rule, 'flip': flipped_rule, 'roll': rolled_rule, 'glu': halved_rule,
+    'cat': catted_rule, 'stack': stacked_rule, 'repeat': tiled_rule, 'expand': expanded_rule,
+    'unsqueeze': inserted_rule, 'squeeze': dropped_rule, 'select': selected_rule, 't': swapped_rule,
+    'transpose': swapped_rule, 'permute': permuted_rule,
+    **{o: view_rule for o in ('view', '_unsafe_view', 'reshape', '_reshape_alias')},
+    'channel_shuffle': mingled_rule, 'native_channel_shuffle': mingled_rule, 'copy': copied_rule,
+    'as_strided': single_rule, 'cumsum': accumulated_rule,
+    **{o: reduced_rule for o in 'mean sum prod amax amin max min argmax argmin all any var std '
+        'var_mean std_mean logsumexp linalg_vector_norm norm'.split()},
+    **{o: batch_normed_rule for o in ('native_batch_norm', '_native_batch_norm_legit',
+            '_native_batch_norm_legit_no_training', 'cudnn_batch_norm')},
+    'native_group_norm': group_normed_rule,
+    'native_layer_norm': normed_rule(lambda c,
+        x: range(x.ndim - len(c.args['normalized_shape']), x.ndim)),
+    **{o: normed_rule(lambda c, x: [c.args['dim']])
+        for o in ('_softmax', '_safe_softmax', '_log_softmax')},
     **{o: multiplied_rule for o in ('mm', 'addmm', 'bmm', 'baddbmm')}}
 
 PIECES = {'split', 'split_with_sizes', 'chunk', 'unbind', 'unsafe_split'}
 
-NO_RULE = {'empty_like', 'zeros_like', 'ones_like', 'full_like', 'rand_like', 'randn_like', 'new_zeros', 'new_empty', 'new_full', 'new_ones', 'new_empty_strided'} # results that read no values
+# results that read no values
+NO_RULE = {'empty_like', 'zeros_like', 'ones_like', 'full_like', 'rand_like', 'randn_like',
+    'new_zeros', 'new_empty', 'new_full', 'new_ones', 'new_empty_strided'}
 
-VALUE_ONLY = {'_local_scalar_dense', 'is_nonzero', 'nonzero', 'item', 'equal'} # what looks at values
+# what looks at values
+VALUE_ONLY = {'_local_scalar_dense', 'is_nonzero', 'nonzero', 'item', 'equal'}
 
 # %% ../../nbs/workshop/receptive_field/rules.ipynb #64ccaed3
 _MODULES = {} # module class -> how it reads, by `receptive_field_rule`
@@ -58,14 +79,18 @@ def receptive_field_rule(
     """Say how modules of a class read what they are given, for `receptive_field`, where it cannot find out. Subclasses read alike unless they have a rule.
 
     Raises SegbookError for what is no class of modules, and for anything else than the four."""
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)): raise SegbookError(f'{cls!r} is no class of modules. Cure: the class, such as type(model.layer), not an instance')
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise SegbookError(f'{cls!r} is no class of modules. Cure: the class, such as '
+            'type(model.layer), not an instance')
     _checked_rule(like, callable(like))
     _MODULES[cls] = like
 
 def _checked_rule(like, fine=False):
     words = 'kernel', 'stride', 'padding', 'dilation'
-    if not (fine or like in ('pointwise', 'global') or isinstance(like, dict) and 'kernel' in like and set(like) <= set(words)):
-        raise SegbookError(f"a rule is 'pointwise', 'global', a dict with kernel and perhaps stride, padding, dilation, or a function of the module; got {like!r}")
+    if not (fine or like in ('pointwise', 'global') or isinstance(like, dict) and 'kernel' in like
+            and set(like) <= set(words)):
+        raise SegbookError("a rule is 'pointwise', 'global', a dict with kernel and perhaps "
+            f"stride, padding, dilation, or a function of the module; got {like!r}")
     return like
 
 def rule_of(mod):
@@ -75,7 +100,9 @@ def rule_of(mod):
 # %% ../../nbs/workshop/receptive_field/rules.ipynb #8ed3a47f
 class Call:
     "One operation: its name, tensors, results, arguments by name, and the maps of its tensors."
-    def __init__(self, name, tensors, outs, map, args=None): self.name,self.tensors,self.outs,self.map,self.args = name,list({id(t): t for t in tensors}.values()),outs,map,args or {}
+    def __init__(self, name, tensors, outs, map, args=None):
+        self.name,self.tensors,self.outs,self.map,self.args = name,list({id(t): t
+                for t in tensors}.values()),outs,map,args or {}
     @property
     def out(self): return self.outs[0]
 
@@ -87,15 +114,23 @@ def by_rule(c, like):
         for x in xs:
             m = c.map(x)
             fits = y.ndim == x.ndim and all(y.shape[o[0]] == x.shape[o[0]] for o in m.dims if o)
-            if like == 'global': new.append(mixed_map(m, (0, 1)) if fits else without_place(whole_map(m), (0, 1)))
+            if like == 'global':
+                new.append(mixed_map(m, (0, 1)) if fits else without_place(whole_map(m), (0, 1)))
             elif like == 'pointwise':
                 if not fits: raise Mismatch(x.shape, y.shape)
                 new.append(m.but())
             else:
-                k,s,p,d = (as_pair(like.get(o, v)) for o,v in (('kernel', 1), ('stride', 1), ('padding', 0), ('dilation', 1)))
-                if y.ndim != 4 or x.ndim != 4 or any((x.shape[2 + a] + 2*p[a] - d[a]*(k[a] - 1) - 1)//s[a] + 1 != y.shape[2 + a] for a in (0, 1)): raise Mismatch(x.shape, y.shape)
-                new.append(both_axes(m.but(), x, y, lambda a: window_taps(k[a], s[a], p[a], d[a]), lambda a: s[a]))
-        maps.append(joined_parts(new, y.shape).but(parts=LOST if any(c.map(x).parts is not None for x in xs) else None))
+                k,s,p,d = (as_pair(like.get(o, v))
+                    for o,v in (('kernel', 1), ('stride', 1), ('padding', 0), ('dilation', 1)))
+                if y.ndim != 4 or x.ndim != 4 or any((x.shape[2 + a]
+                            + 2*p[a] - d[a]*(k[a] - 1) - 1)//s[a] + 1 != y.shape[2 + a]
+                        for a in (0, 1)):
+                    raise Mismatch(x.shape, y.shape)
+                new.append(both_axes(m.but(), x, y, lambda a: window_taps(k[a], s[a], p[a], d[a]),
+                        lambda a: s[a]))
+        maps.append(joined_parts(new, y.shape).but(parts=LOST
+                if any(c.map(x).parts is not None for x in xs) else None))
     return maps
 
-class Mismatch(Exception): "A rule for a module, its input and its output that do not fit each other."
+class Mismatch(Exception):
+    "A rule for a module, its input and its output that do not fit each other."

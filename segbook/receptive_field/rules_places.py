@@ -41,9 +41,15 @@ def convolved_rule(c, x, w, bias, stride, padding, dilation, transposed, output_
     if x.ndim != 4: raise Unknown
     s,p,d = map(as_pair, (stride, padding, dilation))
     k = w.shape[2:]
-    if transposed: m = both_axes(c.map(x), x, c.out, lambda a: spread_over(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
-    else: m = both_axes(c.map(x), x, c.out, lambda a: window_taps(k[a], s[a], p[a], d[a]), lambda a: s[a])
-    if groups == 1 or m.parts in (None, LOST): return repeats_of(seen_together(m, (*x.shape[:2], *m.n), [1]), c.out.shape) if groups == 1 else m
+    if transposed:
+        m = both_axes(c.map(x), x, c.out, lambda a: spread_over(k[a], s[a], p[a], d[a]),
+            lambda a: Fraction(1, s[a]))
+    else:
+        m = both_axes(c.map(x), x, c.out, lambda a: window_taps(k[a], s[a], p[a], d[a]),
+            lambda a: s[a])
+    if groups == 1 or m.parts in (None, LOST):
+        return repeats_of(seen_together(m, (*x.shape[:2], *m.n), [1]),
+            c.out.shape) if groups == 1 else m
     b,out = c.out.shape[:2]
     kinds,maps = put_together(m.parts[0].reshape(b, groups, -1), m.parts[1], (2,))
     return of_kinds(np.repeat(kinds, out//groups, 2).reshape(b, out, 1, 1), maps)
@@ -60,14 +66,18 @@ def avg_pooled_rule(c, x, kernel, stride=(), padding=0, *args):
     m.pool = None
     return m
 
-def adaptive_rule(c, x, size): return both_axes(c.map(x), x, c.out, lambda a: adaptive_bins(x.shape[2 + a], c.out.shape[2 + a]), lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
+def adaptive_rule(c, x, size):
+    return both_axes(c.map(x), x, c.out, lambda a:
+        adaptive_bins(x.shape[2 + a], c.out.shape[2 + a]),
+        lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
 
 def unpooled_rule(c, x, indices, size):
     m = c.map(indices)
     if m is None or m.pool is None: raise Unknown
     k,s,p,d = m.pool
     if c.map(x): m = joined_parts([m, c.map(x)], x.shape)
-    return both_axes(m.but(parts=m.parts and LOST), x, c.out, lambda a: spread_over(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
+    return both_axes(m.but(parts=m.parts and LOST), x, c.out,
+        lambda a: spread_over(k[a], s[a], p[a], d[a]), lambda a: Fraction(1, s[a]))
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #8f55398e
 def resized_rule(mode):
@@ -76,15 +86,22 @@ def resized_rule(mode):
         scales = list(args[1:] if 'bi' in mode else args)
         if scales and isinstance(scales[0], (list, tuple)): scales = list(scales[0])
         scales = [float(o) if o else None for o in scales] + [None]*2
-        def taps(a): return interpolation_taps(mode, x.shape[2 + a], c.out.shape[2 + a], scales[a], align, np.float64 if x.dtype == torch.float64 else np.float32)
-        return both_axes(c.map(x), x, c.out, taps, lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
+        def taps(a):
+            return interpolation_taps(mode, x.shape[2 + a], c.out.shape[2 + a], scales[a], align,
+                np.float64 if x.dtype == torch.float64 else np.float32)
+        return both_axes(c.map(x), x, c.out, taps,
+            lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
     return rule
 
 def shuffled_rule(c, x, r):
-    if c.map(x).parts is not None: raise Unknown # what become neighbours are channels that see different things
-    return both_axes(c.map(x), x, c.out, lambda a: picked_units(lambda u: u//r), lambda a: Fraction(1, r))
+    # what become neighbours are channels that see different things
+    if c.map(x).parts is not None: raise Unknown
+    return both_axes(c.map(x), x, c.out, lambda a: picked_units(lambda u: u//r),
+        lambda a: Fraction(1, r))
 
-def unshuffled_rule(c, x, r): return both_axes(c.map(x), x, c.out, lambda a: window_taps(r, r), lambda a: r).but(parts=LOST) # a channel reads one of the r·r
+# a channel reads one of the r·r
+def unshuffled_rule(c, x, r):
+    return both_axes(c.map(x), x, c.out, lambda a: window_taps(r, r), lambda a: r).but(parts=LOST)
 
 def mirrored_rule(c, x, pad):
     def taps(a):
@@ -92,7 +109,10 @@ def mirrored_rule(c, x, pad):
         return picked_units(lambda u: u - p, lambda u: n - 1 - np.abs(n - 1 - np.abs(u - p)))
     return both_axes(c.map(x), x, c.out, taps, lambda a: 1)
 
-def repeated_rule(c, x, pad): return both_axes(c.map(x), x, c.out, lambda a: picked_units(lambda u: u - pad[2 - 2*a], lambda u: (u - pad[2 - 2*a]).clip(0, x.shape[2 + a] - 1)), lambda a: 1)
+def repeated_rule(c, x, pad):
+    return both_axes(c.map(x), x, c.out, lambda a:
+        picked_units(lambda u: u - pad[2 - 2*a],
+            lambda u: (u - pad[2 - 2*a]).clip(0, x.shape[2 + a] - 1)), lambda a: 1)
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #7b9cf7aa
 def _taken(m, x, dim, n, index, jump=1):
@@ -102,7 +122,8 @@ def _taken(m, x, dim, n, index, jump=1):
     if axes:
         a = axes[0]
         if len(axes) == 2 or m.dims[a] != (dim, 1) or m.n[a] != x.shape[dim]: raise Unknown
-        return for_map_and_parts(m, lambda o: map_reading(o, a, n, picked_units(index), o.jump[a]*jump))
+        return for_map_and_parts(m, lambda o:
+            map_reading(o, a, n, picked_units(index), o.jump[a]*jump))
     at = index(np.arange(n))
     if m.parts is None or np.array_equal(at, np.arange(x.shape[dim])): return m
     if m.parts is LOST: raise Unknown
@@ -112,7 +133,9 @@ def without_kinds(m, x, dims):
     "The map after dimensions that are 1 now were taken away."
     dims = [d % x.ndim for d in dims]
     axes = map_axes(m, x, dims)
-    return for_map_and_parts(m, lambda o: moved_dims(without_place(o, axes), lambda d: d - sum(k < d for k in dims)), lambda kinds: kinds.reshape([s for d,s in enumerate(kinds.shape) if d not in dims]))
+    return for_map_and_parts(m, lambda o: moved_dims(without_place(o, axes),
+            lambda d: d - sum(k < d for k in dims)),
+        lambda kinds: kinds.reshape([s for d,s in enumerate(kinds.shape) if d not in dims]))
 
 def sliced_rule(c, x, dim=0, start=None, end=None, step=1):
     n = x.shape[dim]
@@ -143,12 +166,14 @@ def flipped_rule(c, x, dims):
 def rolled_rule(c, x, shifts, dims=()):
     if len(shifts) != len(dims): raise Unknown
     m = c.map(x)
-    for s,d in zip(shifts, dims): m = _taken(m, x, d, x.shape[d], lambda u, n=x.shape[d], s=s: (u - s) % n)
+    for s,d in zip(shifts, dims):
+        m = _taken(m, x, d, x.shape[d], lambda u, n=x.shape[d], s=s: (u - s) % n)
     return m
 
 def halved_rule(c, x, dim=-1):
     n = x.shape[dim]//2
-    return joined_parts([m for k in (0, n) if (m := _taken(c.map(x), x, dim, n, lambda u, k=k: u + k))], c.out.shape)
+    return joined_parts([m for k in (0, n) if (m := _taken(c.map(x), x, dim, n, lambda u,
+                k=k: u + k))], c.out.shape)
 
 def padded_rule(c, x, pad, value=0):
     m,shape = settled(c.map(x), x.shape) if x.ndim == 4 else c.map(x),list(x.shape)
@@ -161,7 +186,8 @@ def padded_rule(c, x, pad, value=0):
         elif m.parts is LOST and min(p, q) < 0: raise Unknown
         elif m.parts is not LOST:
             kinds,maps = m.parts or (np.zeros(channel_lanes(m, shape), int), [m])
-            m = of_kinds(np.where(inside.reshape([-1 if k == d else 1 for k in range(x.ndim)]), kinds.take(u.clip(0, x.shape[d] - 1), d), -1), maps)
+            m = of_kinds(np.where(inside.reshape([-1 if k == d else 1 for k in range(x.ndim)]),
+                    kinds.take(u.clip(0, x.shape[d] - 1), d), -1), maps)
         shape[d] = c.out.shape[d]
         if m is None: return None
     return m

@@ -26,7 +26,8 @@ def _summed(m, x, dims):
     "What stands along `dims` becomes one: rows, columns, channels."
     dims = [d % x.ndim for d in dims]
     axes = map_axes(m, x, dims)
-    return seen_together(for_map_and_parts(m, lambda o: whole_map(o, axes)), [1 if d in dims and map_axes(m, x, [d]) else s for d,s in enumerate(x.shape)], dims)
+    return seen_together(for_map_and_parts(m, lambda o: whole_map(o, axes)),
+        [1 if d in dims and map_axes(m, x, [d]) else s for d,s in enumerate(x.shape)], dims)
 
 def reduced_rule(c, x, *args, **kwargs):
     "Mean, sum, maximum ... over dimensions."
@@ -40,7 +41,9 @@ def normed_rule(over):
     def rule(c, x, *args, **kwargs):
         m,dims = c.map(x),[d % x.ndim for d in over(c, x)]
         new = for_map_and_parts(m, lambda o: mixed_map(o, map_axes(m, x, dims)))
-        if m.parts is None or all(s == 1 for d,s in enumerate(shared_channels(m, x.shape)) if d in dims): return new
+        if m.parts is None or all(s == 1 for d,s in enumerate(shared_channels(m, x.shape))
+                if d in dims):
+            return new
         return new.but(parts=seen_together(new, x.shape, dims).parts and LOST)
     return rule
 
@@ -48,7 +51,9 @@ def group_normed_rule(c, x, *args):
     m = normed_rule(lambda c, x: range(1, x.ndim))(c, x)
     return m if c.args['group'] == 1 else m.but(parts=c.map(x).parts and LOST)
 
-def batch_normed_rule(c, x, *args): return for_map_and_parts(c.map(x), lambda o: mixed_map(o, (0, 1))) if c.args.get('training') else c.map(x)
+def batch_normed_rule(c, x, *args):
+    return for_map_and_parts(c.map(x), lambda o:
+        mixed_map(o, (0, 1))) if c.args.get('training') else c.map(x)
 
 def accumulated_rule(c, x, dim, **kwargs):
     m = c.map(x)
@@ -59,12 +64,19 @@ def accumulated_rule(c, x, dim, **kwargs):
 def multiplied_rule(c, *args):
     "Matrix products: the dimension that is summed over becomes one; what it held is read by all."
     a,b = args[-2:]
-    def side(t, d): return (m := c.map(t)) and for_map_and_parts(_summed(m, t, [d]), lambda o: without_place(o, map_axes(m, t, [d])))
+    def side(t, d):
+        return (m := c.map(t)) and for_map_and_parts(_summed(m, t, [d]),
+            lambda o: without_place(o, map_axes(m, t, [d])))
     left,right = side(a, a.ndim - 1),side(b, b.ndim - 2)
-    apart = [k for k in (0, 1) if left and right and left.dims[k] and right.dims[k] and left.dims[k] != right.dims[k]]
-    if apart: right = without_place(whole_map(right, apart), apart) # a product of two places: it stands at that of `left`, and the other is its channel
-    maps = [m for m in (left, right, c.map(args[0]) and _aligned(c.map(args[0]), args[0].ndim, c.out.ndim) if len(args) == 3 else None) if m]
-    return joined_parts(maps, c.out.shape).but(parts=LOST) if apart else joined_parts(maps, c.out.shape)
+    apart = [k for k in (0, 1) if left and right and left.dims[k] and right.dims[k]
+        and left.dims[k] != right.dims[k]]
+    # a product of two places: it stands at that of `left`, and the other is its channel
+    if apart: right = without_place(whole_map(right, apart), apart)
+    maps = [m for m in (left, right, c.map(args[0])
+            and _aligned(c.map(args[0]), args[0].ndim, c.out.ndim) if len(args) == 3 else None)
+        if m]
+    return joined_parts(maps, c.out.shape).but(parts=LOST) if apart else joined_parts(maps,
+        c.out.shape)
 
 # %% ../../nbs/workshop/receptive_field/rules_values.ipynb #a7e9c2dc
 def _behind(maps, shapes, dim):
@@ -76,7 +88,8 @@ def _behind(maps, shapes, dim):
     kinds,parts = [],[]
     for m,s in zip(maps, shapes):
         lanes = channel_lanes(new, s)
-        k,o = (np.full((1,)*len(lanes), -1), []) if m is None else m.parts or (np.zeros((1,)*len(lanes), int), [m])
+        k,o = (np.full((1,)*len(lanes), -1), []) if m is None else m.parts or (np.zeros((1,
+                )*len(lanes), int), [m])
         if any(i not in (1, j) for i,j in zip(k.shape, lanes)): raise Unknown
         kinds.append(np.broadcast_to(np.where(k < 0, -1, k + len(parts)), lanes))
         parts += [like_map(p, new) for p in o]
@@ -88,14 +101,18 @@ def catted_rule(c, tensors, dim=0):
 
 def stacked_rule(c, tensors, dim=0):
     dim %= c.out.ndim
-    return _behind([c.map(t) and _raised(c.map(t), dim) for t in tensors], [(*t.shape[:dim], 1, *t.shape[dim:]) for t in tensors], dim)
+    return _behind([c.map(t) and _raised(c.map(t), dim) for t in tensors],
+        [(*t.shape[:dim], 1, *t.shape[dim:]) for t in tensors], dim)
 
 # %% ../../nbs/workshop/receptive_field/rules_values.ipynb #da3fbaa9
-def _raised(m, dim): return for_map_and_parts(m, lambda o: moved_dims(o, lambda d: d + (d >= dim)), lambda kinds: np.expand_dims(kinds, dim))
+def _raised(m, dim):
+    return for_map_and_parts(m, lambda o: moved_dims(o, lambda d: d + (d >= dim)),
+        lambda kinds: np.expand_dims(kinds, dim))
 
 def _aligned(m, ndim, to):
     "The map of a tensor of `ndim` dimensions that is read as one of more, the new ones first."
-    return for_map_and_parts(m, lambda o: moved_dims(o, lambda d: d + to - ndim), lambda kinds: kinds.reshape((1,)*(to - ndim) + kinds.shape))
+    return for_map_and_parts(m, lambda o: moved_dims(o, lambda d: d + to - ndim),
+        lambda kinds: kinds.reshape((1,)*(to - ndim) + kinds.shape))
 
 def pointwise_rule(c, *args, **kwargs):
     "Each value from those at the same place; smaller tensors are repeated."
@@ -103,12 +120,16 @@ def pointwise_rule(c, *args, **kwargs):
     if len(ts) == 1 and ts[0].shape == c.out.shape: return c.map(ts[0])
     return joined_parts([_aligned(c.map(t), t.ndim, c.out.ndim) for t in ts], c.out.shape)
 
-def expanded_rule(c, x, size, **kwargs): return repeats_of(filled_parts(_aligned(c.map(x), x.ndim, c.out.ndim), c.out.shape), c.out.shape)
+def expanded_rule(c, x, size, **kwargs):
+    return repeats_of(filled_parts(_aligned(c.map(x), x.ndim, c.out.ndim), c.out.shape),
+        c.out.shape)
 
 def tiled_rule(c, x, repeats):
     m = _aligned(c.map(x), x.ndim, c.out.ndim)
     if any(o and m.n[a] > 1 and repeats[o[0]] > 1 for a,o in enumerate(m.dims)): raise Unknown
-    return filled_parts(for_map_and_parts(m, lambda o: o, lambda kinds: np.tile(kinds, [1 if any(o and o[0] == d for o in m.dims) else r for d,r in enumerate(repeats)])), c.out.shape)
+    return filled_parts(for_map_and_parts(m, lambda o: o,
+            lambda kinds: np.tile(kinds, [1 if any(o and o[0] == d for o in m.dims) else r
+                for d,r in enumerate(repeats)])), c.out.shape)
 
 def inserted_rule(c, x, dim): return _raised(c.map(x), dim % (x.ndim + 1))
 
@@ -119,18 +140,22 @@ def dropped_rule(c, x, dim=None, *args):
 # %% ../../nbs/workshop/receptive_field/rules_values.ipynb #5617c7b6
 def permuted_rule(c, x, dims):
     dims = [d % x.ndim for d in dims]
-    return for_map_and_parts(c.map(x), lambda o: moved_dims(o, dims.index), lambda kinds: kinds.transpose(dims))
+    return for_map_and_parts(c.map(x), lambda o: moved_dims(o, dims.index),
+        lambda kinds: kinds.transpose(dims))
 
 def swapped_rule(c, x, i=0, j=1):
     dims = list(range(x.ndim))
     dims[i],dims[j] = dims[j],dims[i]
     return permuted_rule(c, x, dims)
 
-def view_rule(c, x, *args): return for_map_and_parts(c.map(x), lambda o: viewed_dims(o, x.shape, c.out.shape), shape=c.out.shape)
+def view_rule(c, x, *args):
+    return for_map_and_parts(c.map(x), lambda o: viewed_dims(o, x.shape, c.out.shape),
+        shape=c.out.shape)
 
 def mingled_rule(c, x, groups):
     if any(o and o[0] == 1 for o in c.map(x).dims): raise Unknown
-    return for_map_and_parts(c.map(x), lambda o: o, lambda kinds: kinds.reshape(len(kinds), groups, -1).swapaxes(1, 2).reshape(kinds.shape))
+    return for_map_and_parts(c.map(x), lambda o: o,
+        lambda kinds: kinds.reshape(len(kinds), groups, -1).swapaxes(1, 2).reshape(kinds.shape))
 
 def copied_rule(c, dst, src, *args):
     if dst._base is not None or dst.shape != src.shape or not c.map(src): raise Unknown

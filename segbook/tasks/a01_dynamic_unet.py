@@ -28,14 +28,15 @@ An encoder is a chain of six layers. An image of 32 by 48 pixels becomes in them
 | 5 | convolution | 96 × 8 × 12 |
 
 Give the positions of the layers whose output the decoder gets through a skip connection, from first to last.""")
-ex1.value('skip_positions', (1, 3), because='behind layer 1 the size changes from 32 x 48, behind layer 3 from 16 x 24; the last size is where the decoder starts')
+ex1.value('skip_positions', (1, 3), because='behind layer 1 the size changes from 32 x 48, behind '
+    'layer 3 from 16 x 24; the last size is where the decoder starts')
 ex1.slip('taking the layer that shrinks instead of the one before it')((2, 4))
 ex1.slip('taking the first layer of each size')((0, 2))
 ex1.slip('adding the last layer, where the decoder starts')((1, 3, 5))
 ex1.slip('looking at the channels as well as at the size')((1, 2, 3, 4))
 ex1.hint('A skip is taken from the last layer of each size. Look at height and width only.',
-         'Compare with the chain of ResNet-18 above: the arrow stands in the row whose next row is smaller.',
-         'The last size of all needs no skip: the decoder begins there.')
+    'Compare with the chain of ResNet-18 above: the arrow stands in the row whose next row is '
+    'smaller.', 'The last size of all needs no skip: the decoder begins there.')
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #15a1619a
 ex2 = Exercise('a01.2', 'Collect the maps', """
@@ -91,15 +92,21 @@ def skip_shapes(body, x):
     return [a for a, b in zip(shapes, shapes[1:]) if a[1] != b[1]]
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #cfd7d0f4
-ex2.hint('First collect the shape behind every layer: `x = layer(x)`, then `list(x.shape[1:])`.', '`zip(shapes, shapes[1:])` gives each shape together with the next.',
-         'Compare `a[1:]` with `b[1:]`: the channels stand at position 0 and do not matter.')
+ex2.hint('First collect the shape behind every layer: `x = layer(x)`, then `list(x.shape[1:])`.',
+    '`zip(shapes, shapes[1:])` gives each shape together with the next.',
+    'Compare `a[1:]` with `b[1:]`: the channels stand at position 0 and do not matter.')
 conv = lambda i, o, s=1: nn.Conv2d(i, o, 3, s, 1)
 ex2.case('one layer', nn.Sequential(conv(1, 2)), torch.zeros(1, 1, 4, 4), want=[])
-ex2.case('a shrinking first layer', nn.Sequential(conv(1, 2, 2), nn.ReLU()), torch.zeros(1, 1, 4, 4), want=[])
-ex2.case('one pooling', nn.Sequential(conv(1, 2), nn.MaxPool2d(2)), torch.zeros(1, 1, 4, 6), want=[[2, 4, 6]])
-ex2.case('more channels, the same size', nn.Sequential(conv(1, 2), conv(2, 5), nn.MaxPool2d(2)), torch.zeros(1, 1, 4, 4), want=[[5, 4, 4]])
-ex2.case('only the width shrinks', nn.Sequential(nn.ReLU(), nn.MaxPool2d((1, 2))), torch.zeros(1, 1, 4, 4), want=[[1, 4, 4]])
-ex2.case('an odd size', nn.Sequential(conv(3, 4, 2), nn.ReLU(), conv(4, 8, 2), conv(8, 9, 2)), torch.zeros(2, 3, 9, 13), want=[[4, 5, 7], [8, 3, 4]])
+ex2.case('a shrinking first layer', nn.Sequential(conv(1, 2, 2), nn.ReLU()),
+    torch.zeros(1, 1, 4, 4), want=[])
+ex2.case('one pooling', nn.Sequential(conv(1, 2), nn.MaxPool2d(2)), torch.zeros(1, 1, 4, 6),
+    want=[[2, 4, 6]])
+ex2.case('more channels, the same size', nn.Sequential(conv(1, 2), conv(2, 5), nn.MaxPool2d(2)),
+    torch.zeros(1, 1, 4, 4), want=[[5, 4, 4]])
+ex2.case('only the width shrinks', nn.Sequential(nn.ReLU(), nn.MaxPool2d((1, 2))),
+    torch.zeros(1, 1, 4, 4), want=[[1, 4, 4]])
+ex2.case('an odd size', nn.Sequential(conv(3, 4, 2), nn.ReLU(), conv(4, 8, 2), conv(8, 9, 2)),
+    torch.zeros(2, 3, 9, 13), want=[[4, 5, 7], [8, 3, 4]])
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #39aebb34
 ex3 = Exercise('a01.3', 'Filters for another number of channels', """
@@ -130,11 +137,13 @@ def adapted(weight, n): return weight[:, :1] if n == 1 else ex3.answer(weight, n
 def adapted(weight, n): return weight.sum(1) if n == 1 else ex3.answer(weight, n)
 
 @ex3.slip('using the colours again for the further channels')
-def adapted(weight, n): return weight.sum(1, keepdim=True) if n == 1 else weight.repeat(1, (n+2)//3, 1, 1)[:, :n]
+def adapted(weight, n):
+    return weight.sum(1, keepdim=True) if n == 1 else weight.repeat(1, (n+2)//3, 1, 1)[:, :n]
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #0c5aab93
-ex3.hint('Which of the four dimensions are the colours? `[O, 3, kH, kW]`: the one at position 1.', '`weight.sum(1, keepdim=True)` keeps a dimension of length 1 where the colours were.',
-         'For more channels begin with zeros of the shape `[O, n, kH, kW]` and fill the first three.')
+ex3.hint('Which of the four dimensions are the colours? `[O, 3, kH, kW]`: the one at position 1.',
+    '`weight.sum(1, keepdim=True)` keeps a dimension of length 1 where the colours were.',
+    'For more channels begin with zeros of the shape `[O, n, kH, kW]` and fill the first three.')
 w = torch.tensor([1., 2., 4.]).reshape(1, 3, 1, 1)
 ex3.case('one channel', w, 1, want=torch.tensor([[[[7.]]]]))
 ex3.case('three channels', w, 3, want=w)
@@ -146,7 +155,8 @@ ex3.case('seven channels', w, 7, want=torch.tensor([1., 2., 4., 0, 0, 0, 0]).res
 def _(rng):
     for n in (1, 5):
         a = rng.normal(size=(2, 3, 3, 3)).astype(np.float32)
-        want = np.stack([[sum(f[:3]) if n == 1 else f[c] if c < 3 else 0*f[0] for c in range(n)] for f in a])
+        want = np.stack([[sum(f[:3]) if n == 1 else f[c] if c < 3 else 0*f[0] for c in range(n)]
+                for f in a])
         yield 'real filters', (torch.from_numpy(a), n), torch.from_numpy(want)
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #b07c423c
@@ -170,31 +180,41 @@ def merge(x, skip):
 def merge(x, skip): return nn.functional.interpolate(x, size=skip.shape[-2:], mode='nearest') + skip
 
 @ex4.slip('putting the skip first')
-def merge(x, skip): return torch.cat([skip, nn.functional.interpolate(x, size=skip.shape[-2:], mode='nearest')], 1)
+def merge(x, skip):
+    return torch.cat([skip, nn.functional.interpolate(x, size=skip.shape[-2:], mode='nearest')], 1)
 
 @ex4.slip('doubling, and cutting the skip to what comes out')
 def merge(x, skip):
     x = nn.functional.interpolate(x, scale_factor=2, mode='nearest')
-    return torch.cat([x[..., :skip.shape[2], :skip.shape[3]], skip[..., :x.shape[2], :x.shape[3]]], 1)
+    return torch.cat([x[..., :skip.shape[2], :skip.shape[3]], skip[..., :x.shape[2], :x.shape[3]]],
+        1)
 
 @ex4.slip('bilinear interpolation')
-def merge(x, skip): return torch.cat([nn.functional.interpolate(x, size=skip.shape[-2:], mode='bilinear'), skip], 1)
+def merge(x, skip):
+    return torch.cat([nn.functional.interpolate(x, size=skip.shape[-2:], mode='bilinear'), skip], 1)
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #b515fc5f
-ex4.hint('`skip.shape[-2:]` is the size to reach; give it to `interpolate` as `size=`.', '`torch.cat([a, b], dim=1)` joins along the channels, dimension 1 of `[B,C,H,W]`.')
+ex4.hint('`skip.shape[-2:]` is the size to reach; give it to `interpolate` as `size=`.',
+    '`torch.cat([a, b], dim=1)` joins along the channels, dimension 1 of `[B,C,H,W]`.')
 ones = lambda *s: torch.ones(s)
-ex4.case('one pixel and one pixel', 5*ones(1, 1, 1, 1), ones(1, 1, 1, 1), want=torch.tensor([5., 1]).reshape(1, 2, 1, 1))
-ex4.case('one pixel becomes four', 5*ones(1, 1, 1, 1), ones(1, 1, 2, 2), want=torch.cat([5*ones(1, 1, 2, 2), ones(1, 1, 2, 2)], 1))
-ex4.case('two different pixels', torch.tensor([[[[1., 3.]]]]), ones(1, 1, 2, 4), want=torch.tensor([[[[1., 1, 3, 3]]*2, [[1.]*4]*2]]))
-ex4.case('an odd size', torch.tensor([[[[1., 3.]]]]), ones(1, 1, 1, 5), want=torch.tensor([[[[1., 1, 1, 3, 3]], [[1.]*5]]]))
+ex4.case('one pixel and one pixel', 5*ones(1, 1, 1, 1), ones(1, 1, 1, 1),
+    want=torch.tensor([5., 1]).reshape(1, 2, 1, 1))
+ex4.case('one pixel becomes four', 5*ones(1, 1, 1, 1), ones(1, 1, 2, 2),
+    want=torch.cat([5*ones(1, 1, 2, 2), ones(1, 1, 2, 2)], 1))
+ex4.case('two different pixels', torch.tensor([[[[1., 3.]]]]), ones(1, 1, 2, 4),
+    want=torch.tensor([[[[1., 1, 3, 3]]*2, [[1.]*4]*2]]))
+ex4.case('an odd size', torch.tensor([[[[1., 3.]]]]), ones(1, 1, 1, 5),
+    want=torch.tensor([[[[1., 1, 1, 3, 3]], [[1.]*5]]]))
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #1c8d6e40
 @ex4.more
 def _(rng):
-    for (c, h, w), (d, H, W) in (((2, 2, 3), (3, 4, 6)), ((1, 3, 4), (2, 5, 7)), ((4, 2, 2), (1, 3, 3))):
+    for (c, h, w), (d, H, W) in (((2, 2, 3), (3, 4, 6)), ((1, 3, 4), (2, 5, 7)),
+            ((4, 2, 2), (1, 3, 3))):
         a, s = (rng.normal(size=(2, *o)).astype(np.float32) for o in ((c, h, w), (d, H, W)))
         big = a[:, :, np.arange(H)*h//H][..., np.arange(W)*w//W]
-        yield 'several channels', (torch.from_numpy(a), torch.from_numpy(s)), torch.from_numpy(np.concatenate([big, s], 1))
+        yield 'several channels', (torch.from_numpy(a),
+            torch.from_numpy(s)), torch.from_numpy(np.concatenate([big, s], 1))
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #a9e9a833
 ex5 = Exercise('a01.5', 'Make the sides fit', """
@@ -214,24 +234,33 @@ def padded(x, multiple):
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #7a9fe397
 @ex5.slip('filling with zeros')
-def padded(x, multiple): return nn.functional.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
+def padded(x, multiple):
+    return nn.functional.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
 
 @ex5.slip('adding a whole multiple where nothing is missing')
-def padded(x, multiple): return nn.functional.pad(x, (0, multiple - x.shape[3] % multiple, 0, multiple - x.shape[2] % multiple), mode='replicate')
+def padded(x, multiple):
+    return nn.functional.pad(x, (0, multiple - x.shape[3] % multiple, 0,
+            multiple - x.shape[2] % multiple), mode='replicate')
 
 @ex5.slip('taking height for width')
-def padded(x, multiple): return nn.functional.pad(x, (0, -x.shape[2] % multiple, 0, -x.shape[3] % multiple), mode='replicate')
+def padded(x, multiple):
+    return nn.functional.pad(x, (0, -x.shape[2] % multiple, 0, -x.shape[3] % multiple),
+        mode='replicate')
 
 @ex5.slip('continuing at the upper and left edge')
-def padded(x, multiple): return nn.functional.pad(x, (-x.shape[3] % multiple, 0, -x.shape[2] % multiple, 0), mode='replicate')
+def padded(x, multiple):
+    return nn.functional.pad(x, (-x.shape[3] % multiple, 0, -x.shape[2] % multiple, 0),
+        mode='replicate')
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #69605e3d
-ex5.hint('How many pixels are missing? In Python `-h % multiple` says it: `-5 % 4` is 3, and `-8 % 4` is 0.',
-         "`nn.functional.pad(x, (left, right, top, bottom), mode='replicate')` counts from the last dimension backwards: the width comes first.")
+ex5.hint('How many pixels are missing? In Python `-h % multiple` says it: `-5 % 4` is 3, and `-8 % '
+    '4` is 0.', "`nn.functional.pad(x, (left, right, top, bottom), mode='replicate')` counts from "
+    "the last dimension backwards: the width comes first.")
 ex5.case('it fits', torch.tensor([[[[1., 2.]]]]), 1, want=torch.tensor([[[[1., 2.]]]]))
 ex5.case('one pixel', torch.tensor([[[[3.]]]]), 2, want=torch.tensor([[[[3., 3], [3, 3]]]]))
 ex5.case('one row', torch.tensor([[[[1., 2.]]]]), 2, want=torch.tensor([[[[1., 2], [1, 2]]]]))
-ex5.case('three columns', torch.tensor([[[[1., 2, 3], [4, 5, 6]]]]), 2, want=torch.tensor([[[[1., 2, 3, 3], [4, 5, 6, 6]]]]))
+ex5.case('three columns', torch.tensor([[[[1., 2, 3], [4, 5, 6]]]]), 2,
+    want=torch.tensor([[[[1., 2, 3, 3], [4, 5, 6, 6]]]]))
 
 # %% ../../nbs/tasks/architectures_01_dynamic_unet.ipynb #ef2fdd91
 @ex5.more
@@ -239,4 +268,5 @@ def _(rng):
     for h,w,m in ((5, 9, 4), (8, 7, 8), (3, 10, 5)):
         a = rng.normal(size=(2, 3, h, w)).astype(np.float32)
         down, right = (next(k for k in range(m) if (s+k) % m == 0) for s in (h, w))
-        yield 'an odd size', (torch.from_numpy(a), m), torch.from_numpy(np.pad(a, ((0, 0), (0, 0), (0, down), (0, right)), mode='edge'))
+        yield 'an odd size', (torch.from_numpy(a),
+            m), torch.from_numpy(np.pad(a, ((0, 0), (0, 0), (0, down), (0, right)), mode='edge'))

@@ -23,7 +23,8 @@ A mask of three rows of four pixels. The classes are Sky, Road and Car, counted 
     1 1 1 1
 
 How many pixels are Road?""")
-ex1.value('road_pixels', 4, because='Road is the second name, and ids are counted from 0: its id is 1, which stands in four pixels')
+ex1.value('road_pixels', 4, because='Road is the second name, and ids are counted from 0: its id '
+    'is 1, which stands in four pixels')
 ex1.slip('taking 2 for the id of Road, which is that of Car')(2)
 ex1.slip('counting the sky')(6)
 ex1.hint('Sky is 0, so Road is 1.', 'How often is there a 1?')
@@ -56,7 +57,8 @@ def share(mask, k): return (mask == k).sum()/len(mask)
 @ex2.slip('a constant')
 def share(mask, k): return .25
 
-ex2.hint('`mask == k` is True where the pixel has the class.', '`.float()` makes 1 of True and 0 of False. What is their mean?')
+ex2.hint('`mask == k` is True where the pixel has the class.', '`.float()` makes 1 of True and 0 '
+    'of False. What is their mean?')
 ex2.case('all of it', tensor([[1, 1]]), 1, want=1.)
 ex2.case('a quarter', tensor([[0, 0], [1, 0]]), 1, want=.25)
 ex2.case('an absent class', tensor([[0, 2, 2]]), 1, want=0.)
@@ -66,7 +68,8 @@ ex2.case('an absent class', tensor([[0, 2, 2]]), 1, want=0.)
 def _(rng):
     for h,w in ((3, 5), (7, 2)):
         m = rng.integers(0, 3, (h, w))
-        yield 'an odd size', (torch.from_numpy(m), 2), sum(v == 2 for row in m.tolist() for v in row)/(h*w)
+        yield 'an odd size', (torch.from_numpy(m),
+            2), sum(v == 2 for row in m.tolist() for v in row)/(h*w)
 
 # %% ../../nbs/tasks/index.ipynb #60eb200f
 ex3 = Exercise('00.3', 'Paint a mask', """
@@ -94,14 +97,19 @@ def paint(mask, colours): return mask.to(torch.uint8)[...,None].repeat(1, 1, 3)
 def paint(mask, colours): return colours[0].repeat(*mask.shape, 1)
 
 _cols = tensor([[200, 230, 255], [128, 64, 128], [10, 20, 125]], dtype=torch.uint8)
-ex3.hint('`colours[2]` is the colour of class 2. What is `colours[tensor([2, 0])]`?', 'An index may be a whole mask.')
+ex3.hint('`colours[2]` is the colour of class 2. What is `colours[tensor([2, 0])]`?',
+    'An index may be a whole mask.')
 ex3.case('one pixel', tensor([[2]]), _cols, want=tensor([[[10, 20, 125]]], dtype=torch.uint8))
-ex3.case('two classes', tensor([[0, 1]]), _cols, want=tensor([[[200, 230, 255], [128, 64, 128]]], dtype=torch.uint8))
-ex3.case('one class alone', tensor([[1], [1]]), _cols, want=tensor([[[128, 64, 128]], [[128, 64, 128]]], dtype=torch.uint8))
+ex3.case('two classes', tensor([[0, 1]]), _cols,
+    want=tensor([[[200, 230, 255], [128, 64, 128]]], dtype=torch.uint8))
+ex3.case('one class alone', tensor([[1], [1]]), _cols,
+    want=tensor([[[128, 64, 128]], [[128, 64, 128]]], dtype=torch.uint8))
 
 # %% ../../nbs/tasks/index.ipynb #0f1baf91
 @ex3.more
 def _(rng):
     for h,w in ((3, 5), (4, 1)):
         m = rng.integers(0, 3, (h, w))
-        yield 'an odd size', (torch.from_numpy(m), _cols), tensor([[_cols[v].tolist() for v in row] for row in m.tolist()], dtype=torch.uint8)
+        yield 'an odd size', (torch.from_numpy(m),
+            _cols), tensor([[_cols[v].tolist() for v in row] for row in m.tolist()],
+            dtype=torch.uint8)

@@ -24,11 +24,13 @@ An image of two rows of four pixels, its true mask and an answer:
     sky  sky  tree tree      sky  road tree tree
 
 What is the IoU of *road*? Give a number, or a fraction such as `1/3`.""")
-ex1.value('road_iou', 2/4, because='two pixels are road and called road; four are road or called road: three that are, and one more that is called so')
+ex1.value('road_iou', 2/4, because='two pixels are road and called road; four are road or called '
+    'road: three that are, and one more that is called so')
 ex1.slip('dividing by the pixels that are road, and forgetting those that are only called so')(2/3)
 ex1.slip('taking the pixel accuracy')(6/8)
 ex1.slip('counting the pixels that are both twice below the line')(2/6)
-ex1.hint('Which pixels are road in the truth? Which are called road?', 'Above the line: how many are both. Below: how many are one or the other, each pixel counted once.')
+ex1.hint('Which pixels are road in the truth? Which are called road?', 'Above the line: how many '
+    'are both. Below: how many are one or the other, each pixel counted once.')
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #6f0f918e
 ex2 = Exercise('01.2', 'The table of colours', """
@@ -54,7 +56,8 @@ def learn_table(colours, mask, n_colours, n_classes, ignore_index):
 # %% ../../nbs/tasks/01_whole_game.ipynb #a319230f
 @ex2.slip('counting Void as a class')
 def learn_table(colours, mask, n_colours, n_classes, ignore_index):
-    return torch.bincount((colours*n_classes + mask).flatten(), minlength=n_colours*n_classes).view(n_colours, n_classes).argmax(1)
+    return torch.bincount((colours*n_classes + mask).flatten(),
+        minlength=n_colours*n_classes).view(n_colours, n_classes).argmax(1)
 
 @ex2.slip('keeping the class seen last, not the one seen most')
 def learn_table(colours, mask, n_colours, n_classes, ignore_index):
@@ -65,23 +68,29 @@ def learn_table(colours, mask, n_colours, n_classes, ignore_index):
 
 @ex2.slip('giving every colour the most frequent class of all')
 def learn_table(colours, mask, n_colours, n_classes, ignore_index):
-    return torch.bincount(mask[mask != ignore_index], minlength=n_classes).argmax().repeat(n_colours)
+    return torch.bincount(mask[mask != ignore_index],
+        minlength=n_classes).argmax().repeat(n_colours)
 
-ex2.hint('Count first: how often does colour c have class k? That is a table of n_colours rows and n_classes columns.',
-    'A loop over all pixels is good enough: `counts[c, k] += 1`, unless k is Void.', 'At the end `counts.argmax(1)` is the fullest column of each row.')
+ex2.hint('Count first: how often does colour c have class k? That is a table of n_colours rows and '
+    'n_classes columns.', 'A loop over all pixels is good enough: `counts[c, k] += 1`, unless k is '
+    'Void.', 'At the end `counts.argmax(1)` is the fullest column of each row.')
 ex2.case('one pixel', tensor([[1]]), tensor([[2]]), 2, 4, 3, want=tensor([0, 2]))
 ex2.case('Void', tensor([[0, 0, 0]]), tensor([[3, 3, 1]]), 1, 4, 3, want=tensor([1]))
 ex2.case('only Void', tensor([[0, 1]]), tensor([[3, 2]]), 2, 4, 3, want=tensor([0, 2]))
-ex2.case('two colours', tensor([[0, 0, 0], [1, 1, 1]]), tensor([[2, 2, 1], [1, 1, 2]]), 2, 4, 3, want=tensor([2, 1]))
-ex2.case('equally frequent', tensor([[0, 0, 0, 0]]), tensor([[2, 1, 1, 2]]), 1, 4, 3, want=tensor([1]))
+ex2.case('two colours', tensor([[0, 0, 0], [1, 1, 1]]), tensor([[2, 2, 1], [1, 1, 2]]), 2, 4, 3,
+    want=tensor([2, 1]))
+ex2.case('equally frequent', tensor([[0, 0, 0, 0]]), tensor([[2, 1, 1, 2]]), 1, 4, 3,
+    want=tensor([1]))
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #8bab6832
 @ex2.more
 def _(rng):
     for h,w in ((5, 7), (9, 3)):
         c, m = rng.integers(0, 4, (h, w)), rng.integers(0, 4, (h, w))
-        seen = [[k for a,k in zip(c.ravel().tolist(), m.ravel().tolist()) if a == colour and k != 3] for colour in range(5)]
-        yield 'an odd size', (torch.from_numpy(c), torch.from_numpy(m), 5, 4, 3), tensor([max(range(3), key=s.count) for s in seen])
+        seen = [[k for a,k in zip(c.ravel().tolist(), m.ravel().tolist()) if a == colour and k != 3]
+            for colour in range(5)]
+        yield 'an odd size', (torch.from_numpy(c), torch.from_numpy(m), 5, 4,
+            3), tensor([max(range(3), key=s.count) for s in seen])
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #29e676f4
 ex3 = Exercise('01.3', 'Where is it?', """
@@ -112,7 +121,8 @@ def _box_of(mask, k, corners=False):
 @ex3.slip('boxing all pieces together')
 def where_is(mask, k):
     rows, columns = np.where((mask == k).numpy())
-    return tuple(int(o) for o in (rows.min(), columns.min(), rows.max(), columns.max())) if len(rows) else None
+    return tuple(int(o) for o in (rows.min(), columns.min(), rows.max(),
+            columns.max())) if len(rows) else None
 
 @ex3.slip('joining pieces that touch at a corner')
 def where_is(mask, k): return _box_of(mask, k, corners=True)
@@ -132,8 +142,10 @@ def where_is(mask, k):
     rows, columns = np.where(label((mask == k).numpy())[0] == 1)
     return (rows.min(), columns.min(), rows.max(), columns.max()) if len(rows) else None
 
-ex3.hint('`label(x)` of scipy, imported in this chapter, numbers the connected pieces of a NumPy array of bools, and counts them.',
-    '`np.bincount(pieces.ravel())` are the sizes; number 0 is what belongs to no piece.', '`np.where(one_piece)` gives the rows and the columns of its pixels.')
+ex3.hint('`label(x)` of scipy, imported in this chapter, numbers the connected pieces of a NumPy '
+    'array of bools, and counts them.', '`np.bincount(pieces.ravel())` are the sizes; number 0 is '
+    'what belongs to no piece.', '`np.where(one_piece)` gives the rows and the columns of its '
+    'pixels.')
 ex3.case('one pixel', tensor([[1]]), 1, want=(0, 0, 0, 0))
 ex3.case('an absent class', tensor([[0, 2]]), 1, want=None)
 ex3.case('one piece', tensor([[0, 0, 0], [0, 1, 1]]), 1, want=(1, 1, 1, 2))
@@ -150,12 +162,15 @@ def _(rng):
             piece, new = set(), {todo.pop()}
             while new:
                 piece |= new
-                new = {(i+a, j+b) for i,j in new for a,b in ((0, 1), (1, 0), (0, -1), (-1, 0))} & todo
+                new = {(i+a, j+b) for i,j in new for a,b in ((0, 1), (1, 0), (0, -1),
+                        (-1, 0))} & todo
                 todo -= new
             pieces.append(piece)
         pieces.sort(key=len)
         rows, columns = zip(*pieces[-1])
-        if len(pieces[-1]) > len(pieces[-2]): yield 'many pieces', (torch.from_numpy(m), 1), (min(rows), min(columns), max(rows), max(columns))
+        if len(pieces[-1]) > len(pieces[-2]):
+            yield 'many pieces', (torch.from_numpy(m), 1), (min(rows), min(columns), max(rows),
+                max(columns))
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #ccf5fff6
 ex4 = Exercise('01.4', 'Steps downhill', """
@@ -196,7 +211,8 @@ def descend(weight, target, lr, steps):
     for _ in range(steps): weight = weight - lr*(weight - target)**2
     return weight
 
-ex4.hint('One step: `weight - lr*gradient`. Uphill is plus, so downhill is minus.', 'A loop: `for _ in range(steps):` with two lines in it, the gradient and the step.')
+ex4.hint('One step: `weight - lr*gradient`. Uphill is plus, so downhill is minus.',
+    'A loop: `for _ in range(steps):` with two lines in it, the gradient and the step.')
 ex4.case('one step that gets there', 0., 1., .5, 1, want=1.)
 ex4.case('one short step', 0., 1., .25, 1, want=.5)
 ex4.case('two short steps', 0., 1., .25, 2, want=.75)

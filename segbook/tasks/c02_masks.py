@@ -22,7 +22,9 @@ ex1.slip('giving the width before the height')((2, 12, 480, 360))
 ex1.slip('forgetting that background needs a channel')((2, 11, 360, 480))
 ex1.slip('giving the shape of the masks')((2, 360, 480))
 ex1.slip('giving the shape of the images')((2, 1, 360, 480))
-ex1.hint('The table of shapes in this chapter has the order of the four numbers.', 'That the images are grey changes C, which the logits do not have.', 'Background is a class like the others.')
+ex1.hint('The table of shapes in this chapter has the order of the four numbers.',
+    'That the images are grey changes C, which the logits do not have.', 'Background is a class '
+    'like the others.')
 
 # %% ../../nbs/tasks/02_masks.ipynb #a09f3b41
 ex2 = Exercise('02.2', 'One map a class', """
@@ -43,24 +45,32 @@ def maps(mask, n_classes, ignore_index):
 
 # %% ../../nbs/tasks/02_masks.ipynb #f28120b0
 @ex2.slip('giving Void a map of its own')
-def maps(mask, n_classes, ignore_index): return torch.stack([mask == k for k in range(n_classes)]).float()
+def maps(mask, n_classes, ignore_index):
+    return torch.stack([mask == k for k in range(n_classes)]).float()
 
 @ex2.slip('giving Void to class 0')
-def maps(mask, n_classes, ignore_index): return torch.stack([mask.where(mask != ignore_index, 0) == k for k in range(n_classes)]).float()
+def maps(mask, n_classes, ignore_index):
+    return torch.stack([mask.where(mask != ignore_index, 0) == k for k in range(n_classes)]).float()
 
 @ex2.slip('putting the classes last')
-def maps(mask, n_classes, ignore_index): return torch.stack([(mask == k) & (mask != ignore_index) for k in range(n_classes)], -1).float()
+def maps(mask, n_classes, ignore_index):
+    return torch.stack([(mask == k) & (mask != ignore_index) for k in range(n_classes)], -1).float()
 
 @ex2.slip('making a map only of the ids that are there')
-def maps(mask, n_classes, ignore_index): return torch.stack([(mask == k) & (mask != ignore_index) for k in mask.unique()]).float()
+def maps(mask, n_classes, ignore_index):
+    return torch.stack([(mask == k) & (mask != ignore_index) for k in mask.unique()]).float()
 
 ex2.hint('`mask == k` is the map of class k, as bools. Make one for each k in `range(n_classes)`.',
     'Void: a second mask of bools, `mask != ignore_index`; `&` joins the two.', '`torch.stack` lays a list of maps one behind the other, and `.float()` makes numbers of bools.')
 ex2.case('one pixel', tensor([[1]]), 3, 255, want=tensor([[[0.]], [[1.]], [[0.]]]))
-ex2.case('Void beyond the classes', tensor([[1, 255]]), 2, 255, want=tensor([[[0., 0.]], [[1., 0.]]]))
-ex2.case('Void among the classes', tensor([[1, 2, 0]]), 3, 2, want=tensor([[[0., 0., 1.]], [[1., 0., 0.]], [[0., 0., 0.]]]))
-ex2.case('a plain mask', tensor([[0, 2], [1, 1]]), 3, 255, want=tensor([[[1., 0.], [0., 0.]], [[0., 0.], [1., 1.]], [[0., 1.], [0., 0.]]]))
-ex2.case('an absent class', tensor([[0, 0], [2, 2]]), 3, 255, want=tensor([[[1., 1.], [0., 0.]], [[0., 0.], [0., 0.]], [[0., 0.], [1., 1.]]]))
+ex2.case('Void beyond the classes', tensor([[1, 255]]), 2, 255,
+    want=tensor([[[0., 0.]], [[1., 0.]]]))
+ex2.case('Void among the classes', tensor([[1, 2, 0]]), 3, 2,
+    want=tensor([[[0., 0., 1.]], [[1., 0., 0.]], [[0., 0., 0.]]]))
+ex2.case('a plain mask', tensor([[0, 2], [1, 1]]), 3, 255,
+    want=tensor([[[1., 0.], [0., 0.]], [[0., 0.], [1., 1.]], [[0., 1.], [0., 0.]]]))
+ex2.case('an absent class', tensor([[0, 0], [2, 2]]), 3, 255,
+    want=tensor([[[1., 1.], [0., 0.]], [[0., 0.], [0., 0.]], [[0., 0.], [1., 1.]]]))
 
 # %% ../../nbs/tasks/02_masks.ipynb #40cb0621
 @ex2.more
@@ -107,7 +117,8 @@ def best(logits, ignore_index):
 @ex3.slip('taking the highest score instead of its id')
 def best(logits, ignore_index): return logits.max(0).values.long()
 
-ex3.hint('Without Void it is `logits.argmax(0)`: dimension 0 holds the classes.', 'Give Void a score that cannot win. Is 0 low enough when all scores are negative?',
+ex3.hint('Without Void it is `logits.argmax(0)`: dimension 0 holds the classes.',
+    'Give Void a score that cannot win. Is 0 low enough when all scores are negative?',
     '`-torch.inf` is below every number. Write it into a copy, `logits.clone()`.')
 ex3.case('Void is not the highest', tensor([[[1.]], [[3.]], [[2.]]]), 2, want=tensor([[1]]))
 ex3.case('Void is the highest', tensor([[[1.]], [[2.]], [[9.]]]), 2, want=tensor([[1]]))
@@ -120,7 +131,8 @@ ex3.case('no Void', tensor([[[1., 0.]], [[0., 4.]]]), None, want=tensor([[0, 1]]
 def _(rng):
     for h,w,void in ((3, 4, 4), (5, 3, 1)):
         z = rng.permutation(5*h*w).reshape(5, h, w).astype(np.float32) - 30
-        want = [[max((k for k in range(5) if k != void), key=lambda k: z[k,i,j]) for j in range(w)] for i in range(h)]
+        want = [[max((k for k in range(5) if k != void), key=lambda k: z[k,i,j]) for j in range(w)]
+            for i in range(h)]
         yield 'an odd size', (torch.from_numpy(z), void), tensor(want)
 
 # %% ../../nbs/tasks/02_masks.ipynb #2996d376
@@ -146,7 +158,8 @@ def tint(image, mask, colours, ignore_index, alpha):
 
 # %% ../../nbs/tasks/02_masks.ipynb #d1a81169
 @ex4.slip('colouring Void too')
-def tint(image, mask, colours, ignore_index, alpha): return ((1 - alpha)*image + alpha*colours[mask] + .5).astype(np.uint8)
+def tint(image, mask, colours, ignore_index, alpha):
+    return ((1 - alpha)*image + alpha*colours[mask] + .5).astype(np.uint8)
 
 @ex4.slip('cutting the fraction off instead of rounding')
 def tint(image, mask, colours, ignore_index, alpha):
@@ -163,13 +176,18 @@ def tint(image, mask, colours, ignore_index, alpha):
     x = (image + colours[mask])//2
     return np.where((mask == ignore_index)[...,None], image, x)
 
-ex4.hint('`colours[mask]` is a picture [H,W,3] of the colours alone.', 'Times a fraction, bytes become floats. Do all the computing there, and go back to uint8 at the end.',
-    '`.astype(np.uint8)` cuts fractions off; `+ .5` before it makes it round.', 'Void: `x[void] = image[void]`, with `void` a mask of bools.')
+ex4.hint('`colours[mask]` is a picture [H,W,3] of the colours alone.',
+    'Times a fraction, bytes become floats. Do all the computing there, and go back to uint8 at '
+    'the end.', '`.astype(np.uint8)` cuts fractions off; `+ .5` before it makes it round.',
+    'Void: `x[void] = image[void]`, with `void` a mask of bools.')
 _cols = np.array([[0, 0, 0], [128, 64, 128], [250, 200, 100]], np.uint8)
 _grey = lambda *v: np.array([[[o]*3 for o in v]], np.uint8)
-ex4.case('a quarter of road colour', _grey(100), np.array([[1]]), _cols, 0, .25, want=np.array([[[107, 91, 107]]], np.uint8))
-ex4.case('a fraction that is rounded up', _grey(99), np.array([[1]]), _cols, 0, .2, want=np.array([[[105, 92, 105]]], np.uint8))
-ex4.case('a sum above 255', _grey(200), np.array([[2]]), _cols, 0, .5, want=np.array([[[225, 200, 150]]], np.uint8))
+ex4.case('a quarter of road colour', _grey(100), np.array([[1]]), _cols, 0, .25,
+    want=np.array([[[107, 91, 107]]], np.uint8))
+ex4.case('a fraction that is rounded up', _grey(99), np.array([[1]]), _cols, 0, .2,
+    want=np.array([[[105, 92, 105]]], np.uint8))
+ex4.case('a sum above 255', _grey(200), np.array([[2]]), _cols, 0, .5,
+    want=np.array([[[225, 200, 150]]], np.uint8))
 ex4.case('Void', _grey(50, 50), np.array([[0, 1]]), _cols, 1, .5, want=_grey(25, 50))
 ex4.case('no colour at all', _grey(7, 8), np.array([[1, 2]]), _cols, 0, 0., want=_grey(7, 8))
 
@@ -181,7 +199,9 @@ def _(rng):
         want = image.copy()
         for i in range(h):
             for j in range(w):
-                if mask[i,j] != 2: want[i,j] = [round((2*int(x) + int(c))/3) for x,c in zip(image[i,j], _cols[mask[i,j]])]
+                if mask[i,j] != 2:
+                    want[i,j] = [round((2*int(x) + int(c))/3)
+                        for x,c in zip(image[i,j], _cols[mask[i,j]])]
         yield 'an odd size', (image, mask, _cols, 2, 1/3), want
 
 # %% ../../nbs/tasks/02_masks.ipynb #e33e983d
@@ -224,16 +244,23 @@ def recode(mask, table, ignore_index):
     for value,i in table.items(): out[mask == value] = i
     return out
 
-ex5.hint('Begin with a mask that is `ignore_index` everywhere: `np.full_like(mask, ignore_index)`.', 'Go through `table.items()`, and write each id where the value stands.',
-    'Where do you look for the value: in the old mask, or in the one you are writing? Think of a table that swaps 0 and 1.')
-ex5.case('black and white', np.array([[0, 255]], np.uint8), {0: 0, 255: 1}, 9, want=np.array([[0, 1]], np.uint8))
-ex5.case('two values swapped', np.array([[0, 1]], np.uint8), {0: 1, 1: 0}, 9, want=np.array([[1, 0]], np.uint8))
-ex5.case('ids counted from 1', np.array([[3, 2], [1, 1]], np.uint8), {3: 2, 2: 1, 1: 0}, 9, want=np.array([[2, 1], [0, 0]], np.uint8))
-ex5.case('a value that the table does not have', np.array([[0, 77]], np.uint8), {0: 0, 1: 1}, 2, want=np.array([[0, 2]], np.uint8))
+ex5.hint('Begin with a mask that is `ignore_index` everywhere: `np.full_like(mask, ignore_index)`.',
+    'Go through `table.items()`, and write each id where the value stands.',
+    'Where do you look for the value: in the old mask, or in the one you are writing? Think of a '
+    'table that swaps 0 and 1.')
+ex5.case('black and white', np.array([[0, 255]], np.uint8), {0: 0, 255: 1}, 9,
+    want=np.array([[0, 1]], np.uint8))
+ex5.case('two values swapped', np.array([[0, 1]], np.uint8), {0: 1, 1: 0}, 9,
+    want=np.array([[1, 0]], np.uint8))
+ex5.case('ids counted from 1', np.array([[3, 2], [1, 1]], np.uint8), {3: 2, 2: 1, 1: 0}, 9,
+    want=np.array([[2, 1], [0, 0]], np.uint8))
+ex5.case('a value that the table does not have', np.array([[0, 77]], np.uint8), {0: 0, 1: 1}, 2,
+    want=np.array([[0, 2]], np.uint8))
 
 # %% ../../nbs/tasks/02_masks.ipynb #ff81a997
 @ex5.more
 def _(rng):
     for h,w in ((3, 5), (4, 3)):
         mask, table = rng.integers(0, 6, (h, w)).astype(np.uint8), {0: 3, 1: 0, 2: 1, 3: 2, 5: 4}
-        yield 'an odd size', (mask, table, 7), np.array([[table.get(int(v), 7) for v in row] for row in mask], np.uint8)
+        yield 'an odd size', (mask, table, 7), np.array([[table.get(int(v), 7) for v in row]
+                for row in mask], np.uint8)

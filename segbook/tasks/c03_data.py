@@ -17,11 +17,13 @@ CHAPTER = dict(title='Data', notebook='03_data.ipynb')
 # %% ../../nbs/tasks/03_data.ipynb #b464c281
 ex1 = Exercise('03.1', 'Batches in an epoch', """
 A folder has 400 scenes, and every fifth is for validation. How many batches of 12 images are trained on in one epoch, that is, while each training image has its turn once?""")
-ex1.value('batches', 26, because='320 training images make 26 full batches; the 8 images that are left are dropped')
+ex1.value('batches', 26, because='320 training images make 26 full batches; the 8 images that are '
+    'left are dropped')
 ex1.slip('keeping the incomplete batch at the end')(27)
 ex1.slip('training on the validation images too')(33)
 ex1.slip('counting the batches of the validation images')(7)
-ex1.hint('How many of the 400 scenes are left to train on?', 'What becomes of a last batch that is not full, in training?')
+ex1.hint('How many of the 400 scenes are left to train on?', 'What becomes of a last batch that is '
+    'not full, in training?')
 
 # %% ../../nbs/tasks/03_data.ipynb #3418880b
 ex2 = Exercise('03.2', 'One size for both', """
@@ -43,35 +45,46 @@ def to_size(image, mask, size):
     return np.array(x), np.array(y)
 
 # %% ../../nbs/tasks/03_data.ipynb #5e8a18a0
-def _resized(image, mask, wh, *how): return tuple(np.array(Image.fromarray(o).resize(wh, k)) for o,k in zip((image, mask), how))
+def _resized(image, mask, wh, *how):
+    return tuple(np.array(Image.fromarray(o).resize(wh, k)) for o,k in zip((image, mask), how))
 
 @ex2.slip('averaging ids, which makes ids that nobody gave')
-def to_size(image, mask, size): return _resized(image, mask, size[::-1], Image.BILINEAR, Image.BILINEAR)
+def to_size(image, mask, size):
+    return _resized(image, mask, size[::-1], Image.BILINEAR, Image.BILINEAR)
 
 @ex2.slip('taking nearest for the image too')
-def to_size(image, mask, size): return _resized(image, mask, size[::-1], Image.NEAREST, Image.NEAREST)
+def to_size(image, mask, size):
+    return _resized(image, mask, size[::-1], Image.NEAREST, Image.NEAREST)
 
 @ex2.slip('giving Pillow the height first')
 def to_size(image, mask, size): return _resized(image, mask, size, Image.BILINEAR, Image.NEAREST)
 
 @ex2.slip('changing the mask only')
-def to_size(image, mask, size): return image, _resized(image, mask, size[::-1], Image.NEAREST, Image.NEAREST)[1]
+def to_size(image, mask, size):
+    return image, _resized(image, mask, size[::-1], Image.NEAREST, Image.NEAREST)[1]
 
-ex2.hint('`Image.fromarray(x)` makes a Pillow image of an array, `np.array` an array of a Pillow image.', 'Pillow wants (width, height); the course has (height, width).',
+ex2.hint('`Image.fromarray(x)` makes a Pillow image of an array, `np.array` an array of a Pillow '
+    'image.', 'Pillow wants (width, height); the course has (height, width).',
     'The second argument of `resize` is the way: `Image.BILINEAR` or `Image.NEAREST`.')
 def _rgb(*rows): return np.repeat(np.array(rows, np.uint8)[...,None], 3, -1)
-ex2.case('enlarged', _rgb([0, 100]), np.array([[0, 8]], np.uint8), (1, 4), want=(_rgb([0, 25, 75, 100]), np.array([[0, 0, 8, 8]], np.uint8)))
-ex2.case('one pixel', _rgb([50]), np.array([[3]], np.uint8), (2, 1), want=(_rgb([50], [50]), np.array([[3], [3]], np.uint8)))
-ex2.case('shrunk', _rgb([0, 100], [100, 200]), np.array([[0, 0], [0, 9]], np.uint8), (1, 1), want=(_rgb([100]), np.array([[9]], np.uint8)))
-ex2.case('the size that it has', _rgb([0, 100, 7]), np.array([[5, 8, 1]], np.uint8), (1, 3), want=(_rgb([0, 100, 7]), np.array([[5, 8, 1]], np.uint8)))
+ex2.case('enlarged', _rgb([0, 100]), np.array([[0, 8]], np.uint8), (1, 4),
+    want=(_rgb([0, 25, 75, 100]), np.array([[0, 0, 8, 8]], np.uint8)))
+ex2.case('one pixel', _rgb([50]), np.array([[3]], np.uint8), (2, 1),
+    want=(_rgb([50], [50]), np.array([[3], [3]], np.uint8)))
+ex2.case('shrunk', _rgb([0, 100], [100, 200]), np.array([[0, 0], [0, 9]], np.uint8), (1, 1),
+    want=(_rgb([100]), np.array([[9]], np.uint8)))
+ex2.case('the size that it has', _rgb([0, 100, 7]), np.array([[5, 8, 1]], np.uint8), (1, 3),
+    want=(_rgb([0, 100, 7]), np.array([[5, 8, 1]], np.uint8)))
 
 # %% ../../nbs/tasks/03_data.ipynb #268e14c3
 @ex2.more
 def _(rng):
     for (h,w),(a,b) in (((3, 5), (5, 3)), ((7, 4), (2, 9))):
         mask = rng.integers(0, 12, (h, w)).astype(np.uint8)
-        want = np.array([[mask[int((i + .5)*h/a), int((j + .5)*w/b)] for j in range(b)] for i in range(a)])
-        yield 'an odd size', (np.full((h, w, 3), 90, np.uint8), mask, (a, b)), (np.full((a, b, 3), 90, np.uint8), want)
+        want = np.array([[mask[int((i + .5)*h/a), int((j + .5)*w/b)] for j in range(b)]
+                for i in range(a)])
+        yield 'an odd size', (np.full((h, w, 3), 90, np.uint8), mask,
+            (a, b)), (np.full((a, b, 3), 90, np.uint8), want)
 
 # %% ../../nbs/tasks/03_data.ipynb #994023aa
 ex3 = Exercise('03.3', 'A run-length code', """
@@ -109,13 +122,16 @@ def run_lengths(mask): return _runs(mask.T.ravel())[:-1]
 @ex3.slip('counting zeros and ones as a whole')
 def run_lengths(mask): return [int((mask == 0).sum()), int(mask.sum())]
 
-ex3.hint('In NumPy, `ravel` goes along the rows. Which rows does `mask.T` have?', 'A run ends where a value differs from the next one. A loop that counts is good enough.',
-    'With NumPy: `np.flatnonzero(x[1:] != x[:-1]) + 1` are the places where a new run begins; `np.diff` makes lengths of places.', 'At the end: does the list begin with zeros?')
+ex3.hint('In NumPy, `ravel` goes along the rows. Which rows does `mask.T` have?',
+    'A run ends where a value differs from the next one. A loop that counts is good enough.',
+    'With NumPy: `np.flatnonzero(x[1:] != x[:-1]) + 1` are the places where a new run begins; '
+    '`np.diff` makes lengths of places.', 'At the end: does the list begin with zeros?')
 ex3.case('one pixel of the object', np.array([[1]], np.uint8), want=[0, 1])
 ex3.case('an object in one column', np.array([[0, 1], [0, 1]], np.uint8), want=[2, 2])
 ex3.case('no object', np.zeros((2, 2), np.uint8), want=[4])
 ex3.case('it begins with the object', np.array([[1, 1], [0, 0]], np.uint8), want=[0, 1, 1, 1, 1])
-ex3.case('the one of the chapter', np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0]], np.uint8), want=[4, 2, 3])
+ex3.case('the one of the chapter', np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0]], np.uint8),
+    want=[4, 2, 3])
 
 # %% ../../nbs/tasks/03_data.ipynb #22f4eb74
 @ex3.more
@@ -151,7 +167,8 @@ def leaks(train, valid):
 def leaks(train, valid): return sorted({*train} & {*valid})
 
 @ex4.slip('cutting at the first underscore')
-def leaks(train, valid): return sorted({o.split('_')[0] for o in train} & {o.split('_')[0] for o in valid})
+def leaks(train, valid):
+    return sorted({o.split('_')[0] for o in train} & {o.split('_')[0] for o in valid})
 
 @ex4.slip('naming every film')
 def leaks(train, valid): return sorted({o.rsplit('_', 1)[0] for o in [*train, *valid]})
@@ -166,12 +183,16 @@ def leaks(train, valid):
     mine = [o.rsplit('_', 1)[0] for o in train]
     return sorted(f for f in (o.rsplit('_', 1)[0] for o in valid) if f in mine)
 
-ex4.hint("`'a_b_7.png'.rsplit('_', 1)` cuts once, at the last underscore.", 'Make a set of films for each side: a set holds everything once.', '`a & b` is what two sets share; `sorted` makes a list of it.')
+ex4.hint("`'a_b_7.png'.rsplit('_', 1)` cuts once, at the last underscore.",
+    'Make a set of films for each side: a set holds everything once.', '`a & b` is what two sets '
+    'share; `sorted` makes a list of it.')
 ex4.case('no film on both sides', ['a_1.png', 'a_2.png'], ['b_1.png'], want=[])
 ex4.case('one film on both sides', ['a_1.png', 'b_1.png'], ['b_2.png'], want=['b'])
 ex4.case('nothing to validate on', ['a_1.png'], [], want=[])
-ex4.case('several frames, and not in order', ['b_1.png', 'a_1.png'], ['b_2.png', 'b_3.png', 'a_4.png'], want=['a', 'b'])
-ex4.case('underscores in the name', ['left_eye_1.png'], ['left_ear_1.png', 'left_ear_2.png'], want=[])
+ex4.case('several frames, and not in order', ['b_1.png', 'a_1.png'],
+    ['b_2.png', 'b_3.png', 'a_4.png'], want=['a', 'b'])
+ex4.case('underscores in the name', ['left_eye_1.png'], ['left_ear_1.png', 'left_ear_2.png'],
+    want=[])
 
 # %% ../../nbs/tasks/03_data.ipynb #2705ec5f
 @ex4.more
@@ -180,7 +201,9 @@ def _(rng):
     for n in (3, 9):
         valid = [names[i] for i in rng.permutation(len(names))[:n]]
         train = [o for o in names if o not in valid]
-        want = [f for f in ('night', 'rain', 'sun_1', 'sun_2') if any(o.startswith(f'{f}_') for o in train) and any(o.startswith(f'{f}_') for o in valid)]
+        want = [f for f in ('night', 'rain', 'sun_1', 'sun_2')
+            if any(o.startswith(f'{f}_') for o in train)
+            and any(o.startswith(f'{f}_') for o in valid)]
         yield 'a random split', (train, valid), want
 
 # %% ../../nbs/tasks/03_data.ipynb #b5f25c1f
@@ -219,10 +242,13 @@ def shares(masks, n_classes, ignore_index):
 
 @ex5.slip('counting how many masks have the class')
 def shares(masks, n_classes, ignore_index):
-    return np.array([float(k != ignore_index and np.mean([(m == k).any() for m in masks])) for k in range(n_classes)])
+    return np.array([float(k != ignore_index and np.mean([(m == k).any() for m in masks]))
+            for k in range(n_classes)])
 
-ex5.hint('Count pixels over all masks first, and divide once, at the end.', '`np.bincount(ids, minlength=n_classes)` counts how often each id occurs; it wants a flat array.',
-    '`ids[ids != ignore_index]` are the labelled ones. Divide by how many these are, and mind that it may be 0.')
+ex5.hint('Count pixels over all masks first, and divide once, at the end.',
+    '`np.bincount(ids, minlength=n_classes)` counts how often each id occurs; it wants a flat '
+    'array.', '`ids[ids != ignore_index]` are the labelled ones. Divide by how many these are, and '
+    'mind that it may be 0.')
 def _m(*rows): return np.array(rows, np.uint8)
 ex5.case('one mask', [_m([0, 1], [1, 1])], 3, 2, want=np.array([.25, .75, 0]))
 ex5.case('Void', [_m([0, 1, 2, 2])], 3, 2, want=np.array([.5, .5, 0]))

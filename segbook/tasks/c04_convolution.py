@@ -35,22 +35,27 @@ def answers(size, kernel, stride, padding, dilation):
 
 # %% ../../nbs/tasks/04_convolution.ipynb #9421afea
 @ex1.slip('rounding up')
-def answers(size, kernel, stride, padding, dilation): return -(-(size + 2*padding - dilation*(kernel - 1) - 1)//stride) + 1
+def answers(size, kernel, stride, padding, dilation):
+    return -(-(size + 2*padding - dilation*(kernel - 1) - 1)//stride) + 1
 
 @ex1.slip('padding on one side only')
-def answers(size, kernel, stride, padding, dilation): return (size + padding - dilation*(kernel - 1) - 1)//stride + 1
+def answers(size, kernel, stride, padding, dilation):
+    return (size + padding - dilation*(kernel - 1) - 1)//stride + 1
 
 @ex1.slip('leaving out the dilation')
 def answers(size, kernel, stride, padding, dilation): return (size + 2*padding - kernel)//stride + 1
 
 @ex1.slip('multiplying the whole kernel by the dilation')
-def answers(size, kernel, stride, padding, dilation): return (size + 2*padding - dilation*kernel)//stride + 1
+def answers(size, kernel, stride, padding, dilation):
+    return (size + 2*padding - dilation*kernel)//stride + 1
 
 @ex1.slip('forgetting the first place')
-def answers(size, kernel, stride, padding, dilation): return (size + 2*padding - dilation*(kernel - 1) - 1)//stride
+def answers(size, kernel, stride, padding, dilation):
+    return (size + 2*padding - dilation*(kernel - 1) - 1)//stride
 
-ex1.hint('First: over how many pixels does the kernel reach? Three numbers with a gap of one pixel between them reach over 5.',
-         'The first answer is at the rim. How many pixels are left then, and how many steps are they?', '`//` rounds down.')
+ex1.hint('First: over how many pixels does the kernel reach? Three numbers with a gap of one pixel '
+    'between them reach over 5.', 'The first answer is at the rim. How many pixels are left then, '
+    'and how many steps are they?', '`//` rounds down.')
 
 # %% ../../nbs/tasks/04_convolution.ipynb #495925d9
 ex1.case('one pixel', 1, 1, 1, 0, 1, want=1)
@@ -63,7 +68,8 @@ ex1.case('the stem of GoogLeNet', 224, 7, 2, 3, 1, want=112)
 @ex1.more
 def _(rng):
     for _ in range(12):
-        n, k, s, p, d = (int(rng.integers(lo, hi)) for lo, hi in ((9, 40), (1, 4), (1, 5), (0, 4), (1, 4)))
+        n, k, s, p, d = (int(rng.integers(lo, hi))
+            for lo, hi in ((9, 40), (1, 4), (1, 5), (0, 4), (1, 4)))
         places = [i for i in range(-p, n + p) if (i + p) % s == 0 and i + d*(k - 1) < n + p]
         yield 'counted place by place', (n, k, s, p, d), len(places)
 
@@ -88,27 +94,33 @@ def cost(in_channels, out_channels, kernel, out_size, groups):
 
 # %% ../../nbs/tasks/04_convolution.ipynb #1e54d30d
 @ex2.slip('leaving out the groups')
-def cost(in_channels, out_channels, kernel, out_size, groups): return ex2.answer(in_channels, out_channels, kernel, out_size, 1)
+def cost(in_channels, out_channels, kernel, out_size, groups):
+    return ex2.answer(in_channels, out_channels, kernel, out_size, 1)
 
 @ex2.slip('dividing the input and the output channels by the groups')
-def cost(in_channels, out_channels, kernel, out_size, groups): return ex2.answer(in_channels, out_channels, kernel, out_size, groups**2)
+def cost(in_channels, out_channels, kernel, out_size, groups):
+    return ex2.answer(in_channels, out_channels, kernel, out_size, groups**2)
 
 @ex2.slip('one kernel for all input channels')
-def cost(in_channels, out_channels, kernel, out_size, groups): return ex2.answer(1, out_channels, kernel, out_size, 1)
+def cost(in_channels, out_channels, kernel, out_size, groups):
+    return ex2.answer(1, out_channels, kernel, out_size, 1)
 
 @ex2.slip('a kernel that is square')
-def cost(in_channels, out_channels, kernel, out_size, groups): return ex2.answer(in_channels, out_channels, (kernel[0], kernel[0]), out_size, groups)
+def cost(in_channels, out_channels, kernel, out_size, groups):
+    return ex2.answer(in_channels, out_channels, (kernel[0], kernel[0]), out_size, groups)
 
 @ex2.slip('an output that is square')
-def cost(in_channels, out_channels, kernel, out_size, groups): return ex2.answer(in_channels, out_channels, kernel, (out_size[0], out_size[0]), groups)
+def cost(in_channels, out_channels, kernel, out_size, groups):
+    return ex2.answer(in_channels, out_channels, kernel, (out_size[0], out_size[0]), groups)
 
 @ex2.slip('adding a bias')
 def cost(in_channels, out_channels, kernel, out_size, groups):
     weights, macs = ex2.answer(in_channels, out_channels, kernel, out_size, groups)
     return weights + out_channels, macs
 
-ex2.hint('Each output channel has one kernel for each input channel of its group.', 'With g groups, how many input channels are there in one group?',
-         'Every weight is used once for each pixel of the output.')
+ex2.hint('Each output channel has one kernel for each input channel of its group.',
+    'With g groups, how many input channels are there in one group?', 'Every weight is used once '
+    'for each pixel of the output.')
 
 # %% ../../nbs/tasks/04_convolution.ipynb #2c1e0625
 ex2.case('one of everything', 1, 1, (1, 1), (1, 1), 1, want=(1, 1))
@@ -122,8 +134,10 @@ ex2.case('5×5 in GoogLeNet', 192, 32, (5, 5), (28, 28), 1, want=(153600, 120422
 def _(rng):
     for _ in range(8):
         g, i, o, h, w, y, x = (int(v) for v in rng.integers(1, 5, 7))
-        weights = sum(1 for a in range(g*i) for b in range(g*o) for _ in range(h*w) if a//i == b//o)  # joined only within a group
-        yield 'counted one by one', (g*i, g*o, (h, w), (y, x), g), (weights, sum(weights for _ in range(y*x)))
+        # joined only within a group
+        weights = sum(1 for a in range(g*i) for b in range(g*o) for _ in range(h*w) if a//i == b//o)
+        yield 'counted one by one', (g*i, g*o, (h, w), (y, x), g), (weights,
+            sum(weights for _ in range(y*x)))
 
 # %% ../../nbs/tasks/04_convolution.ipynb #fa0401b4
 ex3 = Exercise('04.3', 'Convolution as a matrix', """
@@ -163,8 +177,9 @@ def matrix_of(kernel, n):
 @ex3.slip('the kernel at the same place in every row')
 def matrix_of(kernel, n): return F.pad(kernel, (0, n - len(kernel))).repeat(n - len(kernel) + 1, 1)
 
-ex3.hint('One row for each answer, one column for each pixel.', 'How often does a kernel of k numbers fit into n pixels?',
-         'Row i holds the kernel from column i on: `m[i,i:i+k] = kernel`. PyTorch does not turn the kernel around.')
+ex3.hint('One row for each answer, one column for each pixel.', 'How often does a kernel of k '
+    'numbers fit into n pixels?', 'Row i holds the kernel from column i on: `m[i,i:i+k] = kernel`. '
+    'PyTorch does not turn the kernel around.')
 
 # %% ../../nbs/tasks/04_convolution.ipynb #2e5c949e
 ex3.case('one pixel', tensor([3.]), 1, want=tensor([[3.]]))
@@ -176,7 +191,8 @@ ex3.case('four pixels', tensor([1., 0, -1]), 4, want=tensor([[1., 0, -1, 0], [0,
 def _(rng):
     for k, n in ((1, 4), (2, 7), (3, 5), (4, 9)):
         kernel = torch.from_numpy(rng.normal(size=k)).float()
-        want = [[float(kernel[j-i]) if 0 <= j - i < k else 0. for j in range(n)] for i in range(n - k + 1)]
+        want = [[float(kernel[j-i]) if 0 <= j - i < k else 0. for j in range(n)]
+            for i in range(n - k + 1)]
         yield 'number by number', (kernel, n), tensor(want)
 
 # %% ../../nbs/tasks/04_convolution.ipynb #f95eb3c5
@@ -199,38 +215,50 @@ def answer_map(weight, bias, size, x):
 
 # %% ../../nbs/tasks/04_convolution.ipynb #b966d781
 @ex4.slip('putting the channels last')
-def answer_map(weight, bias, size, x): return F.conv2d(x[None], weight.view(len(weight), *size, len(x)).permute(0, 3, 1, 2), bias)[0]
+def answer_map(weight, bias, size, x):
+    return F.conv2d(x[None], weight.view(len(weight), *size, len(x)).permute(0, 3, 1, 2), bias)[0]
 
 @ex4.slip('exchanging height and width')
-def answer_map(weight, bias, size, x): return F.conv2d(x[None], weight.view(len(weight), len(x), *size[::-1]).transpose(2, 3), bias)[0]
+def answer_map(weight, bias, size, x):
+    return F.conv2d(x[None], weight.view(len(weight), len(x), *size[::-1]).transpose(2, 3), bias)[0]
 
 @ex4.slip('forgetting the bias')
 def answer_map(weight, bias, size, x): return ex4.answer(weight, bias*0, size, x)
 
 @ex4.slip('answering for the first place only')
-def answer_map(weight, bias, size, x): return F.linear(x[:,:size[0],:size[1]].flatten(), weight, bias)[:,None,None]
+def answer_map(weight, bias, size, x):
+    return F.linear(x[:,:size[0],:size[1]].flatten(), weight, bias)[:,None,None]
 
 @ex4.slip('padding to keep the size')
-def answer_map(weight, bias, size, x): return F.conv2d(x[None], weight.view(len(weight), len(x), *size), bias, padding=(size[0]//2, size[1]//2))[0]
+def answer_map(weight, bias, size, x):
+    return F.conv2d(x[None], weight.view(len(weight), len(x), *size), bias,
+        padding=(size[0]//2, size[1]//2))[0]
 
-ex4.hint('`flatten` on [C,h,w] takes channel by channel, and each row by row. The kernel must be read in the same order.',
-         'A kernel for `F.conv2d` is [O,C,h,w]: one `view` is enough.', '`F.conv2d` wants a batch, `x[None]`, and no padding here. (`import torch.nn.functional as F`)')
+ex4.hint('`flatten` on [C,h,w] takes channel by channel, and each row by row. The kernel must be '
+    'read in the same order.', 'A kernel for `F.conv2d` is [O,C,h,w]: one `view` is enough.',
+    '`F.conv2d` wants a batch, `x[None]`, and no padding here. (`import torch.nn.functional as F`)')
 
 # %% ../../nbs/tasks/04_convolution.ipynb #59179fd9
 def _weights(*rows): return tensor(rows, dtype=torch.float32)
 
 ex4.case('one pixel', _weights([2]), tensor([1.]), (1, 1), tensor([[[3.]]]), want=tensor([[[7.]]]))
-ex4.case('two channels of one pixel', _weights([1, 10]), tensor([0.]), (1, 1), tensor([[[1.]], [[2.]]]), want=tensor([[[21.]]]))
-ex4.case('a lying map', _weights([1, 10]), tensor([0.]), (1, 2), tensor([[[1., 2, 3]]]), want=tensor([[[21., 32]]]))
-ex4.case('two channels of two pixels', _weights([1, 10, 100, 1000]), tensor([0.]), (1, 2), tensor([[[1., 2]], [[3, 4]]]), want=tensor([[[4321.]]]))
-ex4.case('two rows', _weights([1, 10, 100, 1000]), tensor([5.]), (2, 2), tensor([[[1., 2], [3, 4]]]), want=tensor([[[4326.]]]))
+ex4.case('two channels of one pixel', _weights([1, 10]), tensor([0.]), (1, 1),
+    tensor([[[1.]], [[2.]]]), want=tensor([[[21.]]]))
+ex4.case('a lying map', _weights([1, 10]), tensor([0.]), (1, 2), tensor([[[1., 2, 3]]]),
+    want=tensor([[[21., 32]]]))
+ex4.case('two channels of two pixels', _weights([1, 10, 100, 1000]), tensor([0.]), (1, 2),
+    tensor([[[1., 2]], [[3, 4]]]), want=tensor([[[4321.]]]))
+ex4.case('two rows', _weights([1, 10, 100, 1000]), tensor([5.]), (2, 2),
+    tensor([[[1., 2], [3, 4]]]), want=tensor([[[4326.]]]))
 
 @ex4.more
 def _(rng):
     for O, C, h, w, H, W in ((2, 3, 2, 3, 4, 5), (3, 2, 3, 1, 3, 4)):
-        weight, bias, x = (torch.from_numpy(rng.normal(size=s)).float() for s in ((O, C*h*w), O, (C, H, W)))
+        weight, bias, x = (torch.from_numpy(rng.normal(size=s)).float()
+            for s in ((O, C*h*w), O, (C, H, W)))
         want = torch.zeros(O, H - h + 1, W - w + 1)
-        for i, j in np.ndindex(*want.shape[1:]): want[:,i,j] = weight @ x[:,i:i+h,j:j+w].flatten() + bias
+        for i, j in np.ndindex(*want.shape[1:]):
+            want[:,i,j] = weight @ x[:,i:i+h,j:j+w].flatten() + bias
         yield 'crop by crop', (weight, bias, (h, w), x), want
 
 # %% ../../nbs/tasks/04_convolution.ipynb #5d7f5254
@@ -268,15 +296,17 @@ def smoothed(mask, K, eps): return F.one_hot(mask, K)*(1 - eps) + eps/K
 @ex5.slip('no smoothing')
 def smoothed(mask, K, eps): return F.one_hot(mask, K).permute(2, 0, 1).float()
 
-ex5.hint('`F.one_hot(mask, K)` gives [H,W,K]; `permute` brings the classes to the front. (`import torch.nn.functional as F`)',
-         'The true class keeps 1 - eps, and then everyone gets eps/K.', 'With four classes and eps 0.1 the true class has 0.925.')
+ex5.hint('`F.one_hot(mask, K)` gives [H,W,K]; `permute` brings the classes to the front. (`import '
+    'torch.nn.functional as F`)', 'The true class keeps 1 - eps, and then everyone gets eps/K.',
+    'With four classes and eps 0.1 the true class has 0.925.')
 
 # %% ../../nbs/tasks/04_convolution.ipynb #05e5fbd0
 ex5.case('one pixel, two classes', tensor([[0]]), 2, .2, want=tensor([[[.9]], [[.1]]]))
 ex5.case('no smoothing', tensor([[1]]), 2, 0., want=tensor([[[0.]], [[1.]]]))
 ex5.case('all is spread', tensor([[1]]), 4, 1., want=torch.full((4, 1, 1), .25))
 ex5.case('only one class', tensor([[0]]), 1, .5, want=tensor([[[1.]]]))
-ex5.case('two pixels', tensor([[3, 0]]), 4, .1, want=tensor([[[.025, .925]], [[.025, .025]], [[.025, .025]], [[.925, .025]]]))
+ex5.case('two pixels', tensor([[3, 0]]), 4, .1,
+    want=tensor([[[.025, .925]], [[.025, .025]], [[.025, .025]], [[.925, .025]]]))
 
 @ex5.more
 def _(rng):

@@ -17,13 +17,15 @@ CHAPTER = dict(title='Receptive field', notebook='05_receptive_field.ipynb')
 # %% ../../nbs/tasks/05_receptive_field.ipynb #7d16b7f8
 ex1 = Exercise('05.1', 'By hand', """
 A network begins with a 7×7 convolution of stride 2, goes on with a 3×3 max pooling of stride 2, and ends with two 3×3 convolutions of stride 1. Give a tuple of four numbers: the height of the box that one unit sees, after each of the four layers.""")
-ex1.value('heights', (7, 11, 19, 27), because='7; then 7 + 2·2; then the jump is 4: 11 + 2·4, and 19 + 2·4')
+ex1.value('heights', (7, 11, 19, 27), because='7; then 7 + 2·2; then the jump is 4: 11 + 2·4, and '
+    '19 + 2·4')
 ex1.slip('forgetting the strides')((7, 9, 11, 13))
 ex1.slip('letting the stride of a layer count for its own kernel')((13, 21, 29, 37))
 ex1.slip('adding whole kernels')((7, 13, 25, 37))
 ex1.slip('leaving out the pooling')((7, 7, 11, 15))
 ex1.hint('Carry two numbers along: the size, beginning with 1, and the jump, beginning with 1.',
-         'A kernel of 3 adds two units. How many pixels are these apart, here?', 'The stride of a layer widens the jump of the layers after it.')
+    'A kernel of 3 adds two units. How many pixels are these apart, here?',
+    'The stride of a layer widens the jump of the layers after it.')
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #ceefe460
 ex2 = Exercise('05.2', 'Size and jump of a chain', """
@@ -71,8 +73,9 @@ def field(layers):
         jump += stride - 1
     return size,jump
 
-ex2.hint('Before any layer a unit is a pixel: size 1, jump 1.', 'A kernel of $k$ with dilation $d$ reaches $(k-1)\\\\,d$ units further, each of them a jump apart.',
-         'Only when the size is done, multiply the jump by the stride.')
+ex2.hint('Before any layer a unit is a pixel: size 1, jump 1.', 'A kernel of $k$ with dilation $d$ '
+    'reaches $(k-1)\\\\,d$ units further, each of them a jump apart.',
+    'Only when the size is done, multiply the jump by the stride.')
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #2f938b82
 ex2.case('no layer', [], want=(1, 1))
@@ -85,8 +88,11 @@ ex2.case('two poolings by 3', [(3, 3, 1), (3, 3, 1)], want=(9, 9))
 @ex2.more
 def _(rng):
     for _ in range(8):
-        layers = [tuple(int(rng.integers(1, n)) for n in (5, 4, 4)) for _ in range(int(rng.integers(1, 5)))]
-        def seen(u, ls): return {u} if not ls else {p for i in range(ls[-1][0]) for p in seen(u*ls[-1][1] + i*ls[-1][2], ls[:-1])}
+        layers = [tuple(int(rng.integers(1, n)) for n in (5, 4, 4))
+            for _ in range(int(rng.integers(1, 5)))]
+        def seen(u, ls):
+            return {u} if not ls else {p for i in range(ls[-1][0])
+                for p in seen(u*ls[-1][1] + i*ls[-1][2], ls[:-1])}
         a,b = seen(0, layers),seen(1, layers)
         yield 'a chain, counted unit by unit', (layers,), (max(a) - min(a) + 1, min(b) - min(a))
 
@@ -129,8 +135,9 @@ def seen_by(unit, layers):
     a,b = ex3.answer(unit, layers)
     return a,b + 1
 
-ex3.hint('Unit $u$ of a layer reads the units $u s - p$, $u s - p + d$, and so on, of the map before it.', 'The first one of the first, and the last one of the last: only two numbers travel back.',
-         '`reversed(layers)` goes through a list from its end.')
+ex3.hint('Unit $u$ of a layer reads the units $u s - p$, $u s - p + d$, and so on, of the map '
+    'before it.', 'The first one of the first, and the last one of the last: only two numbers '
+    'travel back.', '`reversed(layers)` goes through a list from its end.')
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #c0d255ad
 ex3.case('no layer', 3, [], want=(3, 3))
@@ -142,7 +149,8 @@ ex3.case('pooled, then a padded kernel', 1, [(2, 2, 0, 1), (3, 1, 1, 1)], want=(
 @ex3.more
 def _(rng):
     for _ in range(8):
-        layers = [tuple(int(rng.integers(lo, hi)) for lo,hi in ((1, 5), (1, 4), (0, 3), (1, 4))) for _ in range(int(rng.integers(1, 4)))]
+        layers = [tuple(int(rng.integers(lo, hi)) for lo,hi in ((1, 5), (1, 4), (0, 3), (1, 4)))
+            for _ in range(int(rng.integers(1, 4)))]
         unit,units = int(rng.integers(0, 6)),None
         units = {unit}
         for k,s,p,d in layers[::-1]: units = {u*s - p + i*d for u in units for i in range(k)}
@@ -179,10 +187,14 @@ def reached(f, n, unit):
     return found
 
 @ex4.slip('looking at all units instead of one')
-def reached(f, n, unit): return [i for i in range(n) if f(torch.where(torch.arange(n) == i, torch.nan, 1.)).isnan().any()]
+def reached(f, n, unit):
+    return [i for i in range(n) if f(torch.where(torch.arange(n) == i, torch.nan,
+                1.)).isnan().any()]
 
 @ex4.slip('comparing with NaN by ==')
-def reached(f, n, unit): return [i for i in range(n) if f(torch.where(torch.arange(n) == i, torch.nan, 1.))[unit] == torch.nan]
+def reached(f, n, unit):
+    return [i for i in range(n) if f(torch.where(torch.arange(n) == i, torch.nan, 1.))[unit]
+        == torch.nan]
 
 @ex4.slip('filling up from the first to the last')
 def reached(f, n, unit):
@@ -190,16 +202,22 @@ def reached(f, n, unit):
     return list(range(r[0], r[-1] + 1)) if r else r
 
 @ex4.slip('using a large number as poison')
-def reached(f, n, unit): return [i for i in range(n) if f(torch.where(torch.arange(n) == i, 1e9, 1.))[unit] > 1e6]
+def reached(f, n, unit):
+    return [i for i in range(n) if f(torch.where(torch.arange(n) == i, 1e9, 1.))[unit] > 1e6]
 
-ex4.hint('A fresh row of ones for each pixel: `torch.ones(n)`, then one of them NaN.', 'NaN is not equal to anything, not even to itself: `.isnan()` finds it.', 'Look at `f(x)[unit]` only.')
+ex4.hint('A fresh row of ones for each pixel: `torch.ones(n)`, then one of them NaN.',
+    'NaN is not equal to anything, not even to itself: `.isnan()` finds it.',
+    'Look at `f(x)[unit]` only.')
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #d33d33f3
-def _conv(k, s=1, p=0, d=1, w=1.): return lambda x: F.conv1d(x[None,None], torch.full((1, 1, k), w), stride=s, padding=p, dilation=d)[0,0]
+def _conv(k, s=1, p=0, d=1, w=1.):
+    return lambda x: F.conv1d(x[None,None], torch.full((1, 1, k), w), stride=s, padding=p,
+        dilation=d)[0,0]
 def _up(k, s): return lambda x: F.conv_transpose1d(x[None,None], torch.ones(1, 1, k), stride=s)[0,0]
 
 ex4.case('each pixel for itself', torch.relu, 2, 1, want=[1])
-ex4.case('nothing is read', lambda x: x[:1]*torch.ones(1) if len(x) == 1 else torch.zeros(3), 2, 1, want=[])
+ex4.case('nothing is read', lambda x: x[:1]*torch.ones(1) if len(x) == 1 else torch.zeros(3), 2, 1,
+    want=[])
 ex4.case('a kernel of 2', _conv(2), 4, 1, want=[1, 2])
 ex4.case('a kernel with a gap', _conv(2, d=2), 4, 0, want=[0, 2])
 ex4.case('a negative weight', _conv(2, w=-1.), 4, 0, want=[0, 1])
@@ -209,4 +227,5 @@ ex4.case('a transposed convolution', _up(3, 2), 3, 2, want=[0, 1])
 def _(rng):
     for k,s,p,d,n in ((3, 2, 1, 1, 9), (2, 1, 0, 3, 8), (3, 1, 2, 2, 7)):
         u = int(rng.integers(0, 3))
-        yield 'a convolution', (_conv(k, s, p, d), n, u), [i for i in range(n) if (i - u*s + p) % d == 0 and 0 <= (i - u*s + p)//d < k]
+        yield 'a convolution', (_conv(k, s, p, d), n,
+            u), [i for i in range(n) if (i - u*s + p) % d == 0 and 0 <= (i - u*s + p)//d < k]

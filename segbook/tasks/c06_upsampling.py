@@ -29,18 +29,23 @@ def grown(
     ...
 
 @ex1.solution
-def grown(n, kernel, stride, padding, output_padding): return (n - 1)*stride - 2*padding + kernel + output_padding
+def grown(n, kernel, stride, padding, output_padding):
+    return (n - 1)*stride - 2*padding + kernel + output_padding
 
 @ex1.slip('adding the padding')
-def grown(n, kernel, stride, padding, output_padding): return (n - 1)*stride + 2*padding + kernel + output_padding
+def grown(n, kernel, stride, padding, output_padding):
+    return (n - 1)*stride + 2*padding + kernel + output_padding
 
 @ex1.slip('counting n steps between n stamps')
-def grown(n, kernel, stride, padding, output_padding): return n*stride - 2*padding + kernel + output_padding
+def grown(n, kernel, stride, padding, output_padding):
+    return n*stride - 2*padding + kernel + output_padding
 
 @ex1.slip('taking the formula of the convolution')
-def grown(n, kernel, stride, padding, output_padding): return (n + 2*padding - kernel)//stride + 1 + output_padding
+def grown(n, kernel, stride, padding, output_padding):
+    return (n + 2*padding - kernel)//stride + 1 + output_padding
 
-ex1.hint('One value alone gives one stamp: `kernel` pixels. Each further one begins `stride` pixels later.', 'Padding cuts off at both ends, output padding adds at one.')
+ex1.hint('One value alone gives one stamp: `kernel` pixels. Each further one begins `stride` '
+    'pixels later.', 'Padding cuts off at both ends, output padding adds at one.')
 
 # %% ../../nbs/tasks/06_upsampling.ipynb #b6eadf7b
 ex1.case('one value', 1, 3, 2, 0, 0, want=3)
@@ -51,7 +56,8 @@ ex1.case('output padding', 4, 3, 2, 1, 1, want=8)
 @ex1.more
 def _(rng):
     for n,k,s,p,o in ((5, 4, 2, 1, 0), (7, 5, 3, 2, 2), (3, 7, 4, 1, 1)):
-        x = torch.nn.functional.conv_transpose1d(torch.ones(1, 1, n), torch.ones(1, 1, k), stride=s, padding=p, output_padding=o)
+        x = torch.nn.functional.conv_transpose1d(torch.ones(1, 1, n), torch.ones(1, 1, k), stride=s,
+            padding=p, output_padding=o)
         yield 'against the layer', (n, k, s, p, o), x.shape[-1]
 
 # %% ../../nbs/tasks/06_upsampling.ipynb #45296b8c
@@ -83,7 +89,8 @@ def stamp(x, kernel, stride):
 @ex2.slip('turning the kernel round')
 def stamp(x, kernel, stride): return ex2.answer(x, kernel.flip(0), stride)
 
-ex2.hint('Begin with zeros of the full length.', 'Value i is added to the pixels from `i*stride` on: `+=`, since stamps may overlap.')
+ex2.hint('Begin with zeros of the full length.', 'Value i is added to the pixels from `i*stride` '
+    'on: `+=`, since stamps may overlap.')
 
 # %% ../../nbs/tasks/06_upsampling.ipynb #ee6b7851
 ex2.case('one value', tensor([2.]), tensor([1., 3]), 2, want=tensor([2., 6]))
@@ -94,7 +101,8 @@ ex2.case('overlap', tensor([1., 1]), tensor([1., 1, 1]), 2, want=tensor([1., 1, 
 def _(rng):
     for n,k,s in ((5, 3, 1), (4, 5, 3), (3, 2, 3)):
         x,w = rng.normal(size=n),rng.normal(size=k)
-        want = [sum(x[i]*w[o - i*s] for i in range(n) if 0 <= o - i*s < k) for o in range((n - 1)*s + k)]
+        want = [sum(x[i]*w[o - i*s] for i in range(n) if 0 <= o - i*s < k)
+            for o in range((n - 1)*s + k)]
         yield 'an odd size', (tensor(x).float(), tensor(w).float(), s), tensor(want).float()
 
 # %% ../../nbs/tasks/06_upsampling.ipynb #c85949c1
@@ -125,14 +133,18 @@ def unpool(y, indices, size):
     return out
 
 @ex3.slip('forgetting the odd row and column')
-def unpool(y, indices, size): return ex3.answer(y, indices, (size[0]//2*2, size[1]//2*2)) if indices.max() < (size[0]//2*2)*(size[1]//2*2) else y
+def unpool(y, indices, size):
+    return ex3.answer(y, indices, (size[0]//2*2,
+            size[1]//2*2)) if indices.max() < (size[0]//2*2)*(size[1]//2*2) else y
 
 ex3.hint('A flat tensor of H·W zeros can be indexed with the switches.', 'At the end `view(H, W)`.')
 
 # %% ../../nbs/tasks/06_upsampling.ipynb #cde9606e
 ex3.case('one value', tensor([[5.]]), tensor([[1]]), (2, 2), want=tensor([[0., 5], [0, 0]]))
-ex3.case('two values', tensor([[5., 7]]), tensor([[1, 7]]), (2, 4), want=tensor([[0., 5, 0, 0], [0, 0, 0, 7]]))
-ex3.case('an odd width', tensor([[6.]]), tensor([[3]]), (2, 3), want=tensor([[0., 0, 0], [6, 0, 0]]))
+ex3.case('two values', tensor([[5., 7]]), tensor([[1, 7]]), (2, 4),
+    want=tensor([[0., 5, 0, 0], [0, 0, 0, 7]]))
+ex3.case('an odd width', tensor([[6.]]), tensor([[3]]), (2, 3),
+    want=tensor([[0., 0, 0], [6, 0, 0]]))
 
 @ex3.more
 def _(rng):

@@ -17,13 +17,15 @@ CHAPTER = dict(title='Skip connections', notebook='07_skip_connections.ipynb')
 # %% ../../nbs/tasks/07_skip_connections.ipynb #13db69e2
 ex1 = Exercise('07.1', 'Sizes of an unpadded U', """
 A small U-Net without padding: at each level two 3×3 convolutions, 2×2 pooling between the levels, two levels and the bottom; on the way up doubling, crop and concatenate, two 3×3 convolutions. The image has 60 by 60 pixels. Give three numbers: the side of the answer, and how many pixels are cut at *each side* of the encoder's map at level 0 and at level 1.""")
-ex1.value('sizes', (20, 16, 4), because='60, 56 | 28, 24 | 12, 8 at the bottom; 16 against 24 cuts 4, then 12; 24 against 56 cuts 16, then 20')
+ex1.value('sizes', (20, 16, 4), because='60, 56 | 28, 24 | 12, 8 at the bottom; 16 against 24 cuts '
+    '4, then 12; 24 against 56 cuts 16, then 20')
 ex1.slip('counting with padding')((60, 0, 0))
 ex1.slip('giving both sides together')((20, 32, 8))
 ex1.slip('exchanging the levels')((20, 4, 16))
 ex1.slip('leaving out the convolutions of the bottom')((36, 8, 0))
-ex1.hint('Two unpadded 3×3 convolutions take off 4 pixels: 60 becomes 56, and pooling makes 28 of it.',
-         'Go down to the bottom, note the map before each pooling, and go up again: times 2, crop, minus 4.', 'What is cut at each side is half the difference.')
+ex1.hint('Two unpadded 3×3 convolutions take off 4 pixels: 60 becomes 56, and pooling makes 28 of '
+    'it.', 'Go down to the bottom, note the map before each pooling, and go up again: times 2, '
+    'crop, minus 4.', 'What is cut at each side is half the difference.')
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #6ca13e9b
 ex2 = Exercise('07.2', 'The middle of a map', """
@@ -59,19 +61,24 @@ def crop(x, size):
 @ex2.slip('resizing instead of cropping')
 def crop(x, size): return F.interpolate(x[None], size=size)[0]
 
-ex2.hint('How many rows are too many? Half of them, rounded down, go at the top.', '`//` divides and rounds down.', 'Count from the top: `x[:, top:top + h]`. A slice to `-0` is empty.')
+ex2.hint('How many rows are too many? Half of them, rounded down, go at the top.',
+    '`//` divides and rounds down.', 'Count from the top: `x[:, top:top + h]`. A slice to `-0` is '
+    'empty.')
 def _map(*rows): return tensor(rows, dtype=torch.float32)[None]
 ex2.case('nothing to cut', _map([1, 2]), (1, 2), want=_map([1, 2]))
 ex2.case('three columns to one', _map([1, 2, 3]), (1, 1), want=_map([2]))
 ex2.case('three columns to two', _map([1, 2, 3]), (1, 2), want=_map([1, 2]))
-ex2.case('rows and columns', _map([1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]), (2, 1), want=_map([5], [8]))
+ex2.case('rows and columns', _map([1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]), (2, 1),
+    want=_map([5], [8]))
 
 @ex2.more
 def _(rng):
     for C, H, W, h, w in ((2, 7, 5, 4, 5), (3, 6, 9, 3, 2)):
         full = rng.normal(size=(C, H, W))
-        top, left = sum(d % 2 for d in range(H - h)), sum(d % 2 for d in range(W - w))  # in turn one below, one above
-        want = [[[full[c, i + top, j + left] for j in range(w)] for i in range(h)] for c in range(C)]
+        # in turn one below, one above
+        top, left = sum(d % 2 for d in range(H - h)), sum(d % 2 for d in range(W - w))
+        want = [[[full[c, i + top, j + left] for j in range(w)] for i in range(h)]
+            for c in range(C)]
         yield 'an odd size', (torch.from_numpy(full).float(), (h, w)), tensor(want).float()
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #6184df6b
@@ -114,10 +121,12 @@ def unpool(x, index, size):
     out[index.flatten()] = 1
     return out.view(*size)
 
-ex3.hint('Begin with a flat map of zeros, `torch.zeros(H*W)`: the index counts its places.', '`out[index.flatten()] = x.flatten()` writes all values at once.', 'At the end `view(H, W)`.')
+ex3.hint('Begin with a flat map of zeros, `torch.zeros(H*W)`: the index counts its places.',
+    '`out[index.flatten()] = x.flatten()` writes all values at once.', 'At the end `view(H, W)`.')
 ex3.case('one block', tensor([[7.]]), tensor([[1]]), (2, 2), want=tensor([[0., 7], [0, 0]]))
 ex3.case('the lower left', tensor([[-7.]]), tensor([[2]]), (2, 2), want=tensor([[0., 0], [-7, 0]]))
-ex3.case('two blocks', tensor([[3., 4]]), tensor([[5, 2]]), (2, 4), want=tensor([[0., 0, 4, 0], [0, 3, 0, 0]]))
+ex3.case('two blocks', tensor([[3., 4]]), tensor([[5, 2]]), (2, 4),
+    want=tensor([[0., 0, 4, 0], [0, 3, 0, 0]]))
 
 @ex3.more
 def _(rng):
@@ -126,7 +135,8 @@ def _(rng):
         at, want = torch.zeros(H//2, W//2).long(), torch.zeros(H, W)
         for i in range(H//2):
             for j in range(W//2):
-                r, c = max(((2*i + a, 2*j + b) for a in (0, 1) for b in (0, 1)), key=lambda p: big[p])
+                r, c = max(((2*i + a, 2*j + b) for a in (0, 1) for b in (0, 1)),
+                    key=lambda p: big[p])
                 at[i, j], want[r, c] = r*W + c, float(x[i, j])
         yield 'an odd size', (torch.from_numpy(x).float(), at, (H, W)), want
 
@@ -148,10 +158,12 @@ def pad_to_fit(x, depth):
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #2fd8cfdf
 @ex4.slip('padding even what fits')
-def pad_to_fit(x, depth): return F.pad(x, (0, 2**depth - x.shape[2] % 2**depth, 0, 2**depth - x.shape[1] % 2**depth))
+def pad_to_fit(x, depth):
+    return F.pad(x, (0, 2**depth - x.shape[2] % 2**depth, 0, 2**depth - x.shape[1] % 2**depth))
 
 @ex4.slip('taking 2 times the depth for 2 to the power of the depth')
-def pad_to_fit(x, depth): return F.pad(x, (0, -x.shape[2] % max(1, 2*depth), 0, -x.shape[1] % max(1, 2*depth)))
+def pad_to_fit(x, depth):
+    return F.pad(x, (0, -x.shape[2] % max(1, 2*depth), 0, -x.shape[1] % max(1, 2*depth)))
 
 @ex4.slip('padding at the top and left')
 def pad_to_fit(x, depth): return F.pad(x, (-x.shape[2] % 2**depth, 0, -x.shape[1] % 2**depth, 0))
@@ -159,7 +171,9 @@ def pad_to_fit(x, depth): return F.pad(x, (-x.shape[2] % 2**depth, 0, -x.shape[1
 @ex4.slip('exchanging rows and columns')
 def pad_to_fit(x, depth): return F.pad(x, (0, -x.shape[1] % 2**depth, 0, -x.shape[2] % 2**depth))
 
-ex4.hint('Both sides must be multiples of `2**depth`.', '`-n % m` is what n lacks to the next multiple of m; 0 if it is one.', '`F.pad(x, (left, right, top, bottom))`: the last dimension, the columns, comes first.')
+ex4.hint('Both sides must be multiples of `2**depth`.', '`-n % m` is what n lacks to the next '
+    'multiple of m; 0 if it is one.', '`F.pad(x, (left, right, top, bottom))`: the last dimension, '
+    'the columns, comes first.')
 ex4.case('it fits', _map([1, 2], [3, 4]), 1, want=_map([1, 2], [3, 4]))
 ex4.case('one column lacks', _map([1], [2]), 1, want=_map([1, 0], [2, 0]))
 ex4.case('one pixel, halved twice', _map([5]), 2, want=_map([5, 0, 0, 0], [0]*4, [0]*4, [0]*4))
@@ -171,5 +185,6 @@ def _(rng):
         x, (h, w) = rng.normal(size=(C, H, W)), (H, W)
         while any((h/2**k) % 1 for k in range(d + 1)): h += 1
         while any((w/2**k) % 1 for k in range(d + 1)): w += 1
-        want = [[[x[c, i, j] if i < H and j < W else 0. for j in range(w)] for i in range(h)] for c in range(C)]
+        want = [[[x[c, i, j] if i < H and j < W else 0. for j in range(w)] for i in range(h)]
+            for c in range(C)]
         yield 'an odd size', (torch.from_numpy(x).float(), d), tensor(want).float()

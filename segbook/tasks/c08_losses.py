@@ -26,7 +26,8 @@ Two classes have the weights 1 and 3, and Void is ignored. Three pixels:
 | c | Void | 7/8 | 1/8 |
 
 What is the weighted cross entropy of the three? Three digits after the point are enough. (`log` of this notebook is the natural logarithm.)""", tol=1e-3)
-ex1.value('weighted_loss', round(7/4*math.log(2), 4), because='pixel a costs log 2, pixel b 3 times log 4 = 2 log 2: 7 log 2 together; the weights 1 + 3 = 4')
+ex1.value('weighted_loss', round(7/4*math.log(2), 4), because='pixel a costs log 2, pixel b 3 '
+    'times log 4 = 2 log 2: 7 log 2 together; the weights 1 + 3 = 4')
 ex1.slip('dividing by the number of pixels')(7/2*math.log(2))
 ex1.slip('dividing by the number of all pixels, Void included')(7/3*math.log(2))
 ex1.slip('leaving out the weights')(3/2*math.log(2))
@@ -34,8 +35,9 @@ ex1.slip('giving pixel c the class 0')((7*math.log(2) + math.log(8/7))/5)
 ex1.slip('giving pixel c the class 1')((7*math.log(2) + 3*math.log(8))/7)
 ex1.slip('taking the most probable class for the true one')((math.log(2) + 3*math.log(4/3))/4)
 ex1.slip('taking the logarithm to base 2')(7/4)
-ex1.hint('Pixel c takes no part, neither above nor below the line.', 'Pixel a costs -log(1/2). Pixel b costs -log(1/4), and weighs three times as much.',
-         'The sum of the weighted costs is divided by the sum of the weights, 1 + 3.')
+ex1.hint('Pixel c takes no part, neither above nor below the line.', 'Pixel a costs -log(1/2). '
+    'Pixel b costs -log(1/4), and weighs three times as much.', 'The sum of the weighted costs is '
+    'divided by the sum of the weights, 1 + 3.')
 
 # %% ../../nbs/tasks/08_losses.ipynb #8ec61e91
 ex2 = Exercise('08.2', 'Cross entropy, without Void', """
@@ -73,25 +75,31 @@ def cross_entropy(logits, targ, ignore_index):
     return F.cross_entropy(logits, targ.where(targ != ignore_index, 0))
 
 @ex2.slip('the mean of nothing')
-def cross_entropy(logits, targ, ignore_index): return F.cross_entropy(logits, targ, ignore_index=ignore_index)
+def cross_entropy(logits, targ, ignore_index):
+    return F.cross_entropy(logits, targ, ignore_index=ignore_index)
 
 @ex2.slip('a softmax over the wrong dimension')
 def cross_entropy(logits, targ, ignore_index):
     loss = F.nll_loss(logits.log_softmax(-1), targ, ignore_index=ignore_index)
     return loss.nan_to_num(0)
 
-ex2.hint('Two steps: log-probabilities [B,K,H,W] first, then for each pixel that of its true class.',
-         'The pixels that count, with the classes last: `logp.movedim(1, -1)[targ != ignore_index]` is [N,K].',
-         '`logp[torch.arange(N), ids]` takes one number from each row. An empty sum is 0; only the division needs care.')
+ex2.hint(
+    'Two steps: log-probabilities [B,K,H,W] first, then for each pixel that of its true class.',
+    'The pixels that count, with the classes last: `logp.movedim(1, -1)[targ != ignore_index]` is '
+    '[N,K].', '`logp[torch.arange(N), ids]` takes one number from each row. An empty sum is 0; '
+    'only the division needs care.')
 
 # %% ../../nbs/tasks/08_losses.ipynb #006f147a
-def _logits(*pixels): return tensor(pixels, dtype=torch.float32).T[None,:,None]  # the logits of each pixel -> [1,K,1,N]
+# the logits of each pixel -> [1,K,1,N]
+def _logits(*pixels): return tensor(pixels, dtype=torch.float32).T[None,:,None]
 
 ex2.case('one pixel', _logits([0, 0]), tensor([[[1]]]), 255, want=math.log(2))
 ex2.case('only Void', _logits([1, 0], [0, 3]), tensor([[[255, 255]]]), 255, want=0.)
 ex2.case('Void', _logits([0, 0], [9, 0]), tensor([[[0, 255]]]), 255, want=math.log(2))
-ex2.case('Void among the classes', _logits([0, 0, 0], [5, 0, 0]), tensor([[[1, 2]]]), 2, want=math.log(3))
-ex2.case('large logits, right', _logits([1000, 0], [0, 0]), tensor([[[0, 1]]]), 255, want=math.log(2)/2)
+ex2.case('Void among the classes', _logits([0, 0, 0], [5, 0, 0]), tensor([[[1, 2]]]), 2,
+    want=math.log(3))
+ex2.case('large logits, right', _logits([1000, 0], [0, 0]), tensor([[[0, 1]]]), 255,
+    want=math.log(2)/2)
 ex2.case('large logits, wrong', _logits([-1000, 0]), tensor([[[0]]]), 255, want=1000.)
 
 @ex2.more
@@ -99,8 +107,10 @@ def _(rng):
     for B,K,H,W,void in ((1, 3, 3, 2, 255), (2, 4, 3, 5, 3)):
         x,t = rng.normal(size=(B, K, H, W)),rng.integers(0, K, (B, H, W))
         if void >= K: t[0,0] = void
-        costs = [math.log(sum(map(math.exp, x[b,:,i,j]))) - x[b,t[b,i,j],i,j] for b in range(B) for i in range(H) for j in range(W) if t[b,i,j] != void]
-        yield 'an odd size', (torch.from_numpy(x).float(), torch.from_numpy(t), void), sum(costs)/len(costs)
+        costs = [math.log(sum(map(math.exp, x[b,:,i,j]))) - x[b,t[b,i,j],i,j] for b in range(B)
+            for i in range(H) for j in range(W) if t[b,i,j] != void]
+        yield 'an odd size', (torch.from_numpy(x).float(), torch.from_numpy(t),
+            void), sum(costs)/len(costs)
 
 # %% ../../nbs/tasks/08_losses.ipynb #5a47ed62
 ex3 = Exercise('08.3', 'The gradient of cross entropy', """
@@ -130,10 +140,12 @@ def gradient(logits, targ, ignore_index):
     return (logits.softmax(1) - truth)/targ.numel()
 
 @ex3.slip('not dividing by the number of pixels')
-def gradient(logits, targ, ignore_index): return ex3.answer(logits, targ, ignore_index)*max(1, (targ != ignore_index).sum())
+def gradient(logits, targ, ignore_index):
+    return ex3.answer(logits, targ, ignore_index)*max(1, (targ != ignore_index).sum())
 
 @ex3.slip('dividing by all pixels')
-def gradient(logits, targ, ignore_index): return ex3.answer(logits, targ, ignore_index)*max(1, (targ != ignore_index).sum())/targ.numel()
+def gradient(logits, targ, ignore_index):
+    return ex3.answer(logits, targ, ignore_index)*max(1, (targ != ignore_index).sum())/targ.numel()
 
 @ex3.slip('moving the true class alone')
 def gradient(logits, targ, ignore_index):
@@ -141,22 +153,28 @@ def gradient(logits, targ, ignore_index):
     truth = F.one_hot(targ.where(named, 0), logits.shape[1]).movedim(-1, 1)
     return (logits.softmax(1) - 1)*truth*named[:,None]/max(1, named.sum())
 
-ex3.hint('For one pixel: what was said minus what is true. That is the probability of each class, less 1 for the true one.',
-         '`F.one_hot` makes 0 and 1 of ids; give Void pixels any class before, and move the new last dimension to place 1.',
-         'Multiply by `named[:,None]`, so that Void pixels feel nothing, and divide by the number of pixels that count.')
+ex3.hint('For one pixel: what was said minus what is true. That is the probability of each class, '
+    'less 1 for the true one.', '`F.one_hot` makes 0 and 1 of ids; give Void pixels any class '
+    'before, and move the new last dimension to place 1.', 'Multiply by `named[:,None]`, so that '
+    'Void pixels feel nothing, and divide by the number of pixels that count.')
 
 # %% ../../nbs/tasks/08_losses.ipynb #9ec7464f
 ex3.case('one pixel', _logits([0, 0]), tensor([[[0]]]), 255, want=_logits([-1/2, 1/2]))
-ex3.case('Void', _logits([0, 0], [0, 0]), tensor([[[1, 255]]]), 255, want=_logits([1/2, -1/2], [0, 0]))
-ex3.case('only Void', _logits([3, 0], [0, 1]), tensor([[[255, 255]]]), 255, want=_logits([0, 0], [0, 0]))
-ex3.case('three classes', _logits([0, 0, 0], [0, 0, 0]), tensor([[[2, 0]]]), 255, want=_logits([1/6, 1/6, -1/3], [-1/3, 1/6, 1/6]))
+ex3.case('Void', _logits([0, 0], [0, 0]), tensor([[[1, 255]]]), 255,
+    want=_logits([1/2, -1/2], [0, 0]))
+ex3.case('only Void', _logits([3, 0], [0, 1]), tensor([[[255, 255]]]), 255,
+    want=_logits([0, 0], [0, 0]))
+ex3.case('three classes', _logits([0, 0, 0], [0, 0, 0]), tensor([[[2, 0]]]), 255,
+    want=_logits([1/6, 1/6, -1/3], [-1/3, 1/6, 1/6]))
 
 @ex3.more
 def _(rng):
     for B,K,H,W in ((1, 3, 3, 1), (2, 4, 3, 5)):
-        x,t = torch.from_numpy(rng.normal(size=(B, K, H, W))).float(),torch.from_numpy(rng.integers(0, K, (B, H, W)))
+        x,t = torch.from_numpy(rng.normal(size=(B, K, H, W))).float(),torch.from_numpy(
+            rng.integers(0, K, (B, H, W)))
         t[0,0] = 255
-        want, = torch.autograd.grad(F.cross_entropy(x.requires_grad_(), t, ignore_index=255), x)  # backward as the oracle
+        # backward as the oracle
+        want, = torch.autograd.grad(F.cross_entropy(x.requires_grad_(), t, ignore_index=255), x)
         yield 'an odd size', (x.detach(), t, 255), want
 
 # %% ../../nbs/tasks/08_losses.ipynb #6275a75d
@@ -182,16 +200,20 @@ def tversky_loss(p, targ, k, ignore_index, alpha, beta):
 
 # %% ../../nbs/tasks/08_losses.ipynb #f755218e
 @ex4.slip('counting what was found on Void')
-def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, None, alpha, beta)
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    return ex4.answer(p, targ, k, None, alpha, beta)
 
 @ex4.slip('exchanging alpha and beta')
-def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, ignore_index, beta, alpha)
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    return ex4.answer(p, targ, k, ignore_index, beta, alpha)
 
 @ex4.slip('0 for a class that is not there')
-def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, ignore_index, alpha, beta) if (targ == k).any() else 0.
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    return ex4.answer(p, targ, k, ignore_index, alpha, beta) if (targ == k).any() else 0.
 
 @ex4.slip('1 for a class that is not there')
-def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer(p, targ, k, ignore_index, alpha, beta) if (targ == k).any() else 1.
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    return ex4.answer(p, targ, k, ignore_index, alpha, beta) if (targ == k).any() else 1.
 
 @ex4.slip('weighing P and T instead of P-I and T-I')
 def tversky_loss(p, targ, k, ignore_index, alpha, beta):
@@ -199,25 +221,30 @@ def tversky_loss(p, targ, k, ignore_index, alpha, beta):
     return 1 - I/(I + alpha*P + beta*T) if T else float('nan')
 
 @ex4.slip('the score instead of the loss')
-def tversky_loss(p, targ, k, ignore_index, alpha, beta): return 1 - ex4.answer(p, targ, k, ignore_index, alpha, beta)
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    return 1 - ex4.answer(p, targ, k, ignore_index, alpha, beta)
 
 @ex4.slip('rounding probabilities to pixels')
-def tversky_loss(p, targ, k, ignore_index, alpha, beta): return ex4.answer((p > .5).float(), targ, k, ignore_index, alpha, beta)
+def tversky_loss(p, targ, k, ignore_index, alpha, beta):
+    return ex4.answer((p > .5).float(), targ, k, ignore_index, alpha, beta)
 
-ex4.hint('Three sums: of `p` where the truth is `k`; of `p` everywhere but on Void; and how many pixels are `k`.',
-         '`p[targ == k]` picks the pixels of the class, `p[targ != ignore_index]` all that have a name.',
-         'Only the case T = 0 needs care: return `float("nan")` before dividing.')
+ex4.hint('Three sums: of `p` where the truth is `k`; of `p` everywhere but on Void; and how many '
+    'pixels are `k`.', '`p[targ == k]` picks the pixels of the class, `p[targ != ignore_index]` '
+    'all that have a name.', 'Only the case T = 0 needs care: return `float("nan")` before '
+    'dividing.')
 
 # %% ../../nbs/tasks/08_losses.ipynb #b148769d
 def _pixels(*values): return tensor([[values]])  # a row of pixels -> [1,1,N]
 
-_four = _pixels(1/2, 1/8, 1/4, 5/8), _pixels(0, 1, 2, 255), 0, 255  # class 0 of the four pixels of the chapter
+# class 0 of the four pixels of the chapter
+_four = _pixels(1/2, 1/8, 1/4, 5/8), _pixels(0, 1, 2, 255), 0, 255
 ex4.case('one pixel', _pixels(1/4), _pixels(3), 3, 255, .3, .7, want=1 - (1/4)/(1/4 + .7*3/4))
 ex4.case('found where it is not', _pixels(1., 1.), _pixels(1, 0), 1, 255, .2, .8, want=1 - 1/1.2)
 ex4.case('missed', _pixels(1., 0.), _pixels(1, 1), 1, 255, .2, .8, want=1 - 1/1.8)
 ex4.case('Void', *_four, .5, .5, want=7/15)
 ex4.case('Void', *_four, 1., 1., want=7/11)
-ex4.case('a class that is not there', _pixels(1/2, 1/8), _pixels(0, 1), 2, 255, .5, .5, want=float('nan'))
+ex4.case('a class that is not there', _pixels(1/2, 1/8), _pixels(0, 1), 2, 255, .5, .5,
+    want=float('nan'))
 ex4.case('only Void', _pixels(1/2, 1/8), _pixels(4, 4), 2, 4, .5, .5, want=float('nan'))
 
 @ex4.more
@@ -230,7 +257,8 @@ def _(rng):
         for v,i in zip(p.flatten(), t.flatten()):
             if i == 1: found,missed = found + v,missed + 1-v
             elif i != void: false += v
-        yield 'an odd size', (torch.from_numpy(p).float(), torch.from_numpy(t), 1, void, a, b), 1 - found/(found + a*false + b*missed)
+        yield 'an odd size', (torch.from_numpy(p).float(), torch.from_numpy(t), 1, void, a,
+            b), 1 - found/(found + a*false + b*missed)
 
 # %% ../../nbs/tasks/08_losses.ipynb #783e45e7
 ex5 = Exercise('08.5', 'The Lovász loss of one class', """
@@ -263,7 +291,8 @@ def lovasz(errors, true):
 def lovasz(errors, true): return (errors*_steps(_jaccards(true.float()))).sum()
 
 @ex5.slip('sorting the truth and not the errors')
-def lovasz(errors, true): return (errors*_steps(_jaccards(true[errors.argsort(descending=True)].float()))).sum()
+def lovasz(errors, true):
+    return (errors*_steps(_jaccards(true[errors.argsort(descending=True)].float()))).sum()
 
 @ex5.slip('the Jaccard loss itself in place of its step')
 def lovasz(errors, true):
@@ -280,8 +309,9 @@ def lovasz(errors, true):
 def lovasz(errors, true): return ex5.answer(errors, true)/len(errors)
 
 ex5.hint('`order = errors.argsort(descending=True)`; put the truth into the same order.',
-         'In that order `true[order].cumsum(0)` says how many true pixels are among the first i, and `(~true[order]).cumsum(0)` how many others.',
-         'J = 1 - (T - true ones so far)/(T + others so far). `J.diff(prepend=J.new_zeros(1))` makes steps of it.')
+    'In that order `true[order].cumsum(0)` says how many true pixels are among the first i, and '
+    '`(~true[order]).cumsum(0)` how many others.', 'J = 1 - (T - true ones so far)/(T + others so '
+    'far). `J.diff(prepend=J.new_zeros(1))` makes steps of it.')
 
 # %% ../../nbs/tasks/08_losses.ipynb #f0ea760c
 def _case(edge, errors, true, want): ex5.case(edge, tensor(errors), tensor(true).bool(), want=want)
@@ -298,6 +328,8 @@ def _(rng):
     for n in (7, 40):
         e,t = rng.random(n).round(1),rng.random(n) < .4
         t[0] = True
-        levels = sorted({0., *e})                      # the area below the Jaccard loss of the pixels whose error reaches a level
-        want = sum((b-a)*(1 - (t & (e < b)).sum()/(t | (e >= b)).sum()) for a,b in zip(levels, levels[1:]))
+        # the area below the Jaccard loss of the pixels whose error reaches a level
+        levels = sorted({0., *e})
+        want = sum((b-a)*(1 - (t & (e < b)).sum()/(t | (e >= b)).sum())
+            for a,b in zip(levels, levels[1:]))
         yield 'equal errors', (torch.from_numpy(e).float(), torch.from_numpy(t)), float(want)

@@ -25,10 +25,12 @@ A confusion matrix of three classes, rows the truth, columns the prediction:
 | **car** | 0 | 4 | 10 |
 
 Give TP, FP and FN of the class *road*, in this order.""")
-ex1.value('tp_fp_fn', (30, 6, 4), because='on the diagonal 30; the rest of the column 2 + 4; the rest of the row 3 + 1')
+ex1.value('tp_fp_fn', (30, 6, 4), because='on the diagonal 30; the rest of the column 2 + 4; the '
+    'rest of the row 3 + 1')
 ex1.slip('taking the row for the column')((30, 4, 6))
 ex1.slip('reading the class car')((10, 1, 4))
-ex1.hint('TP stands on the diagonal.', 'FP were called road, and are something else: the rest of the column.')
+ex1.hint('TP stands on the diagonal.', 'FP were called road, and are something else: the rest of '
+    'the column.')
 
 # %% ../../nbs/tasks/09_metrics.ipynb #e0a09997
 ex2 = Exercise('09.2', 'Pixel accuracy without Void', """
@@ -52,7 +54,8 @@ def accuracy(pred, targ, ignore_index):
 def accuracy(pred, targ, ignore_index): return (pred == targ).float().mean()
 
 @ex2.slip('dividing by all pixels')
-def accuracy(pred, targ, ignore_index): return ((pred == targ) & (targ != ignore_index)).sum()/targ.numel()
+def accuracy(pred, targ, ignore_index):
+    return ((pred == targ) & (targ != ignore_index)).sum()/targ.numel()
 
 @ex2.slip('dropping what was predicted as Void')
 def accuracy(pred, targ, ignore_index): return (pred == targ)[pred != ignore_index].float().mean()
@@ -60,7 +63,8 @@ def accuracy(pred, targ, ignore_index): return (pred == targ)[pred != ignore_ind
 @ex2.slip('a constant')
 def accuracy(pred, targ, ignore_index): return .95
 
-ex2.hint('Make a mask of bools first: which pixels count?', '`(pred == targ)[named]` keeps the comparisons of the named pixels.')
+ex2.hint('Make a mask of bools first: which pixels count?', '`(pred == targ)[named]` keeps the '
+    'comparisons of the named pixels.')
 ex2.case('a plain mask', tensor([[0, 1]]), tensor([[0, 0]]), 255, want=.5)
 ex2.case('Void', tensor([[1, 1, 0]]), tensor([[1, 255, 255]]), 255, want=1.)
 ex2.case('Void among the classes', tensor([[0, 2]]), tensor([[1, 2]]), 2, want=0.)
@@ -97,7 +101,8 @@ def confusion(pred, targ, n_classes, ignore_index):
 
 # %% ../../nbs/tasks/09_metrics.ipynb #8e85e59f
 @ex3.slip('taking rows for columns')
-def confusion(pred, targ, n_classes, ignore_index): return ex3.answer(pred, targ, n_classes, ignore_index).T
+def confusion(pred, targ, n_classes, ignore_index):
+    return ex3.answer(pred, targ, n_classes, ignore_index).T
 
 @ex3.slip('counting Void')
 def confusion(pred, targ, n_classes, ignore_index): return ex3.answer(pred, targ, n_classes, -1)
@@ -113,23 +118,29 @@ def confusion(pred, targ, n_classes, ignore_index):
     named = targ != ignore_index
     return torch.bincount(targ[named]*n_classes + pred[named]).view(n_classes, n_classes)
 
-ex3.hint('Which pixels count? `targ[named]` and `pred[named]` are rows of their ids, without the others.',
-         'Give each pair (truth, prediction) one number: its place in the matrix, when the matrix is read row by row.',
-         '`truth*K + prediction`, counted by `torch.bincount`. Its argument `minlength` makes room for pairs that never occur.')
+ex3.hint('Which pixels count? `targ[named]` and `pred[named]` are rows of their ids, without the '
+    'others.', 'Give each pair (truth, prediction) one number: its place in the matrix, when the '
+    'matrix is read row by row.', '`truth*K + prediction`, counted by `torch.bincount`. Its '
+    'argument `minlength` makes room for pairs that never occur.')
 
 # %% ../../nbs/tasks/09_metrics.ipynb #0443b183
 ex3.case('a plain mask', tensor([[0, 1]]), tensor([[0, 0]]), 2, 255, want=tensor([[1, 1], [0, 0]]))
-ex3.case('Void among the classes', tensor([[0, 2, 1]]), tensor([[0, 1, 2]]), 3, 2, want=tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0]]))
-ex3.case('an absent class', tensor([[0, 0, 1]]), tensor([[0, 1, 1]]), 3, 255, want=tensor([[1, 0, 0], [1, 1, 0], [0, 0, 0]]))
-ex3.case('Void', tensor([[0, 1, 1, 1]]), tensor([[0, 1, 1, 255]]), 2, 255, want=tensor([[1, 0], [0, 2]]))
-ex3.case('only Void', tensor([[0, 1], [1, 1], [0, 0]]), torch.full((3, 2), 255), 2, 255, want=torch.zeros(2, 2, dtype=torch.long))
+ex3.case('Void among the classes', tensor([[0, 2, 1]]), tensor([[0, 1, 2]]), 3, 2,
+    want=tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0]]))
+ex3.case('an absent class', tensor([[0, 0, 1]]), tensor([[0, 1, 1]]), 3, 255,
+    want=tensor([[1, 0, 0], [1, 1, 0], [0, 0, 0]]))
+ex3.case('Void', tensor([[0, 1, 1, 1]]), tensor([[0, 1, 1, 255]]), 2, 255,
+    want=tensor([[1, 0], [0, 2]]))
+ex3.case('only Void', tensor([[0, 1], [1, 1], [0, 0]]), torch.full((3, 2), 255), 2, 255,
+    want=torch.zeros(2, 2, dtype=torch.long))
 
 @ex3.more
 def _(rng):
     for h,w,K,void in ((3, 5, 4, 3), (7, 9, 5, 255), (6, 1, 3, 0)):
         p,t = (torch.from_numpy(rng.integers(0, K, (h, w))) for _ in range(2))
         if void >= K: t[0] = void
-        m = [[sum(a == i and b == j for a,b in zip(t.flatten().tolist(), p.flatten().tolist())) if i != void else 0 for j in range(K)] for i in range(K)]
+        m = [[sum(a == i and b == j for a,b in zip(t.flatten().tolist(), p.flatten().tolist()))
+                if i != void else 0 for j in range(K)] for i in range(K)]
         yield 'an odd size', (p, t, K, void), tensor(m)
 
 # %% ../../nbs/tasks/09_metrics.ipynb #9fbcef03
@@ -168,8 +179,9 @@ def iou(matrix):
     tp = matrix.diag()
     return tp/(tp + (matrix.sum(0)-tp)*(matrix.sum(1)-tp))
 
-ex4.hint('TP of all classes at once: `matrix.diag()`.', 'The sum of a row is TP + FN of its class, the sum of a column TP + FP.',
-         'Row and column together hold TP twice. In PyTorch 0/0 is NaN, so no `if` is needed.')
+ex4.hint('TP of all classes at once: `matrix.diag()`.', 'The sum of a row is TP + FN of its class, '
+    'the sum of a column TP + FP.', 'Row and column together hold TP twice. In PyTorch 0/0 is NaN, '
+    'so no `if` is needed.')
 
 # %% ../../nbs/tasks/09_metrics.ipynb #e8ac2607
 nan = float('nan')
@@ -177,16 +189,20 @@ ex4.case('one class', tensor([[5]]), want=tensor([1.]))
 ex4.case('a plain matrix', tensor([[1, 1], [0, 2]]), want=tensor([1/2, 2/3]))
 ex4.case('the ship', tensor([[95, 0], [5, 0]]), want=tensor([.95, 0]))
 ex4.case('an absent class', tensor([[2, 0, 0], [1, 1, 0], [0, 0, 0]]), want=tensor([2/3, 1/2, nan]))
-ex4.case('a class that is only predicted', tensor([[2, 0, 1], [0, 1, 0], [0, 0, 0]]), want=tensor([2/3, 1, 0]))
+ex4.case('a class that is only predicted', tensor([[2, 0, 1], [0, 1, 0], [0, 0, 0]]),
+    want=tensor([2/3, 1, 0]))
 ex4.case('nothing counted', torch.zeros(2, 2, dtype=torch.long), want=tensor([nan, nan]))
 
 @ex4.more
 def _(rng):
     for K in (2, 5):
         truth,pred = (rng.integers(0, K, 40).tolist() for _ in range(2))
-        m = tensor([[sum((t, p) == (i, j) for t,p in zip(truth, pred)) for j in range(K)] for i in range(K)])
-        where = lambda ids, k: {i for i,o in enumerate(ids) if o == k}  # the pixels of a class, as a set
-        yield 'many pixels', (m,), tensor([len(where(truth, k) & where(pred, k))/len(where(truth, k) | where(pred, k)) for k in range(K)])
+        m = tensor([[sum((t, p) == (i, j) for t,p in zip(truth, pred)) for j in range(K)]
+                for i in range(K)])
+        # the pixels of a class, as a set
+        where = lambda ids, k: {i for i,o in enumerate(ids) if o == k}
+        yield 'many pixels', (m,), tensor([len(where(truth, k) & where(pred, k))/len(where(truth, k)
+                    | where(pred, k)) for k in range(K)])
 
 # %% ../../nbs/tasks/09_metrics.ipynb #9e6257d1
 ex5 = Exercise('09.5', 'Mean Dice from IoUs', """
@@ -218,7 +234,8 @@ def mean_dice(iou): return (iou/(2 - iou)).nanmean()
 @ex5.slip('the mean IoU under another name')
 def mean_dice(iou): return iou.nanmean()
 
-ex5.hint('First each class by itself: Dice = 2 IoU / (1 + IoU).', 'Then the mean. `x.mean()` of anything with a NaN in it is NaN; which method of a tensor skips them?')
+ex5.hint('First each class by itself: Dice = 2 IoU / (1 + IoU).', 'Then the mean. `x.mean()` of '
+    'anything with a NaN in it is NaN; which method of a tensor skips them?')
 ex5.case('one class', tensor([1/2]), want=2/3)
 ex5.case('the ship', tensor([.95, 0]), want=19/39)  # (190/195 + 0)/2
 ex5.case('an absent class', tensor([1/3, nan, 1]), want=3/4)
@@ -228,7 +245,8 @@ ex5.case('only absent classes', tensor([nan, nan]), want=nan)
 def _(rng):
     for K in (3, 11):
         tp,fp,fn = rng.integers(1, 100, (3, K)).tolist()
-        yield 'many classes', (tensor([a/(a+b+c) for a,b,c in zip(tp, fp, fn)]),), sum(2*a/(2*a+b+c) for a,b,c in zip(tp, fp, fn))/K
+        yield 'many classes', (tensor([a/(a+b+c) for a,b,c in zip(tp, fp, fn)]),), sum(2*a/(2*a+b+c)
+            for a,b,c in zip(tp, fp, fn))/K
 
 # %% ../../nbs/tasks/09_metrics.ipynb #8418fb4d
 ex6 = Exercise('09.6', 'One score an image', """
@@ -252,10 +270,12 @@ def mean_over_images(pred, targ):
 def mean_over_images(pred, targ): return (pred & targ).sum()/(pred | targ).sum()
 
 @ex6.slip('calling a healthy image perfect')
-def mean_over_images(pred, targ): return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2))).nan_to_num(1).mean()
+def mean_over_images(pred, targ):
+    return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2))).nan_to_num(1).mean()
 
 @ex6.slip('calling a healthy image a miss')
-def mean_over_images(pred, targ): return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2))).nan_to_num(0).mean()
+def mean_over_images(pred, targ):
+    return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2))).nan_to_num(0).mean()
 
 @ex6.slip('leaving out images in which only the prediction has a lesion')
 def mean_over_images(pred, targ):
@@ -263,14 +283,17 @@ def mean_over_images(pred, targ):
     return ((pred & targ).sum((1, 2))/(pred | targ).sum((1, 2)))[ill].mean()
 
 @ex6.slip('taking the Dice')
-def mean_over_images(pred, targ): return (2*(pred & targ).sum((1, 2))/(pred.sum((1, 2)) + targ.sum((1, 2)))).nanmean()
+def mean_over_images(pred, targ):
+    return (2*(pred & targ).sum((1, 2))/(pred.sum((1, 2)) + targ.sum((1, 2)))).nanmean()
 
 ex6.hint('Intersection and union are sums of pixels. `x.sum((1, 2))` adds up each image by itself.',
          'An image that has neither gives 0/0, which is NaN. Which mean leaves NaN out?')
 ex6.case('one image', tensor([[[1, 1, 0]]]), tensor([[[1, 0, 0]]]), want=.5)
-ex6.case('a large and a small lesion', tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]]), tensor([[[1, 1, 1, 1]], [[0, 0, 0, 1]]]), want=.5)
+ex6.case('a large and a small lesion', tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]]),
+    tensor([[[1, 1, 1, 1]], [[0, 0, 0, 1]]]), want=.5)
 ex6.case('a healthy image', tensor([[[1, 0]], [[0, 0]]]), tensor([[[1, 1]], [[0, 0]]]), want=.5)
-ex6.case('a lesion that is only predicted', tensor([[[1, 1]], [[0, 1]]]), tensor([[[1, 1]], [[0, 0]]]), want=.5)
+ex6.case('a lesion that is only predicted', tensor([[[1, 1]], [[0, 1]]]),
+    tensor([[[1, 1]], [[0, 0]]]), want=.5)
 ex6.case('only healthy images', tensor([[[0, 0]]]), tensor([[[0, 0]]]), want=nan)
 
 # %% ../../nbs/tasks/09_metrics.ipynb #58f16a13
@@ -281,7 +304,8 @@ def _(rng):
         p[1] = t[1] = 0
         scores = []
         for i in range(n):
-            P,T = ({(y, x) for y in range(h) for x in range(w) if m[i][y][x]} for m in (p.tolist(), t.tolist()))
+            P,T = ({(y, x) for y in range(h) for x in range(w) if m[i][y][x]}
+                for m in (p.tolist(), t.tolist()))
             if P | T: scores.append(len(P & T)/len(P | T))
         yield 'many images', (p, t), sum(scores)/len(scores)
 
@@ -307,34 +331,45 @@ def hausdorff(a, b, percentile):
 def _nearest(a, b): return torch.cdist(a, b).amin(1)
 
 @ex7.slip('looking from the first boundary to the second only')
-def hausdorff(a, b, percentile): return _nearest(a, b).quantile(percentile/100) if len(a) and len(b) else ex7.answer(a, b, percentile)
+def hausdorff(a, b, percentile):
+    return _nearest(a, b).quantile(percentile/100) if len(a) and len(b) else ex7.answer(a, b,
+        percentile)
 
 @ex7.slip('throwing both directions together')
 def hausdorff(a, b, percentile):
-    return torch.cat([_nearest(a, b), _nearest(b, a)]).quantile(percentile/100) if len(a) and len(b) else ex7.answer(a, b, percentile)
+    return torch.cat([_nearest(a, b), _nearest(b, a)]).quantile(percentile/100) if len(a) and len(
+        b) else ex7.answer(a, b, percentile)
 
 @ex7.slip('taking the mean of the two directions')
 def hausdorff(a, b, percentile):
-    return (_nearest(a, b).quantile(percentile/100) + _nearest(b, a).quantile(percentile/100))/2 if len(a) and len(b) else ex7.answer(a, b, percentile)
+    return (_nearest(a, b).quantile(percentile/100)
+        + _nearest(b, a).quantile(percentile/100))/2 if len(a) and len(b) else ex7.answer(a, b,
+        percentile)
 
 @ex7.slip('always taking the largest distance')
 def hausdorff(a, b, percentile): return ex7.answer(a, b, 100)
 
 @ex7.slip('taking the farthest pixel instead of the nearest')
-def hausdorff(a, b, percentile): return torch.cdist(a, b).flatten().quantile(percentile/100) if len(a) and len(b) else ex7.answer(a, b, percentile)
+def hausdorff(a, b, percentile):
+    return torch.cdist(a, b).flatten().quantile(percentile/100) if len(a) and len(
+        b) else ex7.answer(a, b, percentile)
 
 @ex7.slip('calling a missing boundary perfect')
 def hausdorff(a, b, percentile): return ex7.answer(a, b, percentile) if len(a) and len(b) else 0.
 
 ex7.hint('`torch.cdist(a, b)` holds the distance of every pair, a row for each pixel of `a`.',
-         'The smallest of a row is the distance of that pixel of `a` to the nearest of `b`; the smallest of a column looks the other way.')
+    'The smallest of a row is the distance of that pixel of `a` to the nearest of `b`; the '
+    'smallest of a column looks the other way.')
 
 # %% ../../nbs/tasks/09_metrics.ipynb #4ce617c0
 ex7.case('one pixel each', tensor([[0., 0.]]), tensor([[3., 4.]]), 100, want=5.)
-ex7.case('a stray pixel', tensor([[0., 2.], [0., 4.], [0., 6.]]), tensor([[0., 2.], [0., 4.]]), 100, want=2.)
-ex7.case('a missed pixel', tensor([[0., 2.], [0., 4.]]), tensor([[0., 2.], [0., 4.], [0., 6.]]), 100, want=2.)
+ex7.case('a stray pixel', tensor([[0., 2.], [0., 4.], [0., 6.]]), tensor([[0., 2.], [0., 4.]]), 100,
+    want=2.)
+ex7.case('a missed pixel', tensor([[0., 2.], [0., 4.]]), tensor([[0., 2.], [0., 4.], [0., 6.]]),
+    100, want=2.)
 ex7.case('95 %', tensor([[0., 2.], [0., 4.], [0., 6.]]), tensor([[0., 2.], [0., 4.]]), 95, want=1.8)
-ex7.case('half of the pixels', tensor([[0., 0.], [0., 1.], [9., 0.]]), tensor([[0., 0.], [0., 1.]]), 50, want=0.)
+ex7.case('half of the pixels', tensor([[0., 0.], [0., 1.], [9., 0.]]), tensor([[0., 0.], [0., 1.]]),
+    50, want=0.)
 ex7.case('one boundary is missing', torch.zeros(0, 2), tensor([[1., 1.]]), 95, want=float('inf'))
 ex7.case('both are missing', torch.zeros(0, 2), torch.zeros(0, 2), 95, want=nan)
 
@@ -347,4 +382,5 @@ def _(rng):
             i = q/100*(len(d)-1)
             low = int(i)
             return d[low] + (i-low)*(d[min(low+1, len(d)-1)]-d[low])
-        yield 'many pixels', (a, b, q), max(directed(a.tolist(), b.tolist()), directed(b.tolist(), a.tolist()))
+        yield 'many pixels', (a, b, q), max(directed(a.tolist(), b.tolist()),
+            directed(b.tolist(), a.tolist()))

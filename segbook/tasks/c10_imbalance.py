@@ -16,11 +16,13 @@ CHAPTER = dict(title='Imbalance', notebook='10_imbalance.ipynb')
 # %% ../../nbs/tasks/10_imbalance.ipynb #2ebaa8ce
 ex1 = Exercise('10.1', 'The useless segmenter', """
 A picture has 20 000 pixels, and 100 of them are ship. A network answers "sea" everywhere. Give three numbers between 0 and 1: its pixel accuracy, the IoU of ship, and the mean IoU of sea and ship.""")
-ex1.value('scores', (.995, 0, .4975), because='19 900 of 20 000 are right; no ship pixel was found; sea has TP 19 900 and FP 100, so 0.995, and half of that is the mean')
+ex1.value('scores', (.995, 0, .4975), because='19 900 of 20 000 are right; no ship pixel was '
+    'found; sea has TP 19 900 and FP 100, so 0.995, and half of that is the mean')
 ex1.slip('taking the accuracy for the mean IoU')((.995, 0, .995))
 ex1.slip('leaving the absent prediction out of the mean')((.995, 0, .99))
 ex1.slip('in percent')((99.5, 0, 49.75))
-ex1.hint('Accuracy: right pixels over all pixels.', 'IoU of sea: TP is 19 900. Which pixels are FP of sea?', 'The mean of two IoUs, one of which is 0.')
+ex1.hint('Accuracy: right pixels over all pixels.', 'IoU of sea: TP is 19 900. Which pixels are FP '
+    'of sea?', 'The mean of two IoUs, one of which is 0.')
 
 # %% ../../nbs/tasks/10_imbalance.ipynb #708e3bba
 ex2 = Exercise('10.2', 'How many windows show it?', """
@@ -42,7 +44,8 @@ def informative(mask, size):
 @ex2.slip('laying the windows side by side')
 def informative(mask, size):
     h, w = size
-    cut = [mask[t:t+h,l:l+w].any() for t in range(0, mask.shape[0] - h + 1, h) for l in range(0, mask.shape[1] - w + 1, w)]
+    cut = [mask[t:t+h,l:l+w].any() for t in range(0, mask.shape[0] - h + 1, h)
+        for l in range(0, mask.shape[1] - w + 1, w)]
     return sum(cut)/len(cut)
 
 @ex2.slip('counting pixels instead of windows')
@@ -51,13 +54,18 @@ def informative(mask, size): return (mask > 0).mean()
 @ex2.slip('forgetting the last place')
 def informative(mask, size):
     h, w = size
-    cut = [mask[t:t+h,l:l+w].any() for t in range(max(1, mask.shape[0] - h)) for l in range(max(1, mask.shape[1] - w))]
+    cut = [mask[t:t+h,l:l+w].any() for t in range(max(1, mask.shape[0] - h))
+        for l in range(max(1, mask.shape[1] - w))]
     return sum(cut)/len(cut)
 
 @ex2.slip('dividing by the pixels of the mask')
-def informative(mask, size): return np.lib.stride_tricks.sliding_window_view(mask, size).any((2, 3)).sum()/mask.size
+def informative(mask, size):
+    return np.lib.stride_tricks.sliding_window_view(mask, size).any((2, 3)).sum()/mask.size
 
-ex2.hint('A window of height h fits at H - h + 1 places, the last included.', 'Two loops over `top` and `left`, and `mask[top:top+h, left:left+w].any()`.', '`np.lib.stride_tricks.sliding_window_view(mask, size)` is all windows at once, [places down, places across, h, w].')
+ex2.hint('A window of height h fits at H - h + 1 places, the last included.',
+    'Two loops over `top` and `left`, and `mask[top:top+h, left:left+w].any()`.',
+    '`np.lib.stride_tricks.sliding_window_view(mask, size)` is all windows at once, [places down, '
+    'places across, h, w].')
 def _m(*rows): return np.array(rows, np.uint8)
 ex2.case('nothing there', _m([0, 0, 0]), (1, 2), want=0.)
 ex2.case('one pixel of four', _m([1, 0, 0, 0]), (1, 2), want=1/3)
@@ -103,15 +111,21 @@ def places(pixel, size, image): return [(pixel[0] - size[0]//2, pixel[1] - size[
 
 @ex3.slip('windows that hang over the edge')
 def places(pixel, size, image):
-    return [(t, l) for t in range(pixel[0] - size[0] + 1, pixel[0] + 1) for l in range(pixel[1] - size[1] + 1, pixel[1] + 1)]
+    return [(t, l) for t in range(pixel[0] - size[0] + 1, pixel[0] + 1)
+        for l in range(pixel[1] - size[1] + 1, pixel[1] + 1)]
 
 @ex3.slip('every place in the image')
-def places(pixel, size, image): return [(t, l) for t in range(image[0] - size[0] + 1) for l in range(image[1] - size[1] + 1)]
+def places(pixel, size, image):
+    return [(t, l) for t in range(image[0] - size[0] + 1) for l in range(image[1] - size[1] + 1)]
 
 @ex3.slip('one row and column too few')
-def places(pixel, size, image): return [o for o in ex3.answer(pixel, size, image) if o[0] > pixel[0] - size[0] + 1 or o[1] > pixel[1] - size[1] + 1]
+def places(pixel, size, image):
+    return [o for o in ex3.answer(pixel, size, image) if o[0] > pixel[0] - size[0] + 1
+        or o[1] > pixel[1] - size[1] + 1]
 
-ex3.hint('In one direction: a window of h rows that begins at `top` holds the rows top to top + h - 1.', 'So top lies between r - h + 1 and r; and between 0 and H - h.', 'Rows and columns are independent: two ranges, and all pairs.')
+ex3.hint('In one direction: a window of h rows that begins at `top` holds the rows top to top + h '
+    '- 1.', 'So top lies between r - h + 1 and r; and between 0 and H - h.',
+    'Rows and columns are independent: two ranges, and all pairs.')
 ex3.case('a window of one pixel', (1, 2), (1, 1), (3, 4), want=[(1, 2)])
 ex3.case('in the middle of a row', (0, 2), (1, 2), (1, 5), want=[(0, 1), (0, 2)])
 ex3.case('in a corner', (0, 0), (2, 2), (4, 4), want=[(0, 0)])
@@ -123,7 +137,8 @@ ex3.case('as large as the image', (1, 1), (3, 3), (3, 3), want=[(0, 0)])
 def _(rng):
     for (H, W), (h, w) in (((6, 8), (3, 4)), ((5, 5), (2, 5)), ((9, 4), (4, 1))):
         r, c = int(rng.integers(H)), int(rng.integers(W))
-        want = [(t, l) for t in range(H) for l in range(W) if t + h <= H and l + w <= W and t <= r < t + h and l <= c < l + w]
+        want = [(t, l) for t in range(H) for l in range(W) if t + h <= H and l + w <= W
+            and t <= r < t + h and l <= c < l + w]
         yield 'another image', ((r, c), (h, w), (H, W)), want
 
 # %% ../../nbs/tasks/10_imbalance.ipynb #886a5de7
@@ -147,22 +162,28 @@ def part(cells):
 @ex4.slip('cutting at the background too')
 def part(cells):
     pad = np.pad(cells, 1)
-    return ((cells > 0) & np.all([o == cells for o in (pad[:-2,1:-1], pad[2:,1:-1], pad[1:-1,:-2], pad[1:-1,2:])], axis=0)).astype(np.uint8)
+    return ((cells > 0) & np.all([o == cells
+                for o in (pad[:-2,1:-1], pad[2:,1:-1], pad[1:-1,:-2], pad[1:-1,2:])],
+            axis=0)).astype(np.uint8)
 
 @ex4.slip('going round at the edges')
 def part(cells):
     around = [np.roll(cells, s, a) for a in (0, 1) for s in (1, -1)]
-    return ((cells > 0) & ~np.any([(o > 0) & (o != cells) for o in around], axis=0)).astype(np.uint8)
+    return ((cells > 0) & ~np.any([(o > 0) & (o != cells) for o in around],
+            axis=0)).astype(np.uint8)
 
 @ex4.slip('looking to one side only')
 def part(cells):
     pad = np.pad(cells, 1)
-    return ((cells > 0) & ~np.any([(o > 0) & (o != cells) for o in (pad[2:,1:-1], pad[1:-1,2:])], axis=0)).astype(np.uint8)
+    return ((cells > 0) & ~np.any([(o > 0) & (o != cells) for o in (pad[2:,1:-1], pad[1:-1,2:])],
+            axis=0)).astype(np.uint8)
 
 @ex4.slip('leaving the numbers')
 def part(cells): return cells*ex4.answer(cells)
 
-ex4.hint('Shift the array by one pixel in each of the four directions, with zeros coming in: `np.pad(cells, 1)` and slices of it.', 'A neighbour matters if it is not 0 and not the cell itself.')
+ex4.hint('Shift the array by one pixel in each of the four directions, with zeros coming in: '
+    '`np.pad(cells, 1)` and slices of it.', 'A neighbour matters if it is not 0 and not the cell '
+    'itself.')
 ex4.case('one cell', np.array([[1, 1, 0]]), want=_m([1, 1, 0]))
 ex4.case('two that touch', np.array([[1, 1, 2, 2]]), want=_m([1, 0, 0, 1]))
 ex4.case('one above the other', np.array([[1], [1], [3]]), want=_m([1], [0], [0]))
@@ -178,6 +199,7 @@ def _(rng):
         want = np.zeros((H, W), np.uint8)
         for r in range(H):
             for c in range(W):
-                near = [a[r+i,c+j] for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1)) if 0 <= r+i < H and 0 <= c+j < W]
+                near = [a[r+i,c+j] for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1)) if 0 <= r+i < H
+                    and 0 <= c+j < W]
                 want[r,c] = a[r,c] > 0 and all(o in (0, a[r,c]) for o in near)
         yield 'many cells', (a,), want

@@ -51,22 +51,28 @@ def flip(mask, box):
 @ex1.slip('flipping the mask and forgetting the box')
 def flip(mask, box): return mask.flip(1), box
 
-ex1.hint('`mask.flip(1)` mirrors the columns. Into which column does column 0 go, if there are W?', 'Column c goes to column W-1-c.',
-         'What was the right edge of the object is its left edge afterwards.')
+ex1.hint('`mask.flip(1)` mirrors the columns. Into which column does column 0 go, if there are W?',
+    'Column c goes to column W-1-c.', 'What was the right edge of the object is its left edge '
+    'afterwards.')
 ex1.case('one pixel', tensor([[7]]), (0, 0, 0, 0), want=(tensor([[7]]), (0, 0, 0, 0)))
-ex1.case('an object at the left edge', tensor([[1, 0, 0, 0]]), (0, 0, 0, 0), want=(tensor([[0, 0, 0, 1]]), (0, 3, 0, 3)))
-ex1.case('an object of two columns', tensor([[0, 0, 0, 0], [5, 5, 0, 0], [5, 5, 0, 0]]), (1, 0, 2, 1), want=(tensor([[0, 0, 0, 0], [0, 0, 5, 5], [0, 0, 5, 5]]), (1, 2, 2, 3)))
+ex1.case('an object at the left edge', tensor([[1, 0, 0, 0]]), (0, 0, 0, 0),
+    want=(tensor([[0, 0, 0, 1]]), (0, 3, 0, 3)))
+ex1.case('an object of two columns', tensor([[0, 0, 0, 0], [5, 5, 0, 0], [5, 5, 0, 0]]),
+    (1, 0, 2, 1), want=(tensor([[0, 0, 0, 0], [0, 0, 5, 5], [0, 0, 5, 5]]), (1, 2, 2, 3)))
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #8820e415
 @ex1.more
 def _(rng):
     for h, w in ((5, 8), (9, 3)):
         mask = torch.zeros(h, w, dtype=torch.long)
-        (top, bottom), (left, right) = np.sort(rng.integers(0, h, 2)).tolist(), np.sort(rng.integers(0, w, 2)).tolist()
+        (top, bottom), (left, right) = np.sort(rng.integers(0, h,
+                2)).tolist(), np.sort(rng.integers(0, w, 2)).tolist()
         mask[top:bottom + 1, left:right + 1] = 3
         turned = tensor([row[::-1] for row in mask.tolist()])
-        at = [(r, c) for r in range(h) for c in range(w) if turned[r, c] == 3]     # the box, looked up in the picture
-        yield 'an odd size', (mask, (top, left, bottom, right)), (turned, (at[0][0], min(c for _, c in at), at[-1][0], max(c for _, c in at)))
+        # the box, looked up in the picture
+        at = [(r, c) for r in range(h) for c in range(w) if turned[r, c] == 3]
+        yield 'an odd size', (mask, (top, left, bottom, right)), (turned,
+            (at[0][0], min(c for _, c in at), at[-1][0], max(c for _, c in at)))
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #718045ce
 ex2 = Exercise('11.2', 'Read a mask nearest', """
@@ -107,21 +113,29 @@ def read_nearest(mask, y, x, void):
 @ex2.slip('calling what is outside 0')
 def read_nearest(mask, y, x, void): return ex2.answer(mask, y, x, 0)
 
-ex2.hint('`y.round().long()` is the row of the pixel in which a place lies.', 'A tensor can be read at many places at once: `mask[rows, columns]`, with two tensors of whole numbers.',
-         'First clamp rows and columns into the mask, so that reading is possible; then `torch.where(inside, ids, void)`.')
+ex2.hint('`y.round().long()` is the row of the pixel in which a place lies.',
+    'A tensor can be read at many places at once: `mask[rows, columns]`, with two tensors of whole '
+    'numbers.', 'First clamp rows and columns into the mask, so that reading is possible; then '
+    '`torch.where(inside, ids, void)`.')
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #9025d1fe
-ex2.case('the middle of a pixel', tensor([[4, 9]]), tensor([[0.]]), tensor([[1.]]), 255, want=tensor([[9]]))
-ex2.case('between two pixels', tensor([[4, 9]]), tensor([[0., 0.]]), tensor([[.4, .6]]), 255, want=tensor([[4, 9]]))
-ex2.case('the rim of the last pixel', tensor([[4], [9]]), tensor([[1.4]]), tensor([[-.4]]), 255, want=tensor([[9]]))
-ex2.case('outside', tensor([[4, 9]]), tensor([[0., 0.]]), tensor([[-.6, 1.6]]), 11, want=tensor([[11, 11]]))
-ex2.case('rows and columns', tensor([[1, 2, 3], [4, 5, 6]]), tensor([[1.2, .3]]), tensor([[2.2, .8]]), 255, want=tensor([[6, 2]]))
+ex2.case('the middle of a pixel', tensor([[4, 9]]), tensor([[0.]]), tensor([[1.]]), 255,
+    want=tensor([[9]]))
+ex2.case('between two pixels', tensor([[4, 9]]), tensor([[0., 0.]]), tensor([[.4, .6]]), 255,
+    want=tensor([[4, 9]]))
+ex2.case('the rim of the last pixel', tensor([[4], [9]]), tensor([[1.4]]), tensor([[-.4]]), 255,
+    want=tensor([[9]]))
+ex2.case('outside', tensor([[4, 9]]), tensor([[0., 0.]]), tensor([[-.6, 1.6]]), 11,
+    want=tensor([[11, 11]]))
+ex2.case('rows and columns', tensor([[1, 2, 3], [4, 5, 6]]), tensor([[1.2, .3]]),
+    tensor([[2.2, .8]]), 255, want=tensor([[6, 2]]))
 
 @ex2.more
 def _(rng):
     for h, w in ((5, 7), (4, 1)):
         mask = torch.from_numpy(rng.integers(0, 12, (h, w)))
-        y, x = (torch.from_numpy(rng.integers(-3, n + 3, (3, 6)) + rng.uniform(-.45, .45, (3, 6))).float() for n in (h, w))
+        y, x = (torch.from_numpy(rng.integers(-3, n + 3, (3, 6))
+                + rng.uniform(-.45, .45, (3, 6))).float() for n in (h, w))
         want = torch.full((3, 6), 255)
         for i in range(3):
             for j in range(6):      # look for the pixel that holds the place
@@ -149,7 +163,9 @@ def invented(before, after, fill):
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #17f9d918
 @ex3.slip('comparing each mask with its own, where another has the id')
-def invented(before, after, fill): return sorted({i for a, b in zip(before, after) for i in set(np.unique(b).tolist()) - set(np.unique(a).tolist()) - {fill}})
+def invented(before, after, fill):
+    return sorted({i for a, b in zip(before, after)
+            for i in set(np.unique(b).tolist()) - set(np.unique(a).tolist()) - {fill}})
 
 @ex3.slip('counting lost ids as well')
 def invented(before, after, fill):
@@ -167,8 +183,9 @@ def invented(before, after, fill): return ex3.answer(before, after, None)
 @ex3.slip('allowing 0 always')
 def invented(before, after, fill): return [i for i in ex3.answer(before, after, fill) if i]
 
-ex3.hint('`np.unique(mask).tolist()` is the list of the ids in a mask.', 'Two sets, the ids of all masks before and of all masks after: `{i for m in before for i in np.unique(m).tolist()}`.',
-         'A set difference `a - b` holds what is in `a` and not in `b`.')
+ex3.hint('`np.unique(mask).tolist()` is the list of the ids in a mask.', 'Two sets, the ids of all '
+    'masks before and of all masks after: `{i for m in before for i in np.unique(m).tolist()}`.',
+    'A set difference `a - b` holds what is in `a` and not in `b`.')
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #8a952888
 def _mask(*rows): return array(rows, np.uint8)
@@ -178,12 +195,14 @@ ex3.case('an average', [_mask([0, 5])], [_mask([0, 2, 5])], None, want=[2])
 ex3.case('id 0', [_mask([3, 5])], [_mask([0, 3])], None, want=[0])
 ex3.case('fill', [_mask([3, 5])], [_mask([0, 3, 11])], 11, want=[0])
 ex3.case('an id of another mask', [_mask([3]), _mask([7])], [_mask([7]), _mask([3])], 255, want=[])
-ex3.case('an id below the largest', [_mask([1, 255])], [_mask([128, 1], [255, 64])], None, want=[64, 128])
+ex3.case('an id below the largest', [_mask([1, 255])], [_mask([128, 1], [255, 64])], None,
+    want=[64, 128])
 
 @ex3.more
 def _(rng):
     for n, fill in ((3, None), (2, 9)):
-        before, after = ([rng.choice(ids, (4, 5)).astype(np.uint8) for _ in range(n)] for ids in ((0, 2, 5), (0, 1, 5, 9)))
+        before, after = ([rng.choice(ids, (4, 5)).astype(np.uint8) for _ in range(n)]
+            for ids in ((0, 2, 5), (0, 1, 5, 9)))
         seen = [i for m in before for i in m.ravel().tolist()]
         new = [i for m in after for i in m.ravel().tolist() if i not in seen and i != fill]
         yield 'many masks', (before, after, fill), [i for i in range(256) if i in new]
@@ -213,10 +232,12 @@ def shift(image, mask, down, right, void):
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #5a4feea0
 @ex4.slip('letting in at one side what went out at the other, as np.roll does')
-def shift(image, mask, down, right, void): return np.roll(image, (down, right), (0, 1)), np.roll(mask, (down, right), (0, 1))
+def shift(image, mask, down, right, void):
+    return np.roll(image, (down, right), (0, 1)), np.roll(mask, (down, right), (0, 1))
 
 @ex4.slip('moving the image and not the mask')
-def shift(image, mask, down, right, void): return ex4.answer(image, mask, down, right, void)[0], mask
+def shift(image, mask, down, right, void):
+    return ex4.answer(image, mask, down, right, void)[0], mask
 
 @ex4.slip('filling the mask with 0')
 def shift(image, mask, down, right, void): return ex4.answer(image, mask, down, right, 0)
@@ -227,27 +248,35 @@ def shift(image, mask, down, right, void): return ex4.answer(image, mask, -down,
 @ex4.slip('taking rows for columns')
 def shift(image, mask, down, right, void): return ex4.answer(image, mask, right, down, void)
 
-ex4.hint('Begin with a black image and a mask full of `void`: `np.zeros_like(image)`, `np.full_like(mask, void)`. Then write what remains into them.',
-         'Moved down by 2, rows 0 to H-3 come to rows 2 to H-1: `new[2:] = old[:-2]`. Which slices are these for `down` in general, and for a negative one?',
-         'Or make `np.roll` and then overwrite the rows and columns that came in from the wrong side.')
+ex4.hint('Begin with a black image and a mask full of `void`: `np.zeros_like(image)`, '
+    '`np.full_like(mask, void)`. Then write what remains into them.', 'Moved down by 2, rows 0 to '
+    'H-3 come to rows 2 to H-1: `new[2:] = old[:-2]`. Which slices are these for `down` in '
+    'general, and for a negative one?', 'Or make `np.roll` and then overwrite the rows and columns '
+    'that came in from the wrong side.')
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #2a624a66
 def _grey(*rows): return np.repeat(array(rows, np.uint8)[...,None], 3, -1)
 
 ex4.case('no move', _grey([9]), _mask([4]), 0, 0, 255, want=(_grey([9]), _mask([4])))
-ex4.case('to the right', _grey([10, 20, 30]), _mask([1, 2, 3]), 0, 1, 255, want=(_grey([0, 10, 20]), _mask([255, 1, 2])))
-ex4.case('to the left', _grey([10, 20, 30]), _mask([1, 2, 3]), 0, -2, 11, want=(_grey([30, 0, 0]), _mask([3, 11, 11])))
-ex4.case('down and left', _grey([10, 20], [30, 40], [50, 60]), _mask([1, 2], [3, 4], [5, 6]), 1, -1, 255,
-         want=(_grey([0, 0], [20, 0], [40, 0]), _mask([255, 255], [2, 255], [4, 255])))
+ex4.case('to the right', _grey([10, 20, 30]), _mask([1, 2, 3]), 0, 1, 255,
+    want=(_grey([0, 10, 20]), _mask([255, 1, 2])))
+ex4.case('to the left', _grey([10, 20, 30]), _mask([1, 2, 3]), 0, -2, 11,
+    want=(_grey([30, 0, 0]), _mask([3, 11, 11])))
+ex4.case('down and left', _grey([10, 20], [30, 40], [50, 60]), _mask([1, 2], [3, 4], [5, 6]), 1, -1,
+    255, want=(_grey([0, 0], [20, 0], [40, 0]), _mask([255, 255], [2, 255], [4, 255])))
 
 @ex4.more
 def _(rng):
     for h, w, down, right in ((5, 7, -3, 2), (4, 3, 2, -1)):
-        image, mask = rng.integers(1, 256, (h, w, 3), dtype=np.uint8), rng.integers(0, 5, (h, w), dtype=np.uint8)
+        image, mask = rng.integers(1, 256, (h, w, 3), dtype=np.uint8), rng.integers(0, 5, (h, w),
+            dtype=np.uint8)
         inside = lambda r, c: 0 <= r - down < h and 0 <= c - right < w
-        new_image = [[image[r - down, c - right].tolist() if inside(r, c) else [0, 0, 0] for c in range(w)] for r in range(h)]
-        new_mask = [[mask[r - down, c - right] if inside(r, c) else 9 for c in range(w)] for r in range(h)]
-        yield 'an odd size', (image, mask, down, right, 9), (array(new_image, np.uint8), array(new_mask, np.uint8))
+        new_image = [[image[r - down, c - right].tolist() if inside(r, c) else [0, 0, 0]
+                for c in range(w)] for r in range(h)]
+        new_mask = [[mask[r - down, c - right] if inside(r, c) else 9 for c in range(w)]
+            for r in range(h)]
+        yield 'an odd size', (image, mask, down, right, 9), (array(new_image, np.uint8),
+            array(new_mask, np.uint8))
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #4a5c4315
 ex5 = Exercise('11.5', 'Spread the nudges', """
@@ -262,7 +291,8 @@ def spread(
 
 @ex5.solution
 def spread(nudges, h, w):
-    def weights(n, k):                                   # [n,k]: how much each of k points counts at each of n pixels
+    # [n,k]: how much each of k points counts at each of n pixels
+    def weights(n, k):
         at = torch.arange(n)*(k - 1)/(n - 1)             # where a pixel lies, counted in points
         return (1 - (at[:,None] - torch.arange(k)).abs()).clamp(min=0)
     r, c = nudges.shape
@@ -272,33 +302,44 @@ def spread(nudges, h, w):
 import torch.nn.functional as F
 
 @ex5.slip('points in the middle of equal tiles, not on the first and last pixel')
-def spread(nudges, h, w): return F.interpolate(nudges[None,None], (h, w), mode='bilinear', align_corners=False)[0,0]
+def spread(nudges, h, w):
+    return F.interpolate(nudges[None,None], (h, w), mode='bilinear', align_corners=False)[0,0]
 
 @ex5.slip('taking the nearest point')
 def spread(nudges, h, w):
     r, c = nudges.shape
-    return nudges[(torch.arange(h)*(r - 1)/(h - 1)).round().long()][:, (torch.arange(w)*(c - 1)/(w - 1)).round().long()]
+    return nudges[(torch.arange(h)*(r - 1)/(h - 1)).round().long()][:,
+        (torch.arange(w)*(c - 1)/(w - 1)).round().long()]
 
 @ex5.slip('taking rows for columns')
 def spread(nudges, h, w): return ex5.answer(nudges.T, h, w)
 
 @ex5.slip('bicubic weights')
-def spread(nudges, h, w): return F.interpolate(nudges[None,None], (h, w), mode='bicubic', align_corners=True)[0,0]
+def spread(nudges, h, w):
+    return F.interpolate(nudges[None,None], (h, w), mode='bicubic', align_corners=True)[0,0]
 
-ex5.hint('One direction first: where does pixel i of n lie, if k points are spread over them? At i*(k-1)/(n-1), counted in points.',
-         'The weight of a point falls from 1 at the point to 0 at its neighbours: `(1 - distance).clamp(min=0)`. All at once that is a matrix [n,k].',
-         'Weights of the rows @ nudges @ weights of the columns, the last one transposed. PyTorch has it ready, too: `F.interpolate` with `align_corners=True`.')
+ex5.hint('One direction first: where does pixel i of n lie, if k points are spread over them? At '
+    'i*(k-1)/(n-1), counted in points.', 'The weight of a point falls from 1 at the point to 0 at '
+    'its neighbours: `(1 - distance).clamp(min=0)`. All at once that is a matrix [n,k].',
+    'Weights of the rows @ nudges @ weights of the columns, the last one transposed. PyTorch has '
+    'it ready, too: `F.interpolate` with `align_corners=True`.')
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #0749c701
-ex5.case('a pixel for each point', tensor([[1., 2.], [3., 4.]]), 2, 2, want=tensor([[1., 2.], [3., 4.]]))
-ex5.case('between two points', tensor([[0., 4.], [0., 4.]]), 2, 5, want=tensor([[0., 1., 2., 3., 4.]]*2))
-ex5.case('three points', tensor([[0.], [4.], [0.]]).expand(3, 2).clone(), 5, 2, want=tensor([[0., 2., 4., 2., 0.]]*2).T.contiguous())
-ex5.case('both directions', tensor([[0., 0.], [0., 8.]]), 3, 3, want=tensor([[0., 0., 0.], [0., 2., 4.], [0., 4., 8.]]))
+ex5.case('a pixel for each point', tensor([[1., 2.], [3., 4.]]), 2, 2,
+    want=tensor([[1., 2.], [3., 4.]]))
+ex5.case('between two points', tensor([[0., 4.], [0., 4.]]), 2, 5,
+    want=tensor([[0., 1., 2., 3., 4.]]*2))
+ex5.case('three points', tensor([[0.], [4.], [0.]]).expand(3, 2).clone(), 5, 2,
+    want=tensor([[0., 2., 4., 2., 0.]]*2).T.contiguous())
+ex5.case('both directions', tensor([[0., 0.], [0., 8.]]), 3, 3,
+    want=tensor([[0., 0., 0.], [0., 2., 4.], [0., 4., 8.]]))
 
 @ex5.more
 def _(rng):
     for r, c, h, w in ((3, 3, 7, 9), (2, 4, 5, 11)):
         nudges = rng.normal(size=(r, c)).astype(np.float32)
-        rows = np.stack([np.interp(np.linspace(0, r - 1, h), range(r), nudges[:, j]) for j in range(c)], 1)
+        rows = np.stack([np.interp(np.linspace(0, r - 1, h), range(r), nudges[:, j])
+                for j in range(c)], 1)
         want = np.stack([np.interp(np.linspace(0, c - 1, w), range(c), row) for row in rows])
-        yield 'an odd size', (torch.from_numpy(nudges), h, w), torch.from_numpy(want.astype(np.float32))
+        yield 'an odd size', (torch.from_numpy(nudges), h,
+            w), torch.from_numpy(want.astype(np.float32))

@@ -38,7 +38,8 @@ def normalise(x, mean, std):
 def normalise(x, mean, std): return (x - tensor(mean))/tensor(std)
 
 @ex1.slip('subtracting, and not dividing')
-def normalise(x, mean, std): return ex1.answer(x, mean, std)*(tensor(std)[:,None,None] if x.shape[1] == 3 else sum(std)/3)
+def normalise(x, mean, std):
+    return ex1.answer(x, mean, std)*(tensor(std)[:,None,None] if x.shape[1] == 3 else sum(std)/3)
 
 @ex1.slip('taking the red statistics for grey images')
 def normalise(x, mean, std):
@@ -49,24 +50,30 @@ def normalise(x, mean, std):
 def normalise(x, mean, std): return (x - tensor(mean)[:,None,None])/tensor(std)[:,None,None]
 
 @ex1.slip('taking the statistics of the images themselves')
-def normalise(x, mean, std): return (x - x.mean((0,2,3), keepdim=True))/x.std((0,2,3), correction=0, keepdim=True).clamp(min=1e-3)
+def normalise(x, mean, std):
+    return (x - x.mean((0,2,3), keepdim=True))/x.std((0,2,3), correction=0,
+        keepdim=True).clamp(min=1e-3)
 
-ex1.hint('A tensor of three numbers is lined up with the *last* dimension of x, its columns. It must stand at the channels.',
-         '`torch.tensor(mean)[:,None,None]` is [3,1,1], and is lined up with [B,3,H,W] as it should.',
-         'With one channel, one number does: `sum(mean)/3`.')
+ex1.hint('A tensor of three numbers is lined up with the *last* dimension of x, its columns. It '
+    'must stand at the channels.', '`torch.tensor(mean)[:,None,None]` is [3,1,1], and is lined up '
+    'with [B,3,H,W] as it should.', 'With one channel, one number does: `sum(mean)/3`.')
 
 # %% ../../nbs/tasks/12_learner.ipynb #e5e55594
 _stats = [.5, .4, .3], [.4, .1, .1]
 ex1.case('a grey image', tensor([[[[.6]]]]), *_stats, want=tensor([[[[1.]]]]))
-ex1.case('one pixel', tensor([.5, .5, .5]).view(1, 3, 1, 1), *_stats, want=tensor([0., 1, 2]).view(1, 3, 1, 1))
-ex1.case('three columns', tensor([[.5, .5, .5], [.5, .4, .3], [.3, .3, .3]])[None,:,None], *_stats, want=tensor([[0., 0, 0], [1, 0, -1], [0, 0, 0]])[None,:,None])
-ex1.case('two grey images', tensor([.4, .2]).view(2, 1, 1, 1), *_stats, want=tensor([0., -1]).view(2, 1, 1, 1))
+ex1.case('one pixel', tensor([.5, .5, .5]).view(1, 3, 1, 1), *_stats,
+    want=tensor([0., 1, 2]).view(1, 3, 1, 1))
+ex1.case('three columns', tensor([[.5, .5, .5], [.5, .4, .3], [.3, .3, .3]])[None,:,None], *_stats,
+    want=tensor([[0., 0, 0], [1, 0, -1], [0, 0, 0]])[None,:,None])
+ex1.case('two grey images', tensor([.4, .2]).view(2, 1, 1, 1), *_stats,
+    want=tensor([0., -1]).view(2, 1, 1, 1))
 
 @ex1.more
 def _(rng):
     for C,h,w in ((3, 5, 3), (1, 4, 7)):
         x,m,s = rng.random((2, C, h, w)),rng.random(3).tolist(),(rng.random(3)+.1).tolist()
-        want = np.stack([(x[:,c] - (m[c] if C == 3 else np.mean(m)))/(s[c] if C == 3 else np.mean(s)) for c in range(C)], 1)
+        want = np.stack([(x[:,c] - (m[c] if C == 3 else np.mean(m)))/(s[c] if C == 3
+                    else np.mean(s)) for c in range(C)], 1)
         yield 'an odd size', (torch.from_numpy(x).float(), m, s), torch.from_numpy(want).float()
 
 # %% ../../nbs/tasks/12_learner.ipynb #16005dc9
@@ -88,7 +95,8 @@ def rate(done, top):
 
 # %% ../../nbs/tasks/12_learner.ipynb #7431c3b9
 def _cycle(done, top, a=1/25, b=1e-5, turn=.25, f=lambda x: (1 - math.cos(math.pi*x))/2):
-    return top*(a + (1 - a)*f(done/turn) if done < turn else 1 + (b - 1)*f((done - turn)/(1 - turn)))
+    return top*(a + (1 - a)*f(done/turn) if done < turn else 1
+        + (b - 1)*f((done - turn)/(1 - turn)))
 
 @ex2.slip('straight lines')
 def rate(done, top): return _cycle(done, top, f=lambda x: x)
@@ -105,8 +113,10 @@ def rate(done, top): return _cycle(done, top, a=0)
 @ex2.slip('a constant rate')
 def rate(done, top): return top
 
-ex2.hint('First a helper: from a to b along half a cosine, for x from 0 to 1. `(1 - np.cos(np.pi*x))/2` goes from 0 to 1 in this way.',
-         'In the first quarter x is done/0.25. What is x after it, so that it is 0 at a quarter and 1 at the end?', 'After the first quarter x = (done - 0.25)/0.75.')
+ex2.hint('First a helper: from a to b along half a cosine, for x from 0 to 1. `(1 - '
+    'np.cos(np.pi*x))/2` goes from 0 to 1 in this way.', 'In the first quarter x is done/0.25. '
+    'What is x after it, so that it is 0 at a quarter and 1 at the end?', 'After the first quarter '
+    'x = (done - 0.25)/0.75.')
 ex2.case('the start', 0., .001, want=.00004)
 ex2.case('the top', .25, .001, want=.001)
 ex2.case('the end', 1., .001, want=.00000001)
@@ -146,7 +156,8 @@ def best_epoch(values, name): return ex3.answer(values, 'mean_iou')
 def best_epoch(values, name): return len(values)-1 if values else None
 
 @ex3.slip('letting NaN win')
-def best_epoch(values, name): return int((np.argmin if 'loss' in name else np.argmax)(values)) if values else None
+def best_epoch(values, name):
+    return int((np.argmin if 'loss' in name else np.argmax)(values)) if values else None
 
 @ex3.slip('the last of equal values')
 def best_epoch(values, name):
@@ -159,8 +170,9 @@ def best_epoch(values, name):
     return None if n is None else n+1
 
 nan = float('nan')
-ex3.hint('Turn losses round with a minus: then the highest wins in both cases.', 'Leave NaN out before choosing: `v == v` is False for NaN only. What if nothing is left?',
-         '`max` of pairs compares the first numbers, and the second ones where the first are equal.')
+ex3.hint('Turn losses round with a minus: then the highest wins in both cases.',
+    'Leave NaN out before choosing: `v == v` is False for NaN only. What if nothing is left?',
+    '`max` of pairs compares the first numbers, and the second ones where the first are equal.')
 ex3.case('one epoch', [.3], 'mean_iou', want=0)
 ex3.case('a score', [.1, .3, .2], 'mean_iou', want=1)
 ex3.case('a loss', [2.1, 1.5, 1.7], 'valid_loss', want=1)
@@ -176,7 +188,9 @@ def _(rng):
         v[0] = nan
         best = None
         for i,o in enumerate(v):
-            if not math.isnan(o) and (best is None or (o < v[best] if name == 'train_loss' else o > v[best])): best = i
+            if not math.isnan(o) and (best is None
+                    or (o < v[best] if name == 'train_loss' else o > v[best])):
+                best = i
         yield 'many epochs', (v, name), best
 
 # %% ../../nbs/tasks/12_learner.ipynb #0098453d
@@ -212,19 +226,23 @@ def _run(values, patience, rises, reset=True):
 def epochs_trained(values, patience): return _run(values, patience, lambda v, best, last: v > last)
 
 @ex4.slip('counting all epochs without a rise, not those in a row')
-def epochs_trained(values, patience): return _run(values, patience, lambda v, best, last: v > best, reset=False)
+def epochs_trained(values, patience):
+    return _run(values, patience, lambda v, best, last: v > best, reset=False)
 
 @ex4.slip('taking an equal score for a rise')
 def epochs_trained(values, patience): return _run(values, patience, lambda v, best, last: v >= best)
 
 @ex4.slip('waiting one epoch too long')
-def epochs_trained(values, patience): return _run(values, patience+1, lambda v, best, last: v > best)
+def epochs_trained(values, patience):
+    return _run(values, patience+1, lambda v, best, last: v > best)
 
 @ex4.slip('going back to the best epoch')
-def epochs_trained(values, patience): return values[:ex4.answer(values, patience)].index(max(values[:ex4.answer(values, patience)]))+1
+def epochs_trained(values, patience):
+    return values[:ex4.answer(values, patience)].index(max(values[:ex4.answer(values, patience)]))+1
 
-ex4.hint('Keep two numbers: the best score so far, and for how many epochs it has stood.', 'A rise sets the second number back to 0; any other epoch adds 1. `v > best` is False for NaN, as it should be.',
-         'Begin with a best of minus infinity, and count epochs from 1.')
+ex4.hint('Keep two numbers: the best score so far, and for how many epochs it has stood.',
+    'A rise sets the second number back to 0; any other epoch adds 1. `v > best` is False for NaN, '
+    'as it should be.', 'Begin with a best of minus infinity, and count epochs from 1.')
 ex4.case('one epoch', [.5], 3, want=1)
 ex4.case('always better', [.1, .2, .3, .4], 1, want=4)
 ex4.case('standing still', [.5]*8, 3, want=4)
@@ -236,7 +254,8 @@ ex4.case('NaN', [.2, nan, nan, .4], 2, want=3)
 def _(rng):
     for p in (2, 4):
         v = rng.integers(0, 30, 20).astype(float).tolist()
-        late = [n for n in range(1, 21) if n-1-v[:n].index(max(v[:n])) >= p]  # epochs whose best is p or more behind
+        # epochs whose best is p or more behind
+        late = [n for n in range(1, 21) if n-1-v[:n].index(max(v[:n])) >= p]
         yield 'many epochs', (v, p), late[0] if late else 20
 
 # %% ../../nbs/tasks/12_learner.ipynb #4e78b426
@@ -259,7 +278,9 @@ def image_order(n, seed, epoch):
     return rng.sample(range(n), n)
 
 # %% ../../nbs/tasks/12_learner.ipynb #3e410730
-def _random_state(): return random.getstate(),np.random.get_state()[1].tolist(),np.random.get_state()[2],torch.get_rng_state().tolist()
+def _random_state():
+    return random.getstate(),np.random.get_state()[1].tolist(),np.random.get_state()[
+        2],torch.get_rng_state().tolist()
 
 def _facts(f, n, seed, epoch):
     "'as asked', or what is wrong with the orders that `f` gives; the random state stays as it was."
@@ -276,7 +297,8 @@ def _facts(f, n, seed, epoch):
         after = _random_state()
         all_seeds(2)
         again = order(seed, epoch)
-        same = [o for o in ((seed, epoch+1), (seed+1, epoch), (seed+1, epoch-1)) if n >= 12 and o[1] >= 0 and order(*o) == first]
+        same = [o for o in ((seed, epoch+1), (seed+1, epoch), (seed+1, epoch-1)) if n >= 12
+            and o[1] >= 0 and order(*o) == first]
     finally:
         random.setstate(old[0])
         np.random.set_state(old[1])
@@ -304,9 +326,11 @@ def image_order(n, seed, epoch): return torch.randperm(n)
 @ex5.slip('drawing images twice')
 def image_order(n, seed, epoch): return random.Random(seed*1_000_003 + epoch).choices(range(n), k=n)
 
-ex5.hint('`torch.manual_seed` and `random.seed` change the random state of the whole program. A generator of its own does not: `random.Random(s)` or `torch.Generator().manual_seed(s)`.',
-         'One number must be made of seed and epoch, another one for every pair that occurs. With seed + epoch, 1 and 2 give the same as 2 and 1.',
-         'A large factor keeps them apart: seed*1_000_003 + epoch, as in `SeedEpochs`. `rng.sample(range(n), n)` shuffles.')
+ex5.hint('`torch.manual_seed` and `random.seed` change the random state of the whole program. A '
+    'generator of its own does not: `random.Random(s)` or `torch.Generator().manual_seed(s)`.',
+    'One number must be made of seed and epoch, another one for every pair that occurs. With seed '
+    '+ epoch, 1 and 2 give the same as 2 and 1.', 'A large factor keeps them apart: seed*1_000_003 '
+    '+ epoch, as in `SeedEpochs`. `rng.sample(range(n), n)` shuffles.')
 ex5.case('one image', 1, 42, 0, want='as asked')
 ex5.case('no image', 0, 42, 3, want='as asked')
 ex5.case('the first epoch', 24, 42, 0, want='as asked')
@@ -351,8 +375,10 @@ def clip(grads, limit):
     length = sum((g**2).sum() for g in grads)
     return [g*limit/length if length > limit else g for g in grads]
 
-ex6.hint('All tensors are one long vector. Its squared length is the sum of the squares of all its numbers.', 'A vector of length 5 becomes one of length 1 when each number is divided by 5.',
-         'First the length over all tensors, then one factor for all: `limit/length`, if that is below 1.')
+ex6.hint('All tensors are one long vector. Its squared length is the sum of the squares of all its '
+    'numbers.', 'A vector of length 5 becomes one of length 1 when each number is divided by 5.',
+    'First the length over all tensors, then one factor for all: `limit/length`, if that is below '
+    '1.')
 ex6.case('one gradient', [tensor([3., 4.])], 1., want=[tensor([.6, .8])])
 ex6.case('short enough', [tensor([.3, .4])], 1., want=[tensor([.3, .4])])
 ex6.case('two tensors', [tensor([3.]), tensor([[4.]])], 1., want=[tensor([.6]), tensor([[.8]])])
@@ -365,7 +391,8 @@ def _(rng):
         xs = [rng.normal(size=s)*3 for s in ((4, 3), (5,), (2, 2, 2))]
         flat = [v for x in xs for v in x.ravel().tolist()]
         share = min(1., limit/math.sqrt(math.fsum(v*v for v in flat)))
-        yield 'three tensors', ([torch.from_numpy(x).float() for x in xs], limit), [torch.from_numpy(x*share).float() for x in xs]
+        yield 'three tensors', ([torch.from_numpy(x).float() for x in xs],
+            limit), [torch.from_numpy(x*share).float() for x in xs]
 
 # %% ../../nbs/tasks/12_learner.ipynb #5c830c49
 ex7 = Exercise('12.7', 'Look ahead', """
@@ -413,7 +440,8 @@ def lookahead(moves, k, alpha):
 @ex7.slip('plain steps')
 def lookahead(moves, k, alpha): return float(sum(moves))
 
-ex7.hint('Two variables, both 0 at the start.', 'Count the steps from 1: it is time to look back when `step % k == 0`.', 'Then `slow = slow + alpha*(fast - slow)`, and `fast = slow`.')
+ex7.hint('Two variables, both 0 at the start.', 'Count the steps from 1: it is time to look back '
+    'when `step % k == 0`.', 'Then `slow = slow + alpha*(fast - slow)`, and `fast = slow`.')
 ex7.case('one move', [1.], 6, .5, want=1.)
 ex7.case('six moves', [1.]*6, 6, .5, want=3.)
 ex7.case('seven moves', [1.]*7, 6, .5, want=4.)
@@ -425,7 +453,8 @@ ex7.case('no move', [], 6, .5, want=0.)
 def _(rng):
     for k,n,a in ((3, 11, .5), (2, 8, .2)):
         moves = rng.normal(size=n).round(2).tolist()
-        whole = [math.fsum(moves[i:i+k])*(a if i+k <= n else 1) for i in range(0, n, k)]  # each full round counts by the share a
+        # each full round counts by the share a
+        whole = [math.fsum(moves[i:i+k])*(a if i+k <= n else 1) for i in range(0, n, k)]
         yield 'many moves', (moves, k, a), math.fsum(whole)
 
 # %% ../../nbs/tasks/12_learner.ipynb #d55af3ca
@@ -457,11 +486,14 @@ def one_of_two(logits): return logits[:,1] - logits[:,0]
 @ex8.slip('the logarithm of the probability')
 def one_of_two(logits): return logits.log_softmax(1)[:,1:]
 
-ex8.hint('The softmax of a and b gives b the share exp(b)/(exp(a) + exp(b)). Divide above and below by exp(b).', 'That is 1/(1 + exp(a - b)), which is the sigmoid of b - a.', '`logits[:,1:]` keeps the dimension of the channel, `logits[:,1]` loses it.')
+ex8.hint('The softmax of a and b gives b the share exp(b)/(exp(a) + exp(b)). Divide above and '
+    'below by exp(b).', 'That is 1/(1 + exp(a - b)), which is the sigmoid of b - a.',
+    '`logits[:,1:]` keeps the dimension of the channel, `logits[:,1]` loses it.')
 ex8.case('one pixel', tensor([2., 5.]).view(1, 2, 1, 1), want=tensor([3.]).view(1, 1, 1, 1))
 ex8.case('equal logits', tensor([1., 1.]).view(1, 2, 1, 1), want=tensor([0.]).view(1, 1, 1, 1))
 ex8.case('two pixels', tensor([[[[0., 1.]], [[-2., 4.]]]]), want=tensor([[[[-2., 3.]]]]))
-ex8.case('large logits', tensor([-100., 100.]).view(1, 2, 1, 1), want=tensor([200.]).view(1, 1, 1, 1))
+ex8.case('large logits', tensor([-100., 100.]).view(1, 2, 1, 1),
+    want=tensor([200.]).view(1, 1, 1, 1))
 
 @ex8.more
 def _(rng):

@@ -18,15 +18,19 @@ CHAPTER = dict(title='Inference', notebook='13_inference.ipynb')
 # %% ../../nbs/tasks/13_inference.ipynb #6b381f70
 ex1 = Exercise('13.1', 'Shapes along the chain', """
 A network for 12 classes was trained on colour images which were all resized to 48 rows and 64 columns. Now comes a PNG with an alpha channel, 150 rows high and 203 columns wide. Give three shapes, each as a tuple: what goes into the network (with the batch dimension), what it answers, and the mask that `predict_image` returns.""")
-ex1.value('shapes', ((1, 3, 48, 64), (1, 12, 48, 64), (150, 203)), because='alpha is dropped, the image resized as in training; the mask has one id a pixel, at the size of the image')
+ex1.value('shapes', ((1, 3, 48, 64), (1, 12, 48, 64), (150, 203)),
+    because='alpha is dropped, the image resized as in training; the mask has one id a pixel, at '
+    'the size of the image')
 ex1.slip('keeping the alpha channel')(((1, 4, 48, 64), (1, 12, 48, 64), (150, 203)))
 ex1.slip('staying at the size of training')(((1, 3, 48, 64), (1, 12, 48, 64), (48, 64)))
 ex1.slip('not resizing as in training')(((1, 3, 150, 203), (1, 12, 150, 203), (150, 203)))
 ex1.slip('writing columns before rows')(((1, 3, 64, 48), (1, 12, 64, 48), (203, 150)))
 ex1.slip('leaving out the batch dimension')(((3, 48, 64), (12, 48, 64), (150, 203)))
 ex1.slip('taking the logits for the mask')(((1, 3, 48, 64), (1, 12, 48, 64), (12, 150, 203)))
-ex1.hint('Images and logits are [B,C,H,W]: batch, channels, rows, columns. A mask is [H,W].', 'The network sees what it saw in training: as many channels, and the same size.',
-         'It answers with one map of scores for each class, as large as what it got. The mask is as large as the file.')
+ex1.hint('Images and logits are [B,C,H,W]: batch, channels, rows, columns. A mask is [H,W].',
+    'The network sees what it saw in training: as many channels, and the same size.',
+    'It answers with one map of scores for each class, as large as what it got. The mask is as '
+    'large as the file.')
 
 # %% ../../nbs/tasks/13_inference.ipynb #5457f327
 ex2 = Exercise('13.2', 'From an array to a tensor', """
@@ -55,24 +59,30 @@ def to_tensor(image):
     return x.reshape(3, *x.shape[:2])
 
 @ex2.slip('keeping the alpha channel')
-def to_tensor(image): return torch.from_numpy(image).permute(2, 0, 1)/255 if image.ndim == 3 and image.shape[2] == 4 else ex2.answer(image)
+def to_tensor(image):
+    return torch.from_numpy(image).permute(2, 0,
+        1)/255 if image.ndim == 3 and image.shape[2] == 4 else ex2.answer(image)
 
 @ex2.slip('exchanging rows and columns')
 def to_tensor(image): return ex2.answer(image).transpose(1, 2)
 
 @ex2.slip('one channel for grey')
-def to_tensor(image): return ex2.answer(image)[:1] if image.ndim == 2 or image.shape[2] == 1 else ex2.answer(image)
+def to_tensor(image):
+    return ex2.answer(image)[:1] if image.ndim == 2 or image.shape[2] == 1 else ex2.answer(image)
 
-ex2.hint('First make every image [H,W,3]: `x[...,None]` adds a dimension at the end, `x[...,:3]` keeps three channels.',
-         'One channel becomes three without copying by `x.expand(-1, -1, 3)`.', 'The channels go to the front by `permute(2, 0, 1)`. `reshape` would mix pixels.')
+ex2.hint('First make every image [H,W,3]: `x[...,None]` adds a dimension at the end, `x[...,:3]` '
+    'keeps three channels.', 'One channel becomes three without copying by `x.expand(-1, -1, 3)`.',
+    'The channels go to the front by `permute(2, 0, 1)`. `reshape` would mix pixels.')
 
 # %% ../../nbs/tasks/13_inference.ipynb #a6a071b6
 def _bytes(x): return np.array(x, dtype=np.uint8)
 
 ex2.case('one grey pixel', _bytes([[51]]), want=torch.full((3, 1, 1), .2))
 ex2.case('a grey image with its channel', _bytes([[[0], [255]]]), want=tensor([[[0., 1]]]*3))
-ex2.case('one pixel with alpha', _bytes([[[255, 102, 0, 51]]]), want=tensor([1, .4, 0]).view(3, 1, 1))
-ex2.case('two pixels', _bytes([[[255, 0, 0], [0, 51, 102]]]), want=tensor([[[1., 0]], [[0, .2]], [[0, .4]]]))
+ex2.case('one pixel with alpha', _bytes([[[255, 102, 0, 51]]]),
+    want=tensor([1, .4, 0]).view(3, 1, 1))
+ex2.case('two pixels', _bytes([[[255, 0, 0], [0, 51, 102]]]),
+    want=tensor([[[1., 0]], [[0, .2]], [[0, .4]]]))
 ex2.case('a black image', np.zeros((3, 2), np.uint8), want=torch.zeros(3, 3, 2))
 
 @ex2.more
@@ -80,7 +90,8 @@ def _(rng):
     for size in ((3, 5), (4, 3, 3), (2, 7, 4)):
         a = rng.integers(0, 256, size, dtype=np.uint8)
         h,w,*_ = size
-        want = [[[int(a[i,j] if a.ndim == 2 else a[i,j,c])/255 for j in range(w)] for i in range(h)] for c in range(3)]
+        want = [[[int(a[i,j] if a.ndim == 2 else a[i,j,c])/255 for j in range(w)] for i in range(h)]
+            for c in range(3)]
         yield 'an odd size', (a,), tensor(want)
 
 # %% ../../nbs/tasks/13_inference.ipynb #3e529a1f
@@ -109,30 +120,40 @@ def _closed(logits, ignore_index):
 
 @ex3.slip('resizing the mask, or resizing with nearest')
 def mask_at(logits, size, ignore_index):
-    return F.interpolate(_closed(logits, ignore_index).argmax(0)[None,None].float(), size=size, mode='nearest')[0,0].long()
+    return F.interpolate(_closed(logits, ignore_index).argmax(0)[None,None].float(), size=size,
+        mode='nearest')[0,0].long()
 
 @ex3.slip('interpolating class ids')
 def mask_at(logits, size, ignore_index):
-    return F.interpolate(_closed(logits, ignore_index).argmax(0)[None,None].float(), size=size, mode='bilinear')[0,0].round().long()
+    return F.interpolate(_closed(logits, ignore_index).argmax(0)[None,None].float(), size=size,
+        mode='bilinear')[0,0].round().long()
 
 @ex3.slip('answering Void')
-def mask_at(logits, size, ignore_index): return F.interpolate(logits[None], size=size, mode='bilinear')[0].argmax(0)
+def mask_at(logits, size, ignore_index):
+    return F.interpolate(logits[None], size=size, mode='bilinear')[0].argmax(0)
 
 @ex3.slip('leaving the size as it is')
 def mask_at(logits, size, ignore_index): return _closed(logits, ignore_index).argmax(0)
 
-ex3.hint('`F.interpolate` wants a batch: `logits[None]`. It takes `size=` and `mode=`.', 'Close Void by setting its channel to minus infinity, on a tensor that is not the argument.',
-         'The dimension of the classes is the first one, and the id of the highest is `argmax(0)`. Check that 255 is a channel before you index with it.')
+ex3.hint('`F.interpolate` wants a batch: `logits[None]`. It takes `size=` and `mode=`.',
+    'Close Void by setting its channel to minus infinity, on a tensor that is not the argument.',
+    'The dimension of the classes is the first one, and the id of the highest is `argmax(0)`. '
+    'Check that 255 is a channel before you index with it.')
 
 # %% ../../nbs/tasks/13_inference.ipynb #db48ae8f
-def _maps(*rows): return tensor(rows, dtype=torch.float32)[:,None]  # one row of scores for each class -> [K,1,w]
+# one row of scores for each class -> [K,1,w]
+def _maps(*rows): return tensor(rows, dtype=torch.float32)[:,None]
 
 ex3.case('one pixel, Void the highest', _maps([1], [2], [9]), (1, 1), 2, want=tensor([[1]]))
 ex3.case('the same size', _maps([3, 0], [0, 3]), (1, 2), None, want=tensor([[0, 1]]))
-ex3.case('no class between 0 and 2', _maps([9, 0], [0, 0], [0, 8]), (1, 3), 255, want=tensor([[0, 0, 2]]))
-ex3.case('a sure pixel beside an unsure one', _maps([1, 0], [0, 8], [-9, -9]), (1, 4), None, want=tensor([[0, 1, 1, 1]]))
-ex3.case('a class that wins between two others', _maps([4, 0], [3, 3], [0, 4]), (1, 3), 255, want=tensor([[0, 1, 2]]))
-ex3.case('Void between two classes', _maps([4, 0], [5, 5], [1, 5]), (1, 3), 1, want=tensor([[0, 2, 2]]))
+ex3.case('no class between 0 and 2', _maps([9, 0], [0, 0], [0, 8]), (1, 3), 255,
+    want=tensor([[0, 0, 2]]))
+ex3.case('a sure pixel beside an unsure one', _maps([1, 0], [0, 8], [-9, -9]), (1, 4), None,
+    want=tensor([[0, 1, 1, 1]]))
+ex3.case('a class that wins between two others', _maps([4, 0], [3, 3], [0, 4]), (1, 3), 255,
+    want=tensor([[0, 1, 2]]))
+ex3.case('Void between two classes', _maps([4, 0], [5, 5], [1, 5]), (1, 3), 1,
+    want=tensor([[0, 2, 2]]))
 ex3.case('smaller', _maps([9, 1, 1, 9], [2, 2, 2, 2]), (1, 2), None, want=tensor([[0, 0]]))
 
 @ex3.more
@@ -141,8 +162,10 @@ def _(rng):
         x,m = rng.normal(size=(K, h, w)),np.zeros((H, W), int)
         for i,j in np.ndindex(H, W):  # bilinear by hand: the four neighbours of the pixel's centre
             y,z = (min(max((a + .5)*b/c - .5, 0), b - 1) for a,b,c in ((i, h, H), (j, w, W)))
-            at = [(u, v, (1 - abs(y - u))*(1 - abs(z - v))) for u in range(h) for v in range(w) if abs(y - u) < 1 and abs(z - v) < 1]
-            m[i,j] = max((k for k in range(K) if k != void), key=lambda k: sum(x[k,u,v]*s for u,v,s in at))
+            at = [(u, v, (1 - abs(y - u))*(1 - abs(z - v))) for u in range(h) for v in range(w)
+                if abs(y - u) < 1 and abs(z - v) < 1]
+            m[i,j] = max((k for k in range(K) if k != void),
+                key=lambda k: sum(x[k,u,v]*s for u,v,s in at))
         yield 'an odd size', (torch.from_numpy(x).float(), (H, W), void), torch.from_numpy(m)
 
 # %% ../../nbs/tasks/13_inference.ipynb #7c4e65a2
@@ -187,16 +210,21 @@ def answer_and_certainty(logits, ignore_index):
     x = _closed(logits, ignore_index)
     return x.argmax(0),x.exp().amax(0)/x.exp().sum(0)
 
-ex4.hint('Close Void first, in a copy: a score of minus infinity has the probability 0, and takes nothing from the others.',
-         'Then a softmax over the dimension of the classes, here the first.', '`p.max(0)` gives both at once: the highest values, and where they stand.')
+ex4.hint('Close Void first, in a copy: a score of minus infinity has the probability 0, and takes '
+    'nothing from the others.', 'Then a softmax over the dimension of the classes, here the first.',
+    '`p.max(0)` gives both at once: the highest values, and where they stand.')
 
 # %% ../../nbs/tasks/13_inference.ipynb #9e4cd645
 _log = math.log
 ex4.case('one pixel', _maps([_log(3)], [0]), None, want=(tensor([[0]]), tensor([[.75]])))
-ex4.case('Void the highest', _maps([_log(3)], [0], [_log(12)]), 2, want=(tensor([[0]]), tensor([[.75]])))
-ex4.case('a Void that is no channel', _maps([0], [_log(4)]), 255, want=(tensor([[1]]), tensor([[.8]])))
-ex4.case('large scores', _maps([1000, -1000], [0, 0]), None, want=(tensor([[0, 1]]), tensor([[1., 1.]])))
-ex4.case('two pixels', _maps([_log(2), 0], [0, _log(8)], [0, 0]), 255, want=(tensor([[0, 1]]), tensor([[.5, .8]])))
+ex4.case('Void the highest', _maps([_log(3)], [0], [_log(12)]), 2,
+    want=(tensor([[0]]), tensor([[.75]])))
+ex4.case('a Void that is no channel', _maps([0], [_log(4)]), 255,
+    want=(tensor([[1]]), tensor([[.8]])))
+ex4.case('large scores', _maps([1000, -1000], [0, 0]), None,
+    want=(tensor([[0, 1]]), tensor([[1., 1.]])))
+ex4.case('two pixels', _maps([_log(2), 0], [0, _log(8)], [0, 0]), 255,
+    want=(tensor([[0, 1]]), tensor([[.5, .8]])))
 
 @ex4.more
 def _(rng):
@@ -207,7 +235,8 @@ def _(rng):
             e = {k: math.exp(x[k,i,j]) for k in range(K) if k != void}
             mask[i,j] = max(e, key=e.get)
             prob[i,j] = max(e.values())/sum(e.values())
-        yield 'an odd size', (torch.from_numpy(x).float(), void), (torch.from_numpy(mask), torch.from_numpy(prob))
+        yield 'an odd size', (torch.from_numpy(x).float(), void), (torch.from_numpy(mask),
+            torch.from_numpy(prob))
 
 # %% ../../nbs/tasks/13_inference.ipynb #45487c59
 ex5 = Exercise('13.5', 'Predict, and leave no trace', """
@@ -238,7 +267,8 @@ def _traces(f, model, x):
     except RuntimeError: out,wrong = 'an error','nothing'
     if getattr(out, 'requires_grad', False): wrong = 'the answer still has a gradient'
     now = model.state_dict()
-    if any(not torch.equal(now[k], v) for k,v in state.items()): wrong = 'a statistic of the model changed'
+    if any(not torch.equal(now[k], v) for k,v in state.items()):
+        wrong = 'a statistic of the model changed'
     return out,'training' if model.training else 'evaluation',wrong
 
 class _Fails(nn.Module):
@@ -272,11 +302,13 @@ def predict(model, x):
     try: return model.eval()(x)
     finally: model.train(was)
 
-ex5.hint('Note `model.training` before you change it.', '`with torch.no_grad():` runs without a gradient. It does not change the mode: that is `model.eval()`.',
-         '`try: ... finally: ...` runs its last part whether or not there was an error.')
+ex5.hint('Note `model.training` before you change it.', '`with torch.no_grad():` runs without a '
+    'gradient. It does not change the mode: that is `model.eval()`.',
+    '`try: ... finally: ...` runs its last part whether or not there was an error.')
 _x = tensor([1., 3.]).view(1, 1, 1, 2)
 ex5.case('Dropout, in training', nn.Dropout(1.), _x, want=(_x, 'training', 'nothing'))
 ex5.case('Dropout, in evaluation', nn.Dropout(1.).eval(), _x, want=(_x, 'evaluation', 'nothing'))
 ex5.case('BatchNorm, in training', nn.BatchNorm2d(1, eps=0), _x, want=(_x, 'training', 'nothing'))
-ex5.case('BatchNorm, in evaluation', nn.BatchNorm2d(1, eps=0).eval(), _x, want=(_x, 'evaluation', 'nothing'))
+ex5.case('BatchNorm, in evaluation', nn.BatchNorm2d(1, eps=0).eval(), _x,
+    want=(_x, 'evaluation', 'nothing'))
 ex5.case('a model that raises an error', _Fails(), _x, want=('an error', 'training', 'nothing'))

@@ -40,12 +40,14 @@ def weight_bytes(module): return sum(4*o.numel() for o in module.state_dict().va
 @ex1.slip('counting numbers and not bytes')
 def weight_bytes(module): return sum(o.numel() for o in module.state_dict().values())
 
-ex1.hint('`module.state_dict()` is a dict from names to tensors; you need its values.', 'One tensor takes `o.numel()*o.element_size()` bytes. Sum over all of them.')
+ex1.hint('`module.state_dict()` is a dict from names to tensors; you need its values.',
+    'One tensor takes `o.numel()*o.element_size()` bytes. Sum over all of them.')
 ex1.case('nothing to keep', nn.ReLU(), want=0)
 ex1.case('one layer', nn.Linear(2, 3), want=4*(2*3 + 3))
 ex1.case('a normalisation', nn.BatchNorm2d(2), want=4*(2+2+2+2) + 8)
 ex1.case('half precision', nn.Conv2d(1, 2, 3, bias=False).half(), want=2*2*9)
-ex1.case('a chain', nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()), want=4*(12 + 4 + 16) + 8)
+ex1.case('a chain', nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
+    want=4*(12 + 4 + 16) + 8)
 
 # %% ../../nbs/tasks/15_export.ipynb #e3bfd8d1
 ex2 = Exercise('15.2', 'Read the facts', """
@@ -84,11 +86,15 @@ def missing_facts(text, needed): return [o for o in needed if o not in text]
 def missing_facts(text, needed): return [o for o in needed if o not in json.loads(text)]
 
 # %% ../../nbs/tasks/15_export.ipynb #6926d68f
-ex2.hint('`json.loads` raises a `ValueError` for a text that is no JSON.', 'JSON can also be a list, a number or a word: ask `isinstance(facts, dict)`.',
-         '`name in facts` is true also where the value is `None`; `facts.get(name)` hides that.')
-for edge, text, want in [('all there', '{"arch": "x", "size": 3}', []), ('one missing', '{"arch": "x"}', ['size']), ('a null', '{"arch": "x", "size": null}', []),
-                         ('a damaged file', '{"arch": "x", "si', ['arch', 'size']), ('an empty file', '', ['arch', 'size']), ('a list', '["arch", "size"]', ['arch', 'size']),
-                         ('a number', '7', ['arch', 'size']), ('a name in a value', '{"arch": "size"}', ['size']), ('a name one level down', '{"arch": {"size": 3}}', ['size'])]:
+ex2.hint('`json.loads` raises a `ValueError` for a text that is no JSON.',
+    'JSON can also be a list, a number or a word: ask `isinstance(facts, dict)`.',
+    '`name in facts` is true also where the value is `None`; `facts.get(name)` hides that.')
+for edge, text, want in [('all there', '{"arch": "x", "size": 3}', []),
+        ('one missing', '{"arch": "x"}', ['size']), ('a null', '{"arch": "x", "size": null}', []),
+        ('a damaged file', '{"arch": "x", "si', ['arch', 'size']),
+        ('an empty file', '', ['arch', 'size']), ('a list', '["arch", "size"]', ['arch', 'size']),
+        ('a number', '7', ['arch', 'size']), ('a name in a value', '{"arch": "size"}', ['size']),
+        ('a name one level down', '{"arch": {"size": 3}}', ['size'])]:
     ex2.case(edge, text, ['arch', 'size'], want=want)
 
 # %% ../../nbs/tasks/15_export.ipynb #25478efa
@@ -109,10 +115,12 @@ def misfits(weights, network):
 
 # %% ../../nbs/tasks/15_export.ipynb #f9e5e5a9
 @ex3.slip('looking only for what the network lacks')
-def misfits(weights, network): return sorted(k for k, o in weights.items() if k not in network or network[k].shape != o.shape)
+def misfits(weights, network):
+    return sorted(k for k, o in weights.items() if k not in network or network[k].shape != o.shape)
 
 @ex3.slip('looking only for what the file lacks')
-def misfits(weights, network): return sorted(k for k, o in network.items() if k not in weights or weights[k].shape != o.shape)
+def misfits(weights, network):
+    return sorted(k for k, o in network.items() if k not in weights or weights[k].shape != o.shape)
 
 @ex3.slip('comparing the names alone')
 def misfits(weights, network): return sorted({*weights} ^ {*network})
@@ -123,8 +131,9 @@ def misfits(weights, network):
     return sorted(k for k in {*weights, *network} if n(weights, k) != n(network, k))
 
 # %% ../../nbs/tasks/15_export.ipynb #19eab5de
-ex3.hint('All names of both: `{*weights, *network}`, or `weights.keys() | network.keys()`.', '`{*weights} ^ {*network}` holds what only one of them has; shapes have to be looked at for the rest.',
-         '`2 × 3` and `3 × 2` hold equally many numbers and are still two shapes.')
+ex3.hint('All names of both: `{*weights, *network}`, or `weights.keys() | network.keys()`.',
+    '`{*weights} ^ {*network}` holds what only one of them has; shapes have to be looked at for '
+    'the rest.', '`2 × 3` and `3 × 2` hold equally many numbers and are still two shapes.')
 a, b = torch.zeros(2, 3), torch.zeros(2)
 ex3.case('nothing', {}, {}, want=[])
 ex3.case('they fit', {'w': a}, {'w': a + 1}, want=[])
@@ -156,24 +165,30 @@ def shapes_in(data):
 @ex4.slip('reading the number with its highest byte first')
 def shapes_in(data): 
     n = int.from_bytes(data[:8], 'big')
-    return None if len(data) < 8 + n else {k: v['shape'] for k, v in json.loads(data[8:8+n]).items() if k != '__metadata__'}
+    return None if len(data) < 8 + n else {k: v['shape'] for k, v in json.loads(data[8:8+n]).items()
+        if k != '__metadata__'}
 
 @ex4.slip('taking the metadata for a tensor')
 def shapes_in(data):
     n = int.from_bytes(data[:8], 'little')
-    return None if len(data) < 8 + n else {k: v.get('shape') for k, v in json.loads(data[8:8+n]).items()}
+    return None if len(data) < 8 + n else {k: v.get('shape')
+        for k, v in json.loads(data[8:8+n]).items()}
 
 @ex4.slip('giving the place in the file in place of the shape')
 def shapes_in(data):
     n = int.from_bytes(data[:8], 'little')
-    return None if len(data) < 8 + n else {k: v['data_offsets'] for k, v in json.loads(data[8:8+n]).items() if k != '__metadata__'}
+    return None if len(data) < 8 + n else {k: v['data_offsets']
+        for k, v in json.loads(data[8:8+n]).items() if k != '__metadata__'}
 
 @ex4.slip('trusting that the file is whole')
-def shapes_in(data): return {k: v['shape'] for k, v in json.loads(data[8:8+struct.unpack('<Q', data[:8])[0]]).items() if k != '__metadata__'}
+def shapes_in(data):
+    return {k: v['shape'] for k, v in json.loads(data[8:8+struct.unpack('<Q', data[:8])[0]]).items()
+        if k != '__metadata__'}
 
 # %% ../../nbs/tasks/15_export.ipynb #54ed1ef6
-ex4.hint("First the length of the table: `n = int.from_bytes(data[:8], 'little')`.", 'The table is `json.loads(data[8:8+n])`; leave out the name `__metadata__`.',
-         'A file is whole as far as the table when `len(data)` is at least 8 + n.')
+ex4.hint("First the length of the table: `n = int.from_bytes(data[:8], 'little')`.",
+    'The table is `json.loads(data[8:8+n])`; leave out the name `__metadata__`.',
+    'A file is whole as far as the table when `len(data)` is at least 8 + n.')
 one = save({'w': torch.zeros(2, 3)})
 ex4.case('no tensor', save({}), want={})
 ex4.case('one tensor', one, want={'w': [2, 3]})
@@ -216,7 +231,8 @@ def is_program(data):
 def is_program(data): return any(o in data for o in (b'exec', b'REDUCE', b'import'))
 
 @ex5.slip('looking only at what old pickles use')
-def is_program(data): return any(op.name in ('GLOBAL', 'INST', 'OBJ') for op, _, _ in pickletools.genops(data))
+def is_program(data):
+    return any(op.name in ('GLOBAL', 'INST', 'OBJ') for op, _, _ in pickletools.genops(data))
 
 @ex5.slip('trusting nobody, numbers and lists included')
 def is_program(data): return True
@@ -226,7 +242,9 @@ class Greedy:
     "Pickled, it asks for a call of `len` when loaded: as harmless as can be, and a program all the same."
     def __reduce__(self): return len, ('abc',)
 
-ex5.hint('`for op, arg, at in pickletools.genops(data): ...`, and look at `op.name`.', 'Put the eight names into a set, and ask with `any(...)` whether one of the instructions is in it.')
+ex5.hint('`for op, arg, at in pickletools.genops(data): ...`, and look at `op.name`.',
+    'Put the eight names into a set, and ask with `any(...)` whether one of the instructions is in '
+    'it.')
 ex5.case('a number', pickle.dumps(7), want=False)
 ex5.case('a list and a dict', pickle.dumps([1, {'mean': .5}]), want=False)
 ex5.case('a text that only speaks of it', pickle.dumps('exec REDUCE import'), want=False)

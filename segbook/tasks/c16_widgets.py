@@ -39,7 +39,8 @@ def blend(image, mask, colours, alpha, void):
     return ((1 - a)*image + a*colours[mask]).astype(np.uint8)
 
 @ex1.slip('tinting Void as well')
-def blend(image, mask, colours, alpha, void): return ((1 - alpha)*image + alpha*colours[mask] + .5).astype(np.uint8)
+def blend(image, mask, colours, alpha, void):
+    return ((1 - alpha)*image + alpha*colours[mask] + .5).astype(np.uint8)
 
 @ex1.slip('giving the opacity to the image')
 def blend(image, mask, colours, alpha, void):
@@ -58,8 +59,9 @@ def blend(image, mask, colours, alpha, void):
 
 # %% ../../nbs/tasks/16_widgets.ipynb #09becda1
 ex1.hint('`colours[mask]` looks up a colour for each pixel, all at once: `[H,W,3]`.',
-         'An opacity for each pixel: `np.where(mask == void, 0, alpha)`, with `[..., None]` behind it to match the three colours.',
-         'For numbers that are not negative, adding .5 and then `.astype(np.uint8)` rounds to the nearest.')
+    'An opacity for each pixel: `np.where(mask == void, 0, alpha)`, with `[..., None]` behind it '
+    'to match the three colours.', 'For numbers that are not negative, adding .5 and then '
+    '`.astype(np.uint8)` rounds to the nearest.')
 def px(*rows): return np.array(rows, np.uint8).reshape(1, -1, 3)
 two = np.array([[255, 0, 0], [0, 0, 200], [128, 128, 128]], np.uint8)  # the last one is Void
 ids = lambda *o: np.array([o], np.uint8)
@@ -68,15 +70,19 @@ ex1.case('opacity 0', px([10, 20, 30]), ids(0), two, 0., 2, want=px([10, 20, 30]
 ex1.case('opacity 1', px([10, 20, 30]), ids(1), two, 1., 2, want=px([0, 0, 200]))
 ex1.case('a half to round', px([10, 11, 101]), ids(0), two, .5, 2, want=px([133, 6, 51]))
 ex1.case('Void', px([10, 20, 30]), ids(2), two, .5, 2, want=px([10, 20, 30]))
-ex1.case('a bright image', px([250, 250, 250], [10, 20, 30]), ids(0, 1), two, .25, 2, want=px([251, 188, 188], [8, 15, 73]))
+ex1.case('a bright image', px([250, 250, 250], [10, 20, 30]), ids(0, 1), two, .25, 2,
+    want=px([251, 188, 188], [8, 15, 73]))
 
 # %% ../../nbs/tasks/16_widgets.ipynb #bf05cc93
 @ex1.more
 def _(rng):
     for h,w in ((3, 5), (4, 7)):
-        x, m, c = (rng.integers(0, n, s).astype(np.uint8) for n,s in ((256, (h, w, 3)), (4, (h, w)), (256, (4, 3))))
-        def mixed(v, k, t): return int(v) if k == 3 else (3*int(v) + int(t) + 2)//4  # a quarter of the colour, in whole numbers
-        want = [[[mixed(x[i, j, b], m[i, j], c[m[i, j], b]) for b in range(3)] for j in range(w)] for i in range(h)]
+        x, m, c = (rng.integers(0, n, s).astype(np.uint8)
+            for n,s in ((256, (h, w, 3)), (4, (h, w)), (256, (4, 3))))
+        # a quarter of the colour, in whole numbers
+        def mixed(v, k, t): return int(v) if k == 3 else (3*int(v) + int(t) + 2)//4
+        want = [[[mixed(x[i, j, b], m[i, j], c[m[i, j], b]) for b in range(3)] for j in range(w)]
+            for i in range(h)]
         yield 'an odd size', (x, m, c, .25, 3), np.array(want, np.uint8)
 
 # %% ../../nbs/tasks/16_widgets.ipynb #18f7dfb6
@@ -120,7 +126,8 @@ def outline(mask):
 def outline(mask):
     p = np.pad(mask.astype(int), 1, constant_values=-1)
     h, w = mask.shape
-    return np.any([p[1+i:h+1+i, 1+j:w+1+j] != mask for i,j in ((0, 1), (1, 0), (0, -1), (-1, 0))], 0)
+    return np.any([p[1+i:h+1+i, 1+j:w+1+j] != mask for i,j in ((0, 1), (1, 0), (0, -1), (-1, 0))],
+        0)
 
 @ex2.slip('subtracting uint8 from uint8, where 1 - 2 is 255, and asking what is above 1')
 def outline(mask):
@@ -133,23 +140,29 @@ def outline(mask):
     return out
 
 # %% ../../nbs/tasks/16_widgets.ipynb #81d26729
-ex2.hint('Compare each row with the next: `mask[1:] != mask[:-1]` has one row less than the mask.', 'Where two rows differ, both pixels belong to the outline: set it in `out[1:]` and in `out[:-1]`.',
-         'Then the same for columns: `mask[:, 1:]` and `mask[:, :-1]`.')
+ex2.hint('Compare each row with the next: `mask[1:] != mask[:-1]` has one row less than the mask.',
+    'Where two rows differ, both pixels belong to the outline: set it in `out[1:]` and in '
+    '`out[:-1]`.', 'Then the same for columns: `mask[:, 1:]` and `mask[:, :-1]`.')
 grid = lambda *rows: np.array(rows, np.uint8)
 ex2.case('one pixel', grid([3]), want=np.array([[False]]))
 ex2.case('one class', grid([1, 1], [1, 1]), want=np.zeros((2, 2), bool))
 ex2.case('two pixels', grid([0, 1]), want=np.array([[True, True]]))
-ex2.case('the ends of a row differ', grid([0, 0, 1, 1]), want=np.array([[False, True, True, False]]))
-ex2.case('a border from above to below', grid([5], [5], [2]), want=np.array([[False], [True], [True]]))
-ex2.case('a corner', grid([0, 0, 0], [0, 0, 0], [0, 0, 1]), want=np.array([[0, 0, 0], [0, 0, 1], [0, 1, 1]], bool))
+ex2.case('the ends of a row differ', grid([0, 0, 1, 1]),
+    want=np.array([[False, True, True, False]]))
+ex2.case('a border from above to below', grid([5], [5], [2]),
+    want=np.array([[False], [True], [True]]))
+ex2.case('a corner', grid([0, 0, 0], [0, 0, 0], [0, 0, 1]),
+    want=np.array([[0, 0, 0], [0, 0, 1], [0, 1, 1]], bool))
 
 # %% ../../nbs/tasks/16_widgets.ipynb #f8e0dd0c
 @ex2.more
 def _(rng):
     for h,w in ((4, 5), (7, 3)):
         m = rng.integers(0, 3, (h, w)).astype(np.uint8)
-        near = lambda y, x: [m[a, b] for a,b in ((y-1, x), (y+1, x), (y, x-1), (y, x+1)) if 0 <= a < h and 0 <= b < w]
-        yield 'an odd size', (m,), np.array([[any(o != m[y, x] for o in near(y, x)) for x in range(w)] for y in range(h)])
+        near = lambda y, x: [m[a, b] for a,b in ((y-1, x), (y+1, x), (y, x-1), (y, x+1))
+            if 0 <= a < h and 0 <= b < w]
+        yield 'an odd size', (m,), np.array([[any(o != m[y, x] for o in near(y, x))
+                    for x in range(w)] for y in range(h)])
 
 # %% ../../nbs/tasks/16_widgets.ipynb #73660e57
 ex3 = Exercise('16.3', 'What is in the window?', """
@@ -170,22 +183,27 @@ def shares_in_view(
 def shares_in_view(mask, names, top, left, height, width):
     view = mask[top:top+height, left:left+width]
     ids, n = np.unique(view, return_counts=True)
-    return [(names[k], c/view.size) for c, k in sorted(zip(n.tolist(), ids.tolist()), key=lambda o: -o[0])]
+    return [(names[k], c/view.size) for c, k in sorted(zip(n.tolist(), ids.tolist()),
+            key=lambda o: -o[0])]
 
 # %% ../../nbs/tasks/16_widgets.ipynb #955b74e7
 @ex3.slip('taking the shares of the whole mask')
-def shares_in_view(mask, names, top, left, height, width): return ex3.answer(mask, names, 0, 0, *mask.shape)
+def shares_in_view(mask, names, top, left, height, width):
+    return ex3.answer(mask, names, 0, 0, *mask.shape)
 
 @ex3.slip('taking rows for columns')
-def shares_in_view(mask, names, top, left, height, width): return ex3.answer(mask, names, left, top, width, height)
+def shares_in_view(mask, names, top, left, height, width):
+    return ex3.answer(mask, names, left, top, width, height)
 
 @ex3.slip('taking height and width for the last row and column')
-def shares_in_view(mask, names, top, left, height, width): return ex3.answer(mask, names, top, left, height-top, width-left)
+def shares_in_view(mask, names, top, left, height, width):
+    return ex3.answer(mask, names, top, left, height-top, width-left)
 
 @ex3.slip('dividing by the size of the window, where part of it is empty')
 def shares_in_view(mask, names, top, left, height, width):
     seen = mask[top:top+height, left:left+width].size
-    return [(n, s*seen/(height*width)) for n, s in ex3.answer(mask, names, top, left, height, width)]
+    return [(n, s*seen/(height*width)) for n, s in ex3.answer(mask, names, top, left, height,
+            width)]
 
 @ex3.slip('the order of the ids')
 def shares_in_view(mask, names, top, left, height, width):
@@ -193,16 +211,20 @@ def shares_in_view(mask, names, top, left, height, width):
     return [(names[k], (view == k).mean().item()) for k in np.unique(view)]
 
 # %% ../../nbs/tasks/16_widgets.ipynb #0af238b5
-ex3.hint('The window is a slice: `mask[top:top+height, left:left+width]`. A slice never reaches beyond the end.', '`np.unique(view, return_counts=True)` gives the ids that occur, in rising order, and how often.',
-         '`sorted` keeps the order of equals: sort by `-count` alone, and the smaller id stays first.')
+ex3.hint('The window is a slice: `mask[top:top+height, left:left+width]`. A slice never reaches '
+    'beyond the end.', '`np.unique(view, return_counts=True)` gives the ids that occur, in rising '
+    'order, and how often.', '`sorted` keeps the order of equals: sort by `-count` alone, and the '
+    'smaller id stays first.')
 names = ['sky', 'road', 'car']
 ex3.case('one pixel', grid([2]), names, 0, 0, 1, 1, want=[('car', 1.)])
 ex3.case('a part', grid([0, 1, 1, 2]), names, 0, 1, 1, 2, want=[('road', 1.)])
-ex3.case('the largest first', grid([0, 1, 1, 1]), names, 0, 0, 1, 4, want=[('road', .75), ('sky', .25)])
+ex3.case('the largest first', grid([0, 1, 1, 1]), names, 0, 0, 1, 4,
+    want=[('road', .75), ('sky', .25)])
 ex3.case('equals', grid([2, 0]), names, 0, 0, 1, 2, want=[('sky', .5), ('car', .5)])
 ex3.case('beyond the edge', grid([0, 0, 1, 2]), names, 0, 2, 3, 9, want=[('road', .5), ('car', .5)])
 ex3.case('nothing of the picture', grid([0, 1]), names, 5, 5, 2, 2, want=[])
-ex3.case('rows and columns', grid([0, 0, 0], [1, 2, 2]), names, 1, 0, 1, 3, want=[('car', 2/3), ('road', 1/3)])
+ex3.case('rows and columns', grid([0, 0, 0], [1, 2, 2]), names, 1, 0, 1, 3,
+    want=[('car', 2/3), ('road', 1/3)])
 
 # %% ../../nbs/tasks/16_widgets.ipynb #95341d31
 @ex3.more
@@ -211,7 +233,8 @@ def _(rng):
         m = rng.integers(0, 3, (5, 7)).astype(np.uint8)
         t, l, h, w = box
         seen = [int(m[y, x]) for y in range(5) for x in range(7) if t <= y < t+h and l <= x < l+w]
-        yield 'an odd size', (m, names, *box), [(names[k], seen.count(k)/len(seen)) for k in sorted(set(seen), key=lambda k: (-seen.count(k), k))]
+        yield 'an odd size', (m, names, *box), [(names[k], seen.count(k)/len(seen))
+            for k in sorted(set(seen), key=lambda k: (-seen.count(k), k))]
 
 # %% ../../nbs/tasks/16_widgets.ipynb #bdc1665c
 ex4 = Exercise('16.4', 'One class alone', """
@@ -242,14 +265,19 @@ def spotlight(image, mask, only):
     return np.where((mask == only)[..., None], image, grey[..., None])
 
 @ex4.slip('making the class grey, and not the rest')
-def spotlight(image, mask, only): return np.where((mask == only)[..., None], image.sum(-1, dtype=int, keepdims=True)//3, image).astype(np.uint8)
+def spotlight(image, mask, only):
+    return np.where((mask == only)[..., None], image.sum(-1, dtype=int, keepdims=True)//3,
+        image).astype(np.uint8)
 
 @ex4.slip('black in place of grey')
-def spotlight(image, mask, only): return np.where((mask == only)[..., None], image, 0).astype(np.uint8)
+def spotlight(image, mask, only):
+    return np.where((mask == only)[..., None], image, 0).astype(np.uint8)
 
 # %% ../../nbs/tasks/16_widgets.ipynb #d1eb35e4
-ex4.hint('Add before you divide, and in a type that has room: `image.sum(-1, dtype=int)`.', '`np.where(condition, a, b)` makes a new array and changes neither `a` nor `b`.',
-         'The condition is `[H,W]`, the image `[H,W,3]`: put `[..., None]` behind the condition and behind the grey.')
+ex4.hint('Add before you divide, and in a type that has room: `image.sum(-1, dtype=int)`.',
+    '`np.where(condition, a, b)` makes a new array and changes neither `a` nor `b`.',
+    'The condition is `[H,W]`, the image `[H,W,3]`: put `[..., None]` behind the condition and '
+    'behind the grey.')
 ex4.case('the class itself', px([10, 20, 60]), ids(1), 1, want=px([10, 20, 60]))
 ex4.case('another class', px([10, 20, 60]), ids(0), 1, want=px([30, 30, 30]))
 ex4.case('a bright pixel', px([200, 250, 240]), ids(0), 1, want=px([230, 230, 230]))
@@ -288,20 +316,25 @@ def moved(mask, down, right): return ex5.answer(mask, right, down)
 @ex5.slip('moving to the other side: the new pixel (r, c) comes from (r - down, c - right)')
 def moved(mask, down, right): return ex5.answer(mask, -down, -right)
 
-@ex5.slip('slices that are right until the move is larger than the picture: then their end is negative, and counts from behind')
+@ex5.slip('slices that are right until the move is larger than the picture: then their end is '
+    'negative, and counts from behind')
 def moved(mask, down, right):
     h, w = mask.shape
     out = np.zeros_like(mask)
-    out[max(0, down):h + min(0, down), max(0, right):w + min(0, right)] = mask[max(0, -down):h - max(0, down), max(0, -right):w - max(0, right)]
+    out[max(0, down):h + min(0, down), max(0, right):w
+        + min(0, right)] = mask[max(0, -down):h - max(0, down), max(0, -right):w - max(0, right)]
     return out
 
 @ex5.slip('leaving the old pixels where nothing comes in')
 def moved(mask, down, right):
-    return np.where(ex5.answer(np.ones_like(mask), down, right), ex5.answer(mask, down, right), mask)
+    return np.where(ex5.answer(np.ones_like(mask), down, right), ex5.answer(mask, down, right),
+        mask)
 
 # %% ../../nbs/tasks/16_widgets.ipynb #3ea13ef0
-ex5.hint('Begin with `np.zeros_like(mask)` and fill what comes in.', 'Ask from the answer: the pixel at row `r`, column `c` of the new array was at row `r - down`, column `c - right`.',
-         'Look whether that place lies in the picture, `0 <= r - down < h`, before you read it: an index of -1 would be the last row.')
+ex5.hint('Begin with `np.zeros_like(mask)` and fill what comes in.', 'Ask from the answer: the '
+    'pixel at row `r`, column `c` of the new array was at row `r - down`, column `c - right`.',
+    'Look whether that place lies in the picture, `0 <= r - down < h`, before you read it: an '
+    'index of -1 would be the last row.')
 ex5.case('no move', grid([1, 2]), 0, 0, want=grid([1, 2]))
 ex5.case('to the right', grid([1, 2, 3]), 0, 1, want=grid([0, 1, 2]))
 ex5.case('to the left', grid([1, 2, 3]), 0, -2, want=grid([3, 0, 0]))
@@ -366,13 +399,17 @@ def push_colours(grad, down, rest, up):
     return (rest + np.abs(grad)[..., None]/most*(end - rest) + .5).astype(np.uint8)
 
 # %% ../../nbs/tasks/16_widgets.ipynb #08a2f189
-ex6.hint('A negative gradient means: the loss falls when the logit rises. Such a pixel is pushed up.', '`np.abs(grad).max()` is the scale, the same for both directions; if it is 0, divide by 1.',
-         'Between two colours: `rest + part*(end - rest)`, with `rest.astype(float)`, because uint8 has no negative numbers. `np.where(grad[..., None] < 0, up, down)` is the end of each pixel.')
+ex6.hint('A negative gradient means: the loss falls when the logit rises. Such a pixel is pushed '
+    'up.', '`np.abs(grad).max()` is the scale, the same for both directions; if it is 0, divide by '
+    '1.', 'Between two colours: `rest + part*(end - rest)`, with `rest.astype(float)`, because '
+    'uint8 has no negative numbers. `np.where(grad[..., None] < 0, up, down)` is the end of each '
+    'pixel.')
 dark, grey, light = (np.array(o, np.uint8) for o in ([0, 0, 50], [100, 100, 100], [250, 200, 0]))
 slopes = lambda *o: np.array([o], float)
 ex6.case('pushed up', slopes(-3.), dark, grey, light, want=px([250, 200, 0]))
 ex6.case('pushed down', slopes(.2), dark, grey, light, want=px([0, 0, 50]))
-ex6.case('no push at all', slopes(0., 0.), dark, grey, light, want=px([100, 100, 100], [100, 100, 100]))
+ex6.case('no push at all', slopes(0., 0.), dark, grey, light,
+    want=px([100, 100, 100], [100, 100, 100]))
 ex6.case('half as strong', slopes(-2., 1.), dark, grey, light, want=px([250, 200, 0], [50, 50, 75]))
 ex6.case('a half to round', slopes(4., -1.), dark, grey, light, want=px([0, 0, 50], [138, 125, 75]))
 
@@ -386,4 +423,5 @@ def _(rng):
         def mixed(v, k):
             n, end = abs(int(v)), (u if v < 0 else d)
             return ((8 - n)*int(r[k]) + n*int(end[k]) + 4)//8
-        yield 'an odd size', (g/8., d, r, u), np.array([[[mixed(v, k) for k in range(3)] for v in row] for row in g], np.uint8)
+        yield 'an odd size', (g/8., d, r, u), np.array(
+            [[[mixed(v, k) for k in range(3)] for v in row] for row in g], np.uint8)

@@ -35,28 +35,41 @@ def same(got, want, tol):
 
 # %% ../../nbs/tasks/17_exercises.ipynb #6b348a4e
 @ex1.slip('NaN, which equals nothing, itself included')
-def same(got, want, tol): return got.shape == want.shape and torch.isclose(got, want, rtol=0, atol=tol).all().item()
+def same(got, want, tol):
+    return got.shape == want.shape and torch.isclose(got, want, rtol=0, atol=tol).all().item()
 
 @ex1.slip('comparing without looking at the shapes')
-def same(got, want, tol): return torch.isclose(got, want, rtol=0, atol=tol, equal_nan=True).all().item()
+def same(got, want, tol):
+    return torch.isclose(got, want, rtol=0, atol=tol, equal_nan=True).all().item()
 
 @ex1.slip('asking for exactly the same numbers')
-def same(got, want, tol): return got.shape == want.shape and ((got == want) | got.isnan() & want.isnan()).all().item()
+def same(got, want, tol):
+    return got.shape == want.shape and ((got == want) | got.isnan() & want.isnan()).all().item()
 
 @ex1.slip('taking one infinity off the other, which gives NaN')
-def same(got, want, tol): return got.shape == want.shape and (((got - want).abs() <= tol) | got.isnan() & want.isnan()).all().item()
+def same(got, want, tol):
+    return got.shape == want.shape and (((got - want).abs() <= tol) | got.isnan()
+        & want.isnan()).all().item()
 
 @ex1.slip('one number that fits, where all have to')
-def same(got, want, tol): return got.shape == want.shape and torch.isclose(got, want, rtol=0, atol=tol, equal_nan=True).any().item()
+def same(got, want, tol):
+    return got.shape == want.shape and torch.isclose(got, want, rtol=0, atol=tol,
+        equal_nan=True).any().item()
 
 # %% ../../nbs/tasks/17_exercises.ipynb #4fe1eac1
-ex1.hint('Look at the shapes first: tensors of different shapes can often be compared all the same, because PyTorch repeats the smaller one.',
-         '`torch.isclose` has the arguments `rtol`, `atol` and `equal_nan`. Only the absolute difference counts here.', '`.all().item()` turns a tensor of truth values into one `bool`.')
+ex1.hint('Look at the shapes first: tensors of different shapes can often be compared all the '
+    'same, because PyTorch repeats the smaller one.', '`torch.isclose` has the arguments `rtol`, '
+    '`atol` and `equal_nan`. Only the absolute difference counts here.',
+    '`.all().item()` turns a tensor of truth values into one `bool`.')
 nan, inf = float('nan'), float('inf')
-for edge, a, b, tol, want in [('equal', [1.], [1.], 0., True), ('near', [1.], [1.25], .5, True), ('too far', [1.], [1.25], .125, False), ('exactly at the limit', [1.], [1.5], .5, True),
-                              ('NaN and NaN', [nan], [nan], 0., True), ('NaN and a number', [nan], [1.], .5, False), ('infinity', [inf], [inf], .5, True), ('two infinities', [inf], [-inf], .5, False),
-                              ('one of two is far', [1., 2.], [1., 4.], .5, False), ('another shape', [1., 1.], [1.], .5, False), ('another number of dimensions', [[1., 1.]], [1., 1.], .5, False),
-                              ('large numbers', [1e6], [1e6 + 10], 1., False), ('nothing', [], [], 0., True)]:
+for edge, a, b, tol, want in [('equal', [1.], [1.], 0., True), ('near', [1.], [1.25], .5, True),
+        ('too far', [1.], [1.25], .125, False), ('exactly at the limit', [1.], [1.5], .5, True),
+        ('NaN and NaN', [nan], [nan], 0., True), ('NaN and a number', [nan], [1.], .5, False),
+        ('infinity', [inf], [inf], .5, True), ('two infinities', [inf], [-inf], .5, False),
+        ('one of two is far', [1., 2.], [1., 4.], .5, False),
+        ('another shape', [1., 1.], [1.], .5, False),
+        ('another number of dimensions', [[1., 1.]], [1., 1.], .5, False),
+        ('large numbers', [1e6], [1e6 + 10], 1., False), ('nothing', [], [], 0., True)]:
     ex1.case(edge, tensor(a), tensor(b), tol, want=want)
 
 # %% ../../nbs/tasks/17_exercises.ipynb #b5a6df7e
@@ -87,7 +100,8 @@ def smallest_failing(answer, cases):
     return next((c for c in cases if fails(*c)), None)
 
 @ex2.slip('letting an exception through')
-def smallest_failing(answer, cases): return min((c for c in cases if answer(c[0]) != c[1]), key=lambda c: len(c[0]), default=None)
+def smallest_failing(answer, cases):
+    return min((c for c in cases if answer(c[0]) != c[1]), key=lambda c: len(c[0]), default=None)
 
 @ex2.slip('taking an exception for a case that passes')
 def smallest_failing(answer, cases):
@@ -100,15 +114,20 @@ def smallest_failing(answer, cases):
 def smallest_failing(answer, cases): return ex2.answer(answer, cases[::-1])
 
 # %% ../../nbs/tasks/17_exercises.ipynb #f9e24b77
-ex2.hint('Write a small function first that says whether one case fails, with `try` and `except Exception` in it.', '`min(..., key=lambda c: len(c[0]), default=None)` finds the shortest, and of equals the first.')
+ex2.hint('Write a small function first that says whether one case fails, with `try` and `except '
+    'Exception` in it.', '`min(..., key=lambda c: len(c[0]), default=None)` finds the shortest, '
+    'and of equals the first.')
 longest = [([3, 9, 4], 9), ([2, 7], 7), ([5], 5)]
 ex2.case('no cases', 'lambda xs: 0', [], want=None)
 ex2.case('nothing fails', 'lambda xs: max(xs)', longest, want=None)
 ex2.case('all fail', 'lambda xs: 0', longest, want=([5], 5))
-ex2.case('the first one fails, and a shorter one too', 'lambda xs: xs[0]', longest, want=([2, 7], 7))
+ex2.case('the first one fails, and a shorter one too', 'lambda xs: xs[0]', longest,
+    want=([2, 7], 7))
 ex2.case('it raises', 'lambda xs: max(xs)', [([1, 2], 2), ([], 0)], want=([], 0))
-ex2.case('it raises for the longer one', 'lambda xs: xs[0] if len(xs) < 2 else 1/0', [([1, 2], 2), ([4], 4)], want=([1, 2], 2))
-ex2.case('two are equally short', 'lambda xs: -1', [([1, 2], 2), ([8, 6], 8), ([3, 4, 5], 5)], want=([1, 2], 2))
+ex2.case('it raises for the longer one', 'lambda xs: xs[0] if len(xs) < 2 else 1/0',
+    [([1, 2], 2), ([4], 4)], want=([1, 2], 2))
+ex2.case('two are equally short', 'lambda xs: -1', [([1, 2], 2), ([8, 6], 8), ([3, 4, 5], 5)],
+    want=([1, 2], 2))
 
 # %% ../../nbs/tasks/17_exercises.ipynb #d94d1955
 ex3 = Exercise('17.3', 'The old or the new, never half', """
@@ -149,7 +168,8 @@ def seen_after(f, before, does):
             f(file, write)
             came = None
         except OSError as e: came = e.strerror or str(e)
-        return dict(files={o.name: o.read_text() for o in sorted(Path(d).iterdir())}, meanwhile=during, raised=came)
+        return dict(files={o.name: o.read_text() for o in sorted(Path(d).iterdir())},
+            meanwhile=during, raised=came)
 
 # %% ../../nbs/tasks/17_exercises.ipynb #81603a69
 @ex3.slip('writing into the file itself')
@@ -183,11 +203,16 @@ def replace_whole(file, write):
         raise
 
 # %% ../../nbs/tasks/17_exercises.ipynb #73d9ebe0
-ex3.hint("A name beside the file: `other = file.with_name(file.name + '.partial')`.", '`try: write(other); os.replace(other, file)`, and `finally` removes what may be left: `other.unlink(missing_ok=True)`.',
-         '`finally` does not stop an exception; `except` without `raise` does.')
-def after(files, meanwhile, raised=None): return dict(files=files, meanwhile=[meanwhile], raised=raised)
+ex3.hint("A name beside the file: `other = file.with_name(file.name + '.partial')`.",
+    '`try: write(other); os.replace(other, file)`, and `finally` removes what may be left: '
+    '`other.unlink(missing_ok=True)`.', '`finally` does not stop an exception; `except` without '
+    '`raise` does.')
+def after(files, meanwhile, raised=None):
+    return dict(files=files, meanwhile=[meanwhile], raised=raised)
 ex3.case('a new file', None, 'new', want=after({'progress.json': 'new'}, None))
 ex3.case('an old file', 'old', 'new', want=after({'progress.json': 'new'}, 'old'))
-ex3.case('the disk is full', 'old', 'ne, then the disk is full', want=after({'progress.json': 'old'}, 'old', 'the disk is full'))
-ex3.case('the disk is full, and there was no file', None, 'ne, then the disk is full', want=after({}, None, 'the disk is full'))
+ex3.case('the disk is full', 'old', 'ne, then the disk is full',
+    want=after({'progress.json': 'old'}, 'old', 'the disk is full'))
+ex3.case('the disk is full, and there was no file', None, 'ne, then the disk is full',
+    want=after({}, None, 'the disk is full'))
 ex3.case('an empty old file', '', 'new', want=after({'progress.json': 'new'}, ''))

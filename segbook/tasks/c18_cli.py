@@ -23,7 +23,8 @@ A script reads no sentences, only exit codes. Give the five codes, in this order
 3. `segbook_train`, stopped by Ctrl-C (the signal SIGINT, number 2)
 4. `segbook_train`, stopped by a scheduler with SIGTERM (number 15)
 5. `segbook_train --resume runs/first`, which is finished already""")
-ex1.value('exit_codes', (2, 1, 130, 143, 0), because='wrong usage; one image left out; 128 + 2; 128 + 15; nothing to do is no error')
+ex1.value('exit_codes', (2, 1, 130, 143, 0), because='wrong usage; one image left out; 128 + 2; '
+    '128 + 15; nothing to do is no error')
 ex1.slip('giving every failure a 1')((1, 1, 1, 1, 0))
 ex1.slip('taking the number of the signal itself')((2, 1, 2, 15, 0))
 ex1.slip('taking a finished run for an error')((2, 1, 130, 143, 2))
@@ -57,12 +58,14 @@ def parse_size(text):
 @ex2.slip('letting a side of 0 pass')
 def parse_size(text):
     parts = [o.strip() for o in text.lower().replace('x', ',').split(',')]
-    return [int(parts[0]), int(parts[-1])] if len(parts) < 3 and all(o.isdecimal() for o in parts) else None
+    return [int(parts[0]), int(parts[-1])] if len(parts) < 3 and all(o.isdecimal()
+        for o in parts) else None
 
 @ex2.slip('dropping the middle one of three numbers')
 def parse_size(text):
     parts = [o.strip() for o in text.lower().replace('x', ',').split(',')]
-    return [int(parts[0]), int(parts[-1])] if all(o.isdecimal() and int(o) > 0 for o in parts) else None
+    return [int(parts[0]), int(parts[-1])] if all(o.isdecimal() and int(o) > 0
+        for o in parts) else None
 
 @ex2.slip('giving one number back alone')
 def parse_size(text):
@@ -71,11 +74,15 @@ def parse_size(text):
 
 # %% ../../nbs/tasks/18_cli.ipynb #a1ce2221
 ex2.hint('Make one separator of two first: `text.lower().replace("x", ",")`.',
-         "`'7'.isdecimal()` is true; for '', '-7', '7.5' and ' 7' it is false, so strip the blanks before you ask.",
-         'With one part, the first and the last part are the same: `parts[0]`, `parts[-1]`.')
-for edge, text, want in [('a comma', '96,128', [96, 128]), ('an x', '96x128', [96, 128]), ('a capital X', '8X4', [8, 4]), ('one number', '64', [64, 64]),
-                         ('blanks', ' 48 , 64 ', [48, 64]), ('nothing', '', None), ('one side missing', '96,', None), ('a side of 0', '0,128', None),
-                         ('a minus', '-96,128', None), ('three numbers', '3,96,128', None), ('another separator', '96:128', None), ('a point', '9.5', None)]:
+    "`'7'.isdecimal()` is true; for '', '-7', '7.5' and ' 7' it is false, so strip the blanks "
+    "before you ask.", 'With one part, the first and the last part are the same: `parts[0]`, '
+    '`parts[-1]`.')
+for edge, text, want in [('a comma', '96,128', [96, 128]), ('an x', '96x128', [96, 128]),
+        ('a capital X', '8X4', [8, 4]), ('one number', '64', [64, 64]),
+        ('blanks', ' 48 , 64 ', [48, 64]), ('nothing', '', None), ('one side missing', '96,', None),
+        ('a side of 0', '0,128', None), ('a minus', '-96,128', None),
+        ('three numbers', '3,96,128', None), ('another separator', '96:128', None),
+        ('a point', '9.5', None)]:
     ex2.case(edge, text, want=want)
 
 # %% ../../nbs/tasks/18_cli.ipynb #3d4cb23e
@@ -121,11 +128,13 @@ def free_name(name, taken):
     return next(o for o in [name] + [f'{name}-{i}' for i in range(1, 99)] if o.lower() not in low)
 
 @ex3.slip('looking for a second name only once')
-def free_name(name, taken): return f'{name}-2' if name.lower() in [o.lower() for o in taken] else name
+def free_name(name, taken):
+    return f'{name}-2' if name.lower() in [o.lower() for o in taken] else name
 
 # %% ../../nbs/tasks/18_cli.ipynb #033c68af
-ex3.hint('Put the names that are taken, in small letters, into a set.', 'A `while` loop: as long as the name is taken, try the next number.',
-         'Do not count the names that exist: somebody may have deleted the second of three.')
+ex3.hint('Put the names that are taken, in small letters, into a set.',
+    'A `while` loop: as long as the name is taken, try the next number.',
+    'Do not count the names that exist: somebody may have deleted the second of three.')
 ex3.case('nothing there', 'scenes', [], want='scenes')
 ex3.case('the name is taken', 'scenes', ['scenes'], want='scenes-2')
 ex3.case('capitals', 'scenes', ['Scenes'], want='scenes-2')
@@ -160,10 +169,12 @@ def differing(given, old):
 
 # %% ../../nbs/tasks/18_cli.ipynb #1f694b6a
 @ex4.slip('counting what was not given')
-def differing(given, old): return sorted(k for k in old if k != 'workers' and given.get(k) != old[k])
+def differing(given, old):
+    return sorted(k for k in old if k != 'workers' and given.get(k) != old[k])
 
 @ex4.slip('taking 0 and False for not given')
-def differing(given, old): return sorted(k for k, v in given.items() if v and k != 'workers' and v != old[k])
+def differing(given, old):
+    return sorted(k for k, v in given.items() if v and k != 'workers' and v != old[k])
 
 @ex4.slip('refusing what is only repeated')
 def differing(given, old): return sorted(k for k in given if k != 'workers')
@@ -175,8 +186,9 @@ def differing(given, old): return sorted(k for k, v in given.items() if v != old
 def differing(given, old): return [k for k, v in given.items() if k != 'workers' and v != old[k]]
 
 # %% ../../nbs/tasks/18_cli.ipynb #4561add4
-ex4.hint('Go through `given`, not through `old`.', 'A condition such as `if v` is false for 0 and `False`; compare with `old[k]` instead.',
-         '`sorted(k for k, v in given.items() if ...)` gives a list in the order of the alphabet.')
+ex4.hint('Go through `given`, not through `old`.', 'A condition such as `if v` is false for 0 and '
+    '`False`; compare with `old[k]` instead.', '`sorted(k for k, v in given.items() if ...)` gives '
+    'a list in the order of the alphabet.')
 old = dict(epochs=20, lr=.001, size=[96, 128], seed=42, weights=True, workers=2)
 ex4.case('nothing was given', {}, old, want=[])
 ex4.case('one that differs', dict(epochs=30), old, want=['epochs'])
@@ -215,7 +227,8 @@ def guarded(body):
 def ran(f, does):
     "What `f` makes of a body that does what the text says: 'return 3', or 'raise OSError'."
     what, name = does.split()
-    errors = dict(SegbookError=SegbookError, KeyboardInterrupt=KeyboardInterrupt, OSError=OSError, ValueError=ValueError, SystemExit=SystemExit)
+    errors = dict(SegbookError=SegbookError, KeyboardInterrupt=KeyboardInterrupt, OSError=OSError,
+        ValueError=ValueError, SystemExit=SystemExit)
     def body():
         if what == 'raise': raise errors[name]()
         return int(name)
@@ -250,8 +263,13 @@ def guarded(body):
     return 0
 
 # %% ../../nbs/tasks/18_cli.ipynb #c8704634
-ex5.hint('One `try` with `return body()`, and several `except` below it.', 'The first `except` that fits is taken, so the narrow ones stand above the wide one.',
-         '`KeyboardInterrupt` and `SystemExit` are no `Exception`: both come from `BaseException` directly.')
-for edge, does, want in [('all went well', 'return 0', 0), ('a code of its own', 'return 1', 1), ('input that cannot be used', 'raise SegbookError', 2), ('Ctrl-C', 'raise KeyboardInterrupt', 130),
-                         ('a full disk', 'raise OSError', 1), ('a fault in the program', 'raise ValueError', 1), ('an exit on purpose', 'raise SystemExit', 'SystemExit came through')]:
+ex5.hint('One `try` with `return body()`, and several `except` below it.',
+    'The first `except` that fits is taken, so the narrow ones stand above the wide one.',
+    '`KeyboardInterrupt` and `SystemExit` are no `Exception`: both come from `BaseException` '
+    'directly.')
+for edge, does, want in [('all went well', 'return 0', 0), ('a code of its own', 'return 1', 1),
+        ('input that cannot be used', 'raise SegbookError', 2),
+        ('Ctrl-C', 'raise KeyboardInterrupt', 130), ('a full disk', 'raise OSError', 1),
+        ('a fault in the program', 'raise ValueError', 1),
+        ('an exit on purpose', 'raise SystemExit', 'SystemExit came through')]:
     ex5.case(edge, does, want=want)

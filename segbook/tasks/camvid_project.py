@@ -41,10 +41,12 @@ def shares(masks, n_classes, void):
     return n/masks.numel()
 
 @ex1.slip('keeping a share for Void')
-def shares(masks, n_classes, void): return torch.bincount(masks.flatten(), minlength=n_classes).float()/masks.numel()
+def shares(masks, n_classes, void):
+    return torch.bincount(masks.flatten(), minlength=n_classes).float()/masks.numel()
 
 @ex1.slip('averaging the shares of the images, whatever they have labelled')
-def shares(masks, n_classes, void): return torch.stack([ex1.answer(m[None], n_classes, void) for m in masks]).mean(0)
+def shares(masks, n_classes, void):
+    return torch.stack([ex1.answer(m[None], n_classes, void) for m in masks]).mean(0)
 
 @ex1.slip('having entries only for the classes that occur')
 def shares(masks, n_classes, void):
@@ -52,8 +54,9 @@ def shares(masks, n_classes, void):
     return n/n.sum()
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #71eb403f
-ex1.hint('`torch.bincount(masks.flatten(), minlength=n_classes)` counts every id.', 'Set the entry of Void to 0 before you sum.',
-         '0 divided by 0 is NaN: divide by `n.sum().clamp(min=1)`.')
+ex1.hint('`torch.bincount(masks.flatten(), minlength=n_classes)` counts every id.',
+    'Set the entry of Void to 0 before you sum.', '0 divided by 0 is NaN: divide by '
+    '`n.sum().clamp(min=1)`.')
 ex1.case('two classes', tensor([[[0, 1]]]), 3, 2, want=tensor([.5, .5, 0]))
 ex1.case('Void', tensor([[[0, 2]]]), 3, 2, want=tensor([1., 0, 0]))
 ex1.case('an absent class', tensor([[[1, 1]]]), 4, 3, want=tensor([0., 1, 0, 0]))
@@ -66,7 +69,8 @@ def _(rng):
     for n,h,w,k in ((2, 3, 5, 4), (3, 7, 4, 6)):
         m = rng.integers(0, k, (n, h, w))
         seen = [o for o in m.ravel().tolist() if o != k-1]
-        yield 'an odd size', (torch.from_numpy(m), k, k-1), torch.tensor([seen.count(i)/len(seen) for i in range(k)])
+        yield 'an odd size', (torch.from_numpy(m), k,
+            k-1), torch.tensor([seen.count(i)/len(seen) for i in range(k)])
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #630ab5d5
 ex2 = Exercise('camvid.2', 'A picture that never looks', """
@@ -88,10 +92,13 @@ def blind_picture(masks, n_classes, void):
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #61b09018
 @ex2.slip('letting Void vote')
-def blind_picture(masks, n_classes, void): return torch.stack([(masks == k).sum(0) for k in range(n_classes)]).argmax(0)
+def blind_picture(masks, n_classes, void):
+    return torch.stack([(masks == k).sum(0) for k in range(n_classes)]).argmax(0)
 
 @ex2.slip('one class for the whole picture')
-def blind_picture(masks, n_classes, void): return torch.full(masks.shape[1:], masks[masks != void].mode().values.item() if (masks != void).any() else 0)
+def blind_picture(masks, n_classes, void):
+    return torch.full(masks.shape[1:], masks[masks != void].mode().values.item()
+        if (masks != void).any() else 0)
 
 @ex2.slip('the mean of the ids, as if they were brightness')
 def blind_picture(masks, n_classes, void): return masks.float().mean(0).round().long()
@@ -103,8 +110,10 @@ def blind_picture(masks, n_classes, void):
     return votes.max(0).values
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #8b09d52a
-ex2.hint('Votes for one class: `(masks == k).sum(0)` is `[H,W]`. Stack them for all classes.', 'Close Void before you look for the largest: `votes[void] = -1`.',
-         '`argmax(0)` gives the position of the largest along the first dimension, and that position is the class.')
+ex2.hint('Votes for one class: `(masks == k).sum(0)` is `[H,W]`. Stack them for all classes.',
+    'Close Void before you look for the largest: `votes[void] = -1`.',
+    '`argmax(0)` gives the position of the largest along the first dimension, and that position is '
+    'the class.')
 ex2.case('one mask', tensor([[[1, 0]]]), 3, 2, want=tensor([[1, 0]]))
 ex2.case('two against one', tensor([[[0]], [[1]], [[1]]]), 3, 2, want=tensor([[1]]))
 ex2.case('equally many votes', tensor([[[1]], [[0]]]), 3, 2, want=tensor([[0]]))
@@ -119,8 +128,10 @@ def _(rng):
         m = rng.integers(0, k, (n, h, w))
         def first(y, x):
             c = collections.Counter(sorted(o for o in m[:, y, x].tolist() if o != k-1))
-            return c.most_common(1)[0][0] if c else 0  # of equals the one counted first, which is the smallest
-        yield 'several masks', (torch.from_numpy(m), k, k-1), tensor([[first(y, x) for x in range(w)] for y in range(h)])
+            # of equals the one counted first, which is the smallest
+            return c.most_common(1)[0][0] if c else 0
+        yield 'several masks', (torch.from_numpy(m), k,
+            k-1), tensor([[first(y, x) for x in range(w)] for y in range(h)])
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #9b2f8f08
 ex3 = Exercise('camvid.3', 'Which image went worst?', """
@@ -160,15 +171,17 @@ def worst_image(preds, targs, void):
     return max([i for i, s in enumerate(scores) if s == s], key=lambda i: scores[i], default=None)
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #4ec1f245
-ex3.hint('One image first: `(p == t)[t != void].float().mean()`.', 'The mean of nothing is NaN, and NaN is the only number that is not equal to itself.',
-         '`min(positions, key=lambda i: scores[i], default=None)` gives the position of the smallest, and `None` when there is none.')
+ex3.hint('One image first: `(p == t)[t != void].float().mean()`.', 'The mean of nothing is NaN, '
+    'and NaN is the only number that is not equal to itself.', '`min(positions, key=lambda i: '
+    'scores[i], default=None)` gives the position of the smallest, and `None` when there is none.')
 ex3.case('one image', tensor([[[0, 1]]]), tensor([[[0, 0]]]), 2, want=0)
 ex3.case('two images', tensor([[[0, 1]], [[1, 1]]]), tensor([[[0, 1]], [[0, 0]]]), 2, want=1)
 ex3.case('equals', tensor([[[1, 0]], [[0, 1]]]), tensor([[[0, 0]], [[0, 0]]]), 2, want=0)
 ex3.case('Void', tensor([[[0, 0]], [[0, 1]]]), tensor([[[2, 0]], [[0, 0]]]), 2, want=1)
 ex3.case('only Void in one', tensor([[[0, 1]], [[0, 1]]]), tensor([[[2, 2]], [[0, 0]]]), 2, want=1)
 ex3.case('only Void', tensor([[[0, 1]], [[0, 1]]]), tensor([[[2, 2]], [[2, 2]]]), 2, want=None)
-ex3.case('much Void', tensor([[[1, 1, 0, 0]], [[1, 0, 0, 0]]]), tensor([[[0, 0, 0, 0]], [[0, 2, 2, 2]]]), 2, want=1)
+ex3.case('much Void', tensor([[[1, 1, 0, 0]], [[1, 0, 0, 0]]]),
+    tensor([[[0, 0, 0, 0]], [[0, 2, 2, 2]]]), 2, want=1)
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #18e032ed
 ex4 = Exercise('camvid.4', 'Which classes vanish?', """
@@ -189,19 +202,24 @@ def vanished(mask, step, void):
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #2c48722d
 @ex4.slip('counting Void')
-def vanished(mask, step, void): return sorted(set(mask.unique().tolist()) - set(mask[::step, ::step].unique().tolist()))
+def vanished(mask, step, void):
+    return sorted(set(mask.unique().tolist()) - set(mask[::step, ::step].unique().tolist()))
 
 @ex4.slip('making only the rows fewer')
-def vanished(mask, step, void): return sorted(set(mask.unique().tolist()) - set(mask[::step].unique().tolist()) - {void})
+def vanished(mask, step, void):
+    return sorted(set(mask.unique().tolist()) - set(mask[::step].unique().tolist()) - {void})
 
 @ex4.slip('naming what is left, and not what is gone')
 def vanished(mask, step, void): return sorted(set(mask[::step, ::step].unique().tolist()) - {void})
 
 @ex4.slip('beginning with the last pixel of each step')
-def vanished(mask, step, void): return sorted(set(mask.unique().tolist()) - set(mask[step-1::step, step-1::step].unique().tolist()) - {void})
+def vanished(mask, step, void):
+    return sorted(set(mask.unique().tolist())
+        - set(mask[step-1::step, step-1::step].unique().tolist()) - {void})
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #c78be0ba
-ex4.hint('`mask[::2, ::2]` keeps every second pixel of every second row.', '`set(a.unique().tolist())` is the set of the ids in `a`; sets can be subtracted.')
+ex4.hint('`mask[::2, ::2]` keeps every second pixel of every second row.',
+    '`set(a.unique().tolist())` is the set of the ids in `a`; sets can be subtracted.')
 ex4.case('nothing is dropped', tensor([[0, 1]]), 1, 2, want=[])
 ex4.case('a pole between the kept columns', tensor([[0, 1, 0]]), 2, 9, want=[1])
 ex4.case('a pole in a kept column', tensor([[0, 0, 1]]), 2, 9, want=[])
@@ -215,4 +233,5 @@ def _(rng):
     for h,w,step in ((5, 7, 3), (7, 9, 4), (6, 5, 2)):
         m = rng.integers(0, 9, (h, w))
         kept = [m[y, x] for y in range(h) for x in range(w) if y % step == 0 and x % step == 0]
-        yield 'an odd size', (torch.from_numpy(m), step, 8), [k for k in range(8) if k in m and k not in kept]
+        yield 'an odd size', (torch.from_numpy(m), step,
+            8), [k for k in range(8) if k in m and k not in kept]
