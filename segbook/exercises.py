@@ -105,7 +105,7 @@ def _save_progress(change):
     return said.strip()
 
 # %% ../nbs/17_exercises.ipynb #aa6fb043
-def _chapters():
+def chapter_modules():
     "{chapter id: module name}, in the order of the course."
     try: tasks = importlib.import_module('segbook.tasks')
     except ImportError: return {}
@@ -113,22 +113,27 @@ def _chapters():
     ids = {re.sub(r'^c(?=\d)', '', n.split('_')[0]): n for n in names if n[0] != '_'}
     return dict(sorted(ids.items(), key=lambda o: (not o[0].isdigit(), o[0])))
 
-def _exercises_of(module):
+def exercises_of(module):
     "{id: Exercise} of one module."
     found = {o.id: o for o in vars(module).values() if isinstance(o, Exercise)}
     return dict(sorted(found.items()))
 
-def _chapter(name): return importlib.import_module(f'segbook.tasks.{name}')
+def chapter_module(name): return importlib.import_module(f'segbook.tasks.{name}')
+
+def all_exercises():
+    "{id: Exercise} of the whole course, in its order."
+    found = [exercises_of(chapter_module(n)) for n in chapter_modules().values()]
+    return {i: ex for part in found for i, ex in part.items()}
 
 def _find(id):
     "The exercise `id`, or a sentence with the nearest ids."
     key = str(id).strip().lower()
     if key[1:2] == '.' and key[0].isdigit(): key = f'0{key}'
-    chapters = _chapters()
-    ex = _exercises_of(_chapter(chapters[key.split('.')[0]])).get(key) if key.split('.')[
+    chapters = chapter_modules()
+    ex = exercises_of(chapter_module(chapters[key.split('.')[0]])).get(key) if key.split('.')[
         0] in chapters else None
     if ex is not None: return ex
-    every = [o for n in chapters.values() for o in _exercises_of(_chapter(n))]
+    every = list(all_exercises())
     near = difflib.get_close_matches(key, every, n=3,
         cutoff=.5) or [o for o in every if o.split('.')[0] == key.split('.')[0]][:5] or every[:5]
     return (f'There is no exercise {id!r}. The nearest: {", ".join(near) or "none"}. progress() '
@@ -199,9 +204,9 @@ def progress():
     "Print the map of the course: each chapter, its exercises, and what is done."
     state,said = _load_progress()
     rows,done,n = [],0,0
-    for id,name in _chapters().items():
-        module = _chapter(name)
-        exs = _exercises_of(module)
+    for id,name in chapter_modules().items():
+        module = chapter_module(name)
+        exs = exercises_of(module)
         marks = ''.join('■' if o in state['done'] else '□' for o in exs)
         nxt = next((e for o,e in exs.items() if o not in state['done']), None)
         done,n = done+marks.count('■'),n+len(marks)
