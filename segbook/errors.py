@@ -4,12 +4,13 @@
 
 # %% ../nbs/workshop/errors.ipynb #601b5bcb
 from __future__ import annotations
+import difflib
 from pathlib import Path
 
 import numpy as np
 
 # %% auto #0
-__all__ = ['SegbookError', 'listed', 'counted', 'height_width']
+__all__ = ['SegbookError', 'listed', 'counted', 'height_width', 'nearest_names']
 
 # %% ../nbs/workshop/errors.ipynb #32395d74
 class SegbookError(ValueError):
@@ -35,3 +36,12 @@ def height_width(size):
     except (TypeError,ValueError):
         raise SegbookError(f'size={size!r}; expected one number, or (height, width), in pixels. '
             'Write for example size=(96,128).') from None
+
+# %% ../nbs/workshop/errors.ipynb #a8160819
+def nearest_names(name, options, n=3, cutoff=.4):
+    "Up to `n` of `options` that `name` may have meant, the nearest first, upper and lower case alike; all of them when none is near."
+    options = [str(o) for o in options]
+    lower = {}
+    for o in options: lower.setdefault(o.lower(), o)
+    near = difflib.get_close_matches(str(name).lower(), lower, n, cutoff)
+    return [lower[o] for o in near] or options

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['find_void', 'one_hot', 'to_mask', 'palette', 'overlay', 'show_mask']
+__all__ = ['find_void', 'void_of', 'one_hot', 'to_mask', 'palette', 'overlay', 'legend_handles', 'show_mask']
 
 # %% ../../nbs/02_masks.ipynb #49e58701
 def find_void(
@@ -33,6 +33,14 @@ def find_void(
             f'{", ".join(map(str, found))}; expected once at most. Keep one, and give its id to '
             'all unlabelled pixels.')
     return found[0] if found else None
+
+# %% ../../nbs/02_masks.ipynb #a2889128
+def void_of(
+    dls, # DataLoaders with `.ignore_index`, or with class names in `.vocab`
+) -> int | None: # id of the class that counts nowhere, or None
+    "The ignored id of DataLoaders: what they say themselves, else the class named Void in their vocab."
+    if hasattr(dls, 'ignore_index'): return dls.ignore_index
+    return find_void(getattr(dls, 'vocab', None) or ())
 
 # %% ../../nbs/02_masks.ipynb #c6d0a81c
 def one_hot(
@@ -157,15 +165,16 @@ def overlay(
     return (im*(1 - a) + tint*a + .5).astype(np.uint8)
 
 # %% ../../nbs/02_masks.ipynb #7a99d1bc
-def _legend(ax, ids, codes, cols):
-    "Class names beside the axes, each with its colour; Void hatched."
+def legend_handles(
+    codes, # class names, in the order of their ids
+    ids=None, # ids to name, in this order; None for all
+) -> list: # of matplotlib Patch, for `ax.legend(handles=...)` or `fig.legend(handles=...)`
+    "A patch in its class's colour for each id, labelled with the class name; Void hatched, as `overlay` draws it."
     from matplotlib.patches import Patch
-    void = find_void(codes)
-    hs = [Patch(facecolor='lightgrey' if i == void else cols[i]/255, edgecolor='dimgrey',
-            hatch='////' if i == void else None, label=codes[i]) for i in ids]
-    if hs:
-        ax.legend(handles=hs, loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0,
-            fontsize=9, frameon=False)
+    codes, cols, void = [str(c) for c in codes], palette(codes)/255, find_void(codes)
+    return [Patch(facecolor='lightgrey' if i == void else cols[i], edgecolor='dimgrey',
+        hatch='////' if i == void else None, label=codes[i])
+        for i in (range(len(codes)) if ids is None else ids)]
 
 # %% ../../nbs/02_masks.ipynb #5ac30157
 def show_mask(
@@ -183,7 +192,6 @@ def show_mask(
     import matplotlib.pyplot as plt
     m = mask_array(mask)
     codes = codes_for(m, codes)
-    cols, void = palette(codes), find_void(codes)
     ids = [int(i) for i in np.unique(m)]
     if only is not None:
         only = class_id(only, codes)
@@ -194,5 +202,7 @@ def show_mask(
     if ax is None: ax = plt.subplots(figsize=(5, 3.5), layout='constrained')[1]
     ax.imshow(x, interpolation='nearest')
     ax.set_axis_off()
-    if legend: _legend(ax, ids, codes, cols)
+    if legend and ids:
+        ax.legend(handles=legend_handles(codes, ids), loc='upper left', bbox_to_anchor=(1.01, 1),
+            borderaxespad=0, fontsize=9, frameon=False)
     return ax
