@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segbook import cli
-from segbook.cli import class_table, overlay_figure, per_class, results_figure, segbook_check, segbook_predict, segbook_train
+from segbook import interpretation
+from segbook.cli import arguments, run_folder, terminal, train as training
+from segbook.cli import (
+    class_table, overlay_figure, per_class, results_figure, segbook_check, segbook_predict,
+    segbook_train,
+)
+from segbook.errors import SegbookError
 
 CODES = ['background', 'wall', 'door', 'Void']
 TINY = '--encoder resnet18 --pretrained false --bs 4 --epochs 3'
@@ -105,10 +110,10 @@ def test_help_is_complete_and_imports_little(capsys):
     assert loaded.splitlines()[-1] == '[]'
 
 def test_values():
-    given = cli._train_parser().given(
+    given = arguments.train_parser().given(
         '--size 96x128 --pretrained --weights off --seed 0 --lr 3e-4'.split())
     assert given == dict(size=[96, 128], pretrained=True, weights=False, seed=0, lr=3e-4)
-    assert cli._train_parser().given(['--size', '64']) == dict(size=[64, 64])
+    assert arguments.train_parser().given(['--size', '64']) == dict(size=[64, 64])
 
 
 # -- data that cannot be trained on
@@ -185,8 +190,8 @@ def test_names_by_argument(tmp_path, capsys, monkeypatch):
     d = folder(tmp_path/'d')
     for a, b in (('images', 'photos'), ('labels', 'masks'), ('codes.txt', 'names.txt')):
         (d/a).rename(d/b)
-    monkeypatch.setattr(cli, '_learner', lambda dls,
-        a: (_ for _ in ()).throw(cli.SegbookError(f'{len(dls.train_ds)} images, {a.bs} a batch')))
+    monkeypatch.setattr(training, '_learner', lambda dls,
+        a: (_ for _ in ()).throw(SegbookError(f'{len(dls.train_ds)} images, {a.bs} a batch')))
     for codes in ('names.txt', ','.join(CODES)):
         assert train('--images photos --labels masks --codes', codes, '--data', d, '--out',
             tmp_path/'run') == 2
@@ -274,7 +279,7 @@ def test_disk_too_small(refused, data, monkeypatch):
 def test_default_out_is_new(data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'runs'/'data').mkdir(parents=True)
-    monkeypatch.setattr(cli, '_data', lambda a: (_ for _ in ()).throw(cli.SegbookError('enough')))
+    monkeypatch.setattr(training, '_data_folder', lambda a: (_ for _ in ()).throw(SegbookError('enough')))
     assert train('--data', data) == 2 and f'-> {Path("runs")/"data-2"}' in capsys.readouterr().out
 
 
@@ -407,7 +412,7 @@ def test_stopped_between_training_and_outputs(copy, finished, scenes, monkeypatc
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(2)
     with monkeypatch.context() as m:
-        m.setattr(cli, 'results_figure', stop)
+        m.setattr(training, 'results_figure', stop)
         assert segbook_train(['--resume', str(copy)]) == 130
     assert '3 of 3 epochs are kept' in capsys.readouterr().err and not (copy/'results.png').exists()
     assert segbook_train(['--resume', str(copy), '--data', str(scenes), '--epochs', '3', '--out',
@@ -419,7 +424,7 @@ def test_stopped_before_training(scenes, tmp_path, capsys, monkeypatch):
     def stop(*args):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(2)
-    monkeypatch.setattr(cli, '_learner', stop)
+    monkeypatch.setattr(training, '_learner', stop)
     assert train(TINY, '--data', scenes, '--out', tmp_path/'a'/'run') == 130
     assert capsys.readouterr().err.endswith('stopped by Ctrl-C. Nothing was written.\n') and list(
         tmp_path.iterdir()) == []
@@ -427,7 +432,7 @@ def test_stopped_before_training(scenes, tmp_path, capsys, monkeypatch):
 def test_failure_keeps_the_run(copy, monkeypatch, capsys):
     def full(*args, **kw): raise OSError(28, 'No space left on device')
     with monkeypatch.context() as m:
-        m.setattr(cli, 'results_figure', full)
+        m.setattr(training, 'results_figure', full)
         assert segbook_train(['--resume', str(copy)]) == 1
     err = capsys.readouterr().err
     assert 'No space left on device' in err and 'Traceback' not in err and f'segbook_train --resume {copy}' in err
@@ -484,6 +489,12 @@ def test_two_runs_in_one_folder(copy, capsys):
         fcntl.flock(f, fcntl.LOCK_EX)
         assert segbook_train(['--resume', str(copy)]) == 2
     assert 'another segbook_train is writing to' in capsys.readouterr().err
+
+def test_a_file_system_without_locks_is_said(tmp_path, capsys, monkeypatch):
+    def acquire(self): raise NotImplementedError('no locks here')
+    monkeypatch.setattr('filelock.FileLock.acquire', acquire)
+    with run_folder.locked_folder(tmp_path): assert not (tmp_path/'.lock').exists()
+    assert 'cannot be locked here (no locks here)' in capsys.readouterr().out
 
 
 # -- segbook_predict
@@ -620,7 +631,8 @@ def test_figures(shape, codes):
     if 'Void' in codes: y[2][:] = 3 # an image of nothing but Void
     for n in (1, 3):
         f = io.BytesIO()
-        results_figure(x[:n], y[:n], p[:n], codes, ['a long name '*8]*n, [.5]*n, 'title').savefig(f)
+        results_figure(x[:n], y[:n], p[:n], codes, ['a long name '*8]*n, [.5]*n,
+            title='title').savefig(f)
         assert Image.open(f).width == 1320
     f = io.BytesIO()
     overlay_figure(x[0], p[0], codes).savefig(f)
@@ -628,18 +640,18 @@ def test_figures(shape, codes):
 
 def test_error_picture():
     y, p = np.array([[0, 0, 1, 3]]), np.array([[0, 1, 1, 0]])
-    out = cli._error_picture(np.zeros((1, 4), np.uint8), y, p, 3)
+    out = interpretation._error_picture(np.zeros((1, 4), np.uint8), y, p, 3)
     assert [tuple(o) == (205, 16, 36) for o in out[0]] == [False, True, False, False]
 
 def test_bar_only_on_a_terminal():
     class Terminal(io.StringIO):
         def isatty(self): return True
     for out, bars in ((io.StringIO(), 0), (Terminal(), 1)):
-        l = cli._Lines(2, out=out)
+        l = terminal.EpochLines(2, out=out)
         l.shown -= 1
         l.batch(1, 4, 'batches')
-        l.epoch(1., 1., .5, .2)
-        l.epoch(1., 1., .5, .1)
+        for v in (.2, .1):
+            l.epoch(dict(train_loss=1., valid_loss=1., pixel_accuracy=.5, mean_iou=v))
         assert out.getvalue().count('[######..................] 1/4 batches') == bars
         assert len(re.findall(r'[12]/2 +1\.0000',
                 out.getvalue())) == 2 and out.getvalue().count('*') == 1
