@@ -12,7 +12,7 @@ from pathlib import Path
 from segbook.exercises import all_exercises
 
 ROOT = Path(__file__).resolve().parent.parent
-IMPORT = 'from segbook.exercises import check, hint, progress, solution\n\n'
+IMPORT = 'from segbook.exercises import *\n\n'
 HOW = """> **How exercises work.** Put your answer in place of the three dots and run the cell. The check answers with a \
 tick, or with the smallest case that goes wrong. `hint('{0}')` gives a hint, `solution('{0}')` a solution, `progress()` the \
 map of the course.

@@ -12,7 +12,7 @@ from ..errors import SegbookError
 __all__ = []
 
 # %% ../../nbs/tasks/18_cli.ipynb #a59a57ef
-CHAPTER = dict(title='Command line', notebook='18_cli.ipynb')
+CHAPTER = dict(title='Commands', notebook='18_cli.ipynb')
 
 # %% ../../nbs/tasks/18_cli.ipynb #84e3a0d7
 ex1 = Exercise('18.1', 'Read the exit codes', """
