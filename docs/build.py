@@ -1,8 +1,18 @@
 """build.py [--no-exec] [--widgets] [--force]: the site, from the notebooks, into _docs. Nothing is fetched but what docs/package.json names, once.
 
 Every notebook is run, two at a time, unless neither it nor the library changed since its last run (--force runs all the
-same; --no-exec runs none, and shows the outputs that are there; --widgets runs those that are about widgets). A cell that fails stops the build and names itself."""
-import argparse, hashlib, json, os, re, shutil, subprocess, sys, tempfile, time
+same; --no-exec runs none, and shows the outputs that are there; --widgets runs those that hold an explorer). A cell that
+fails stops the build and names itself, and so does an explorer that left no state."""
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -46,9 +56,10 @@ def vendor():
         (to/'@jupyter-widgets'/place).mkdir(parents=True, exist_ok=True)
         for f in (*to.glob('*.woff*'), *to.glob('*.ttf')):
             shutil.copy(f, to/'@jupyter-widgets'/place)
-    for name,file in VENDOR.items(): shutil.copy(DOCS/'node_modules'/file, to/name)
+    for name, file in VENDOR.items(): shutil.copy(DOCS/'node_modules'/file, to/name)
     shutil.copy(Path(anywidget.__file__).parent/'nbextension'/'index.js', to/'anywidget.js')
     shutil.copy(ROOT/'images'/'index_1.png', PROC/'static'/'preview.png')
+
 
 def text(cell):
     return cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
@@ -98,7 +109,11 @@ def stale(file):
     return not mark.exists() or mark.read_text() != state(file)
 
 def moves(file):
-    return re.search(r'\b(mask_explorer|figure_slider)\(', file.read_text(encoding='utf-8'))
+    "Does the notebook hold an explorer? Its state is not committed, so it is run"
+    import explorers
+    nb = json.loads(file.read_text(encoding='utf-8'))
+    return any(explorers.shows_explorer(text(c)) for c in nb['cells'] if c['cell_type'] == 'code')
+
 
 def execute_all(force, widgets=False):
     todo = [f for f in notebooks() if (force or stale(f)) and (not widgets or moves(f))]
@@ -127,49 +142,55 @@ def with_outputs(file):
         if c['cell_type'] == 'code': c['outputs'] = outputs.get(c['id'], c['outputs'])
     return {**nb, 'metadata': {**nb['metadata'], **old['metadata']}}
 
-def write_pages():
-    "Everything that Sphinx reads, in _proc/site"
+def write_pages(strict=False):
+    "Everything that Sphinx reads, in _proc/site; `strict`: no explorer without state"
+    import api
     import convert
     site = PROC/'site'
     shutil.rmtree(site, ignore_errors=True)
-    shutil.copytree(ROOT/'images', site/'images',
-        ignore=shutil.ignore_patterns('*.py', '__pycache__'))
+    shutil.copytree(ROOT/'images', site/'images', ignore=shutil.ignore_patterns('*.py', '__pycache__'))
     pages = sorted(f.relative_to(ROOT/'nbs').with_suffix('').as_posix() for f in notebooks())
     for name in pages:
-        nb = convert.page(with_outputs(ROOT/'nbs'/f'{name}.ipynb'), f'{name}.ipynb')
+        nb = convert.page(with_outputs(ROOT/'nbs'/f'{name}.ipynb'), f'{name}.ipynb', strict)
         if name == 'index':
             nb['cells'].append(dict(cell_type='markdown', id='contents', metadata={},
-                    source=convert.contents([p for p in pages if p not in ('index', '00_all')])))
+                                    source=convert.contents([p for p in pages if p != 'index'])))
         (site/f'{name}.ipynb').parent.mkdir(parents=True, exist_ok=True)
         (site/f'{name}.ipynb').write_text(json.dumps(nb), encoding='utf-8')
     (site/'api').mkdir()
-    for m in convert.modules():
-        (site/'api'/f'{m.split(".")[-1]}.md').write_text(convert.api(m), encoding='utf-8')
+    for m in api.modules(): (site/'api'/f'{api.file_of(m)}.md').write_text(api.page(m), encoding='utf-8')
+    (site/'api'/'index.md').write_text(api.index(), encoding='utf-8')
+    (site/'workshop').mkdir(exist_ok=True)
+    (site/'workshop'/'index.md').write_text(convert.workshop(pages), encoding='utf-8')
+    shutil.copy(DOCS/'404.md', site)
+
 
 def sphinx():
-    cmd = [sys.executable, '-m', 'sphinx', '-q', '-j', str(WORKERS), '-W', '--keep-going', '-b',
-        'html', '-c', str(DOCS), '-d', str(PROC/'doctrees'), str(PROC/'site'),
-        str(PROC/'out'/'html')]
+    "Let Sphinx write the site, finish its pages, and put it where the old one was"
+    import finish
+    html = PROC/'out'/'html'
+    cmd = [sys.executable, '-m', 'sphinx', '-q', '-j', str(WORKERS), '-W', '--keep-going', '-b', 'html', '-c', str(DOCS),
+           '-d', str(PROC/'doctrees'), str(PROC/'site'), str(html)]
     shutil.rmtree(PROC/'out', ignore_errors=True)
     if subprocess.run(cmd, cwd=ROOT).returncode:
         sys.exit('Sphinx found something wrong, see above: a warning counts as an error')
+    finish.site(html, ROOT/'nbs')
     shutil.rmtree(OUT, ignore_errors=True)  # the older site stays until the new one is whole
-    # templates of the theme, no pages
-    for f in (PROC/'out'/'html'/'_static').glob('*.html'): f.unlink()
-    (PROC/'out'/'html').rename(OUT)
+    html.rename(OUT)
+
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     ap.add_argument('--no-exec', action='store_true', help='run no notebook')
-    ap.add_argument('--widgets', action='store_true', help='run only the notebooks that are about '
-        'widgets, whose state is not committed; other pages show what was committed')
+    ap.add_argument('--widgets', action='store_true', help='run only the notebooks that hold '
+        'explorers, whose state is not committed; other pages show what was committed')
     ap.add_argument('--force', action='store_true', help='run every notebook')
     args, began = ap.parse_args(), time.time()
     vendor()
     if not args.no_exec: execute_all(args.force, args.widgets)
     ran = time.time()
     say('== writing the pages')
-    write_pages()
+    write_pages(strict=not args.no_exec)
     say('== building the site')
     sphinx()
     say(f'   pages in {time.time()-ran:.1f} s, in all {time.time()-began:.1f} s\nthe site is in '

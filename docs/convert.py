@@ -1,187 +1,166 @@
-"""From executed notebooks to what Sphinx with MyST-NB reads: nbdev's own processing, with links and tags that MyST knows.
+"""From executed notebooks to what Sphinx with MyST-NB reads: nbdev's own processing, with links, folds and captions.
 
-`page(nb, rel)` converts one notebook; `api(module)` is the page of one module, made from docstrings and docments;
-`contents(pages)` is the course in its parts."""
-import importlib, inspect, posixpath, re
+`page(nb, rel)` converts one notebook; its title is the heading of its first cell. `contents(pages)` is the course in its
+parts. The pages of the library are made by docs/api.py, explorers by docs/explorers.py."""
+import posixpath
+import re
 from pathlib import Path
+
+import api
+import explorers
 from execnb.nbio import dict2nb, mk_cell
-from fastcore.docments import docments, empty
 from nbdev.config import get_config
-from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor
-from nbdev.processors import FilterDefaults, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash, strip_ansi
+from nbdev.processors import (
+    FilterDefaults, clean_magics, filter_stream_, hide_line, populate_language, rm_header_dash, strip_ansi,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-STATE, VIEW = (f'application/vnd.jupyter.widget-{o}+json' for o in ('state', 'view'))
-TAGS = {'echo: false': 'remove-input', 'hide_input': 'remove-input', 'hide_output': 'remove-output',
-    'output: false': 'remove-output'}
-PARTS = [('Begin', '01', '03'), ('How a network sees', '04', '07'), ('Learning', '08', '12'),
-    ('Using it', '13', '15'), ('Tools', '16', '18')]
+# the course in its order: a name, and what the paths of its notebooks begin with
+PARTS = [
+    ('Begin', ['01', 'projects/camvid', '02', '03']),
+    ('How a network sees', ['04', '05', '06', '07', r'architectures/\d+_dynamic_unet']),
+    ('Learning', ['08', '09', '10', '11', '12']), ('Using it', ['13', '14', '15']),
+    ('Architectures', ['architectures/']), ('Projects', ['projects/']), ('Tools', ['18', '16', '17'])]
 KERNEL = ('An exercise needs a kernel, which this page has not: open the notebook in Colab by the '
-    'rocket at the top, or in Jupyter.')
-SLOW = ('*The next cell takes long. It is not run when this site is built, and shows what was '
-    'recorded.*')
+          'rocket at the top, or in Jupyter.')
+SLOW = '*The next cell takes long. It is not run when this site is built, and shows what was recorded.*'
 _fence = re.compile(r'^(```|~~~).*?^\1[^\S\n]*$|`[^`\n]+`', re.M | re.S)
 _link = re.compile(r'\]\(\s*<?(?![a-zA-Z][\w+.-]*:|#|/)([^()\s>#]+)([^()\s>]*)>?')
+_imports = re.compile(r'((from|import)\b.*|with warnings.*|    .*|if TYPE_CHECKING:|\)|\s*)(\n((from|import)\b.*|    .*'
+                      r'|if TYPE_CHECKING:|\)|\s*))*')
+_caption = re.compile(r'\A\s*\*(?!\*)(Figure\b[^\n]*?)\*\s*(?:\n\s*\n|\Z)', re.S)
+
 
 def outside_code(text, f):
     "`text` with `f` applied to what is not code"
     parts, at = [], 0
-    for m in _fence.finditer(text): parts, at = [*parts, f(text[at:m.start()]), m[0]], m.end()
+    for m in _fence.finditer(text):
+        parts += [f(text[at:m.start()]), m[0]]
+        at = m.end()
     return ''.join([*parts, f(text[at:])])
 
-def source_url(file): return f'{get_config().git_url}/blob/{get_config().branch}/{file}'
 
 def moved(text, rel):
     "Relative links of notebook `rel`: pictures to the site's own, other files of the repository to its host"
     def sub(m):
         file = posixpath.normpath(posixpath.join('nbs', posixpath.dirname(rel), m[1]))
         if file.startswith('images/'): return f'](/{file}'
-        return m[0] if file.startswith('nbs/') and file.endswith(
-            '.ipynb') else f']({source_url(file)}{m[2]}'
+        if file.startswith('nbs/') and file.endswith('.ipynb') and not file.startswith('nbs/tasks/'): return m[0]
+        return f']({get_config().git_url}/blob/{get_config().branch}/{file}{m[2]}'
     return outside_code(text, lambda s: _link.sub(sub, s))
 
-class Lookup(NbdevLookup):
-    "Names of the library lead to the pages of its modules; other names stay as they are"
-    def __init__(self, up):
-        self.up, self.names = up, {n: m for m in modules()
-            for n in importlib.import_module(m).__all__}
-        super().__init__(incl_libs='segbook')
-    def doc(self, sym):
-        return (f'{self.up}api/{self.names[sym].split(".")[-1]}.md#{sym.lower()}'
-            if sym in self.names else None)
-    def code(self, sym): return super().code(f'{self.names[sym]}.{sym}')
+
+def name_of(source):
+    "What a cell of library code defines: the names at its margin, the first three of them"
+    found = re.findall(r'^(?:(?:async )?def|class) (\w+)|^(\w+)\s*(?::[^=]+)?= ', source, re.M)
+    names = list(dict.fromkeys(a or b for a, b in found))
+    return ', '.join(names[:3]) + (' ...' if len(names) > 3 else '') if names else 'imports'
+
+
+def fold(directives, source):
+    "(tag, label) of a cell that a page shows folded, or None"
+    n = sum(1 for l in source.split('\n') if l.strip())
+    lines = f'{n} line' + 's'*(n != 1)
+    if {'export', 'exporti'} & directives.keys(): return 'hide-input', f'Library code: {name_of(source)}, {lines}'
+    if 'hide' in directives or directives.get('include:') == ['false']:
+        checks = re.search(r'^\s*(assert\b|test_\w+\()', source, re.M)
+        return 'hide-cell', f'{"Check" if checks else "Set-up"}, {lines}'
+    if 'hide_input' in directives or directives.get('echo:') == ['false']: return 'hide-input', f'Code, {lines}'
+    return ('hide-input', f'Set-up, {lines}') if _imports.fullmatch(source) else None
+
 
 class CourseProcs(FilterDefaults):
-    "nbdev's processing without Quarto: hidden cells go, exported ones are shown, since they are what the course teaches"
-    def __init__(self, rel): self.rel, self.lookup = rel, Lookup('../'*rel.count('/'))
+    "nbdev's processing without Quarto; what is hidden there is folded here, so that nothing is secret"
+    def __init__(self, rel): self.rel, self.lookup = rel, api.Lookup('../'*rel.count('/'))
 
     def base_procs(self):
-        return [populate_language, strip_ansi, hide_line, filter_stream_, rm_header_dash, hide_,
-            self.default_exp_, clean_magics, self.links, self.tags]
+        return [populate_language, strip_ansi, hide_line, filter_stream_, rm_header_dash, self.default_exp_,
+                clean_magics, self.links, self.tags]
 
     def default_exp_(self, cell, *_): del cell['source']
 
     def links(self, cell):
         if cell.cell_type != 'markdown': return
-        cell.source = self.lookup.linkify(moved(cell.source, self.rel)) + (f'\n\n{KERNEL}'
-            if cell.source.startswith('## Exercises') else '')
+        text = re.sub(r'<!-- exercise \S+ -->\n?', '', cell.source)
+        cell.source = self.lookup.linkify(moved(text, self.rel))
+        if '**How exercises work.**' in text: cell.source += f'\n\n{KERNEL}'
 
     def tags(self, cell):
-        "Directives as the tags that MyST-NB knows"
+        "Directives as what MyST-NB knows"
         if cell.cell_type != 'code': return
-        found = {t for d, args in cell.directives_.items() for k, t in TAGS.items()
-            if k in (d, ' '.join([d, *args]))}
-        cell.source = '\n'.join(l for l in cell.source.split('\n')
-            if not l.startswith('#|')).strip()
-        if re.fullmatch(r'((from|import)\b.*|with warnings.*|    .*|if '
-                r'TYPE_CHECKING:|\s*)(\n((from|import)\b.*|    .*|if TYPE_CHECKING:|\s*))*',
-                cell.source):
-            found.add('hide-input')
-        cell.metadata['tags'] = sorted(found)
-        if not cell.source.strip(): del cell['source']
+        cell.source = '\n'.join(l for l in cell.source.split('\n') if not l.startswith('#|')).strip()
+        folded, tags = fold(cell.directives_, cell.source), []
+        if folded: tags, cell.metadata['mystnb'] = [folded[0]], dict(code_prompt_show=folded[1], code_prompt_hide=folded[1])
+        if 'hide_output' in cell.directives_ or cell.directives_.get('output:') == ['false']: tags.append('remove-output')
+        cell.metadata['tags'] = tags
+        if not cell.source: del cell['source']
 
-def title(rel, text):
-    "A notebook's first cell, under the name that the front page gives the chapter"
-    index = (ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8')
-    name = re.search(rf'\[(?:\w+/)?(\d\d [^][]+)\]\({re.escape(rel)}\)', index)
-    return re.sub(r'^#\s+.+', f'# {name[1]}', text, count=1) if name else text
 
-def named(widget, states, found=None):
-    "The models that `widget` consists of"
-    found = found or {}
-    if widget in states and widget not in found:
-        found[widget] = states[widget]
-        for ref in re.findall(r'IPY_MODEL_(\w+)', str(states[widget]['state'])):
-            found = named(ref, states, found)
-    return found
+def sentence(text):
+    "The last sentence of Markdown `text`, without its marks: what stands in for a figure that follows it"
+    text = re.sub(r'^(```|~~~).*?^\1.*?$|<[^>]+>|^\s*\|.*$|^#+ ', '', text, flags=re.M | re.S)
+    text = re.sub(r'!?\[([^][]*)\]\([^()]*\)', r'\1', text)
+    words = ' '.join(re.sub(r'[*`>]|\$', '', text).split())
+    found = [s for s in re.split(r'(?<=[.!?:])\s+(?=[^a-z])', words) if len(s.split()) > 2]
+    return found[-1].rstrip(':') + ('.' if found[-1][-1] not in '.!?' else '') if found else ''
 
-def page(nb, rel):
-    "The executed notebook `nb` (a dict), `rel` under nbs/, as MyST-NB reads it"
-    states = nb['metadata'].pop('widgets', {}).get(STATE, {}).get('state', {})
-    slow = [c['id'] for c in nb['cells'] if c['cell_type'] == 'code'
-        and re.search(r'^#\|\s*slow', ''.join(c['source']), re.M)]
+
+def describe(cells, title):
+    "Every figure among the outputs gets a caption where one is written, and a sentence as its alternative text"
+    before = title
+    for c, after in zip(cells, [*cells[1:], None]):
+        if c['cell_type'] == 'markdown': before = sentence(c['source']) or before
+        figures = [o for o in c.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))]
+        if not figures: continue
+        said = {k: ' '.join(v) for k, v in c.get('directives_', {}).items()}
+        below = _caption.match(after['source']) if after is not None and after['cell_type'] == 'markdown' else None
+        caption = said.get('fig-cap:') or (below and below[1])
+        if below and 'fig-cap:' not in said: after['source'] = after['source'][below.end():]
+        meta = c['metadata'].setdefault('mystnb', {})
+        if caption: meta['figure'] = dict(caption=caption.strip('\'"'))
+        alt = said.get('fig-alt:') or re.sub(r'^Figure\s*\d*\s*[:.]\s*', '', sentence(caption or '')) or before
+        meta['image'] = dict(alt=(alt[:1].upper() + alt[1:]).strip('\'"'))
+
+
+def page(nb, rel, strict=False):
+    "The executed notebook `nb` (a dict), `rel` under nbs/, as MyST-NB reads it; `strict`: no explorer without state"
+    states = explorers.states(nb)
     first = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
-    first['source'] = title(rel, ''.join(first['source']))
+    title = re.match(r'#\s+(.+)', ''.join(first['source']))[1]
     nb = dict2nb(nb)
     NBProcessor(nb=nb, procs=CourseProcs(rel).procs()).process()
-    cells, used = [], {}
+    describe(nb.cells, title)
+    state = explorers.put(nb.cells, states, rel, strict)
+    cells = []
     for c in nb.cells:
-        for o in c.get('outputs', []):
-            if VIEW in o.get('data', {}): used |= named(o['data'][VIEW]['model_id'], states)
-        cells += ([mk_cell(SLOW, 'markdown')] if c.get('id') in slow else []) + [c]
+        if 'slow' in c.get('directives_', {}): cells.append(mk_cell(SLOW, 'markdown'))
+        if c['cell_type'] == 'code' or c['source'].strip(): cells.append(c)
+    if state: cells.append(mk_cell(state, 'markdown'))
     for i, c in enumerate(cells):
-        c.pop('directives_', None)
-        c.pop('idx_', None)
+        for k in ('directives_', 'idx_'): c.pop(k, None)
         c['id'] = c.get('id') or f'added-{i}'
-    used |= {k: m for k, m in states.items() if 'Link' in m['model_name']
-        and set(re.findall(r'IPY_MODEL_(\w+)', str(m['state']))) <= used.keys()}
-    meta = {'kernelspec': nb.metadata['kernelspec'],
-        'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'}}
-    if used: meta['widgets'] = {STATE: dict(version_major=2, version_minor=0, state=used)}
+    meta = {'kernelspec': nb.metadata['kernelspec'], 'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'}}
     return dict(nbformat=4, nbformat_minor=5, metadata=meta, cells=[dict(c) for c in cells])
 
-# ---- the pages of the library
 
-def modules():
-    return sorted(f'segbook.{f.stem}' for f in (ROOT/'segbook').glob('*.py') if f.stem[0] != '_'
-        and f.stem != 'all')
+def toc(name, files, hidden=True):
+    return '```{toctree}\n' + ':hidden:\n'*hidden + (f':caption: {name}\n' if name else '') + '\n' + '\n'.join(files) + '\n```'
 
-def cell(x):
-    return ('required' if x is inspect.Parameter.empty
-        else f'`{x.__name__ if inspect.isclass(x) or inspect.isfunction(x) else x!r}`'.replace('|',
-            '\\|'))
-
-def parameters(f):
-    "The parameters of `f` as a table: name, default, and what its docment says"
-    rows = [(n, p) for n, p in docments(f, full=True, returns=True).items()
-        if n not in ('self', 'return')]
-    back = docments(f, full=True, returns=True).get('return')
-    lines = [f'| `{n}` | {cell(p.default)} | {(p.docment or "").replace("|", chr(92) + "|")} |'
-        for n, p in rows]
-    if back and back.docment:
-        lines.append(f'| *returns* | | {back.docment.replace("|", chr(92) + "|")} |')
-    return '\n'.join(['| parameter | default | |', '|---|---|---|', *lines]) if lines else ''
-
-def call(obj, name):
-    "How `obj` is called, as a block of code; nothing for what has no signature of its own"
-    try: ps = inspect.signature(obj).parameters
-    except ValueError: return ''
-    star = {inspect.Parameter.VAR_POSITIONAL: '*', inspect.Parameter.VAR_KEYWORD: '**'}
-    return f'```python\n{name}({", ".join(star.get(p.kind, "") + n for n, p in ps.items() if n != "self")})\n```'
-
-def value(obj):
-    "A value as text: functions and classes by name; a long one is cut at a comma"
-    text = re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)[^>]*>", r'\1', str(obj))
-    return text if len(text) <= 200 else text[:200].rsplit(',', 1)[0] + ', ...'
-
-def entry(obj, name, heading, url):
-    "One function or class: signature, docstring, parameters, source, and for a class its public methods; else its value"
-    if not (inspect.isroutine(obj) or inspect.isclass(obj)):
-        return f'{heading} {name}\n\n```python\n{name} = {value(obj)}\n```'
-    # nothing of its own to say how it is made
-    usual = inspect.isclass(obj) and '__init__' not in vars(obj)
-    parts = [f'{heading} {name}', '' if usual else call(obj, name),
-        inspect.cleandoc(obj.__doc__ or ''), '' if usual else parameters(obj)]
-    if url: parts.append(f'[source]({url})')
-    methods = [(n, o) for n, o in vars(obj).items() if inspect.isfunction(o) and n[0] != '_'
-        and o.__doc__] if inspect.isclass(obj) else []
-    return '\n\n'.join([p for p in parts if p]
-        + [entry(o, f'{name}.{n}', '#' + heading, '') for n, o in methods])
-
-def api(module):
-    "The page of `module`: everything public in it"
-    m, lookup = importlib.import_module(module), Lookup('../')
-    names = [n for n in m.__all__ if getattr(getattr(m, n), '__module__', module) == module]
-    return '\n\n'.join([f'# {module}', inspect.cleandoc(m.__doc__ or ''),
-            *(entry(getattr(m, n), n, '##', lookup.code(n)) for n in names)]) + '\n'
 
 def contents(pages):
-    "The course in its parts, as tables of contents for the front page"
-    def toc(name, files):
-        return '```{toctree}\n:hidden:\n:caption: ' + name + '\n\n' + '\n'.join(files) + '\n```'
-    found = [(name, [p for p in pages if '/' not in p and a <= p[:2] <= b]) for name, a, b in PARTS]
-    found += [(f.capitalize(), [p for p in pages if p.startswith(f'{f}/')])
-        for f in ('architectures', 'projects')]
-    found.append(('Reference', ['00_all', *(f'api/{m.split(".")[-1]}' for m in modules())]))
-    return '\n\n'.join(toc(name, files) for name, files in found if files)
+    "The course in its parts, as tables of contents for the front page; the workshop and the library are folded below theirs"
+    left, found = sorted(pages), []
+    for name, starts in PARTS:
+        files = [p for s in starts for p in left if re.match(s, p) and not (p.startswith('workshop/'))]
+        left = [p for p in left if p not in files]
+        if files: found.append(toc(name, files))
+    return '\n\n'.join([*found, toc('Reference', ['workshop/index', 'api/index'])])
+
+
+def workshop(pages):
+    "The page of the workshop: its notebooks, room by room"
+    text = ('# Workshop\n\nThe engine of the library, one notebook a module, for those who change it: why it is so, the hard '
+            'cases, tests. A reader of the course needs none of it.\n')
+    files = sorted((p.removeprefix('workshop/') for p in pages if p.startswith('workshop/')), key=lambda p: (p.split('/')[0], p))
+    return f'{text}\n{toc("", files, hidden=False)}\n'

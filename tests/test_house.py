@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Imports run downward: a module imports from those before it, and from its own row only what is said below.
 LAYERS = [
     ['errors'], ['files'],
-    ['masks.arrays', 'masks.mask', 'masks.folder', 'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'],
+    ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.folder', 'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'],
     ['convolution'], ['upsampling', 'skip_connections'], ['imbalance', 'augmentation'],
     ['receptive_field.maps', 'receptive_field.channels', 'receptive_field.rules_places', 'receptive_field.rules_values',
      'receptive_field.rules', 'receptive_field.recorder', 'receptive_field.field', 'receptive_field'],
@@ -46,7 +46,7 @@ NOTEBOOKS = [f for f in FILES if f.startswith('nbs/') and f.endswith('.ipynb')]
 TASKS = [f for f in NOTEBOOKS if f.startswith('nbs/tasks/')]  # the exercises of the chapters, with their solutions
 WORKSHOP = [f for f in NOTEBOOKS if f.startswith('nbs/workshop/')]  # the engine, one notebook a module
 COURSE = [f for f in NOTEBOOKS if f not in TASKS]
-CHAPTERS = [f for f in COURSE if f not in WORKSHOP and f not in ('nbs/index.ipynb', 'nbs/00_all.ipynb')]
+CHAPTERS = [f for f in COURSE if f not in WORKSHOP and f != 'nbs/index.ipynb']
 MODULES = {f[len('segbook/'):-3].replace('/', '.'): f for f in FILES if f.startswith('segbook/') and f.endswith('.py')}
 
 def text_of(o): return o if isinstance(o, str) else ''.join(o)
