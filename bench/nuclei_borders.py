@@ -14,7 +14,7 @@ from about import about
 from segbook.all import *
 from segbook.imbalance import match_instances, split_touching
 from segbook.losses import BorderWeightedLoss
-from segbook.masks import _replace_file
+from segbook.files import replace_file
 
 RUNS = {'masks as they are': (False, CrossEntropyLoss),
     'a gap between nuclei': (True, CrossEntropyLoss),
@@ -82,6 +82,6 @@ def main():
                 out = dict(about(), what='nuclei of the 20 validation images, from scratch; '
                     'separated: a region of its own, IoU above 0.5',
                     threads=torch.get_num_threads(), runs=rows)
-                _replace_file(FILE, lambda f: Path(f).write_text(json.dumps(out, indent=1) + '\n'))
+                replace_file(FILE, lambda f: Path(f).write_text(json.dumps(out, indent=1) + '\n'))
 
 if __name__ == '__main__': main()

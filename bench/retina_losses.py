@@ -18,7 +18,7 @@ from fastai.callback.core import Callback, CancelFitException, CancelValidExcept
 from segbook.data import mild_tfms, seg_dataloaders
 from segbook.learner import seg_learner, train_segmenter
 from segbook.losses import *
-from segbook.masks import _replace_file
+from segbook.files import replace_file
 from segbook.metrics import Confusion
 
 RESULTS, VOID, BINS = Path(__file__).parent/'results', 2, 100
@@ -138,7 +138,7 @@ def main():
                 print(name, history, f'{took:.0f} s', flush=True)
                 continue
             r = out['runs'][name] = dict(score(learn), seconds=took, train_loss=history)
-            _replace_file(file, lambda f: f.write_text(json.dumps(out) + '\n', encoding='utf-8'))
+            replace_file(file, lambda f: f.write_text(json.dumps(out) + '\n', encoding='utf-8'))
             print(f"{name:26} Dice {r['dice']:.3f}  precision {r['precision']:.3f}  recall "
                 f"{r['recall']:.3f}  accuracy {r['pixel_accuracy']:.3f}  {took:.0f} s", flush=True)
 

@@ -341,7 +341,7 @@ def test_an_ignored_pixel_feels_nothing_and_says_nothing(f, K, ignore, what):
             CombinedLoss(f(None, ignore), CrossEntropyLoss(None, ignore))):
         # the way of the CPU, and that of a GPU after the first call
         for looks in (True, False):
-            if not looks: [setattr(o, '_looks', lambda t: False) for o in loss.modules()]
+            if not looks: [setattr(o, '_inspects', lambda t: False) for o in loss.modules()]
             (value,grad),(value0,grad0) = grads(loss, x, t),grads(loss, plain, t)
             assert (grad.permute(0,2,3,1)[t==ignore]==0).all() and torch.allclose(grad, grad0,
                 rtol=1e-4, atol=1e-7) and torch.allclose(value, value0)
@@ -461,7 +461,7 @@ def test_the_way_of_a_gpu_gives_the_same_and_survives_unknown_ids(f, K, ignore):
     x,t = case(K, ignore, 0)
     for w in (None, weights(K)):
         a,b = f(w, ignore),f(w, ignore)
-        b._looks = lambda t: False
+        b._inspects = lambda t: False
         same(a, b, x, t)
         for strange in (K+7, -5, 2**40):
             bad = t.clone()
@@ -530,5 +530,5 @@ def test_class_weights_of_real_masks(monkeypatch):
             ignore_index=folder.ignore_index)) and w[folder.ignore_index]==0
     assert abs(w[w>0].mean()-1)<1e-5
     def read_again(*args): raise AssertionError('the masks were read again')
-    monkeypatch.setattr('segbook.losses._count_ids', read_again)
+    monkeypatch.setattr('segbook.losses.base.pixels_by_class', read_again)
     class_weights(dls, 'inverse')

@@ -203,10 +203,10 @@ def _write_classes(out, table):
 def _finish(run, learn, data, history):
     "Evaluate the best weights and write what a run leaves behind."
     from segbook.export import save_segmenter
-    from segbook.losses.pixels import class_pixel_counts
+    from segbook.losses.base import training_pixels_by_class
     out = run.out
     confusion, scores = evaluate(learn)
-    table = per_class(confusion, data.folder.codes, class_pixel_counts(data.dls).sum(0).numpy())
+    table = per_class(confusion, data.folder.codes, training_pixels_by_class(data.dls).sum(0).numpy())
     miou, acc = confusion.mean_iou(), confusion.pixel_accuracy()
     save_metrics(out, learn, history)
     _write_classes(out, table)
