@@ -1,14 +1,15 @@
-"""Every exercise of the course: its solution passes, its stub and its slips fail; and what `check` says to all that readers do."""
+"""Every exercise of the course: its solution passes, its stub and its slips fail; and what `check`
+says to all that readers do."""
 import importlib, inspect, json, os, re, subprocess, sys, textwrap, time
 from pathlib import Path
 
 import numpy as np, pytest, torch
 from segbook import exercises as E
-from segbook.exercises import Exercise, check, hint, progress, solution
+from segbook.exercises import check, hint, progress, solution
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = E._chapters()
-ALL = {i: e for n in CHAPTERS.values() for i,e in E._exercises_of(E._chapter(n)).items()}
+CHAPTERS = E.chapter_modules()
+ALL = E.all_exercises()
 
 @pytest.fixture(autouse=True)
 def progress_file(tmp_path, monkeypatch):
@@ -26,10 +27,10 @@ def said(capsys, f, *args):
 def test_each_chapter_has_exercises():
     want = {f.relative_to(ROOT/'nbs').as_posix() for f in (ROOT/'nbs').rglob('*.ipynb')
         if not {'tasks', '.ipynb_checkpoints'} & set(f.parts)} - {'00_all.ipynb'}
-    assert {E._chapter(n).CHAPTER['notebook'] for n in CHAPTERS.values()} == want
+    assert {E.chapter_module(n).CHAPTER['notebook'] for n in CHAPTERS.values()} == want
     for id,n in CHAPTERS.items():
-        assert 3 <= len(E._exercises_of(E._chapter(n))) <= 8, n
-        assert all(e.split('.')[0] == id for e in E._exercises_of(E._chapter(n))), n
+        assert 3 <= len(E.exercises_of(E.chapter_module(n))) <= 8, n
+        assert all(e.split('.')[0] == id for e in E.exercises_of(E.chapter_module(n))), n
 
 @pytest.mark.parametrize('id', ALL)
 def test_solution_passes_within_a_second(id, capsys):
@@ -71,19 +72,42 @@ def test_chapters_show_their_exercises():
         capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
 
-def test_out_of_step_is_found(tmp_path):
+def course_with(tmp_path, *cells):
+    "A course of one chapter with these cells, as `tools/exercises.py` finds it"
+    (tmp_path/'nbs').mkdir()
+    made = [dict(cell_type=k, id=f'c{i}', metadata={}, source=s) for i, (k, s) in enumerate(cells)]
+    text = json.dumps(dict(cells=made, metadata={}, nbformat=4, nbformat_minor=5))
+    (tmp_path/'nbs'/'01_a.ipynb').write_text(text)
+    return tmp_path
+
+def test_exercises_are_written_beside_their_ideas(tmp_path):
     sys.path.insert(0, str(ROOT/'tools'))
     tool = importlib.import_module('exercises')
-    def cell(text): return dict(cell_type='markdown', id='a', metadata={}, source=text)
-    cells = tool.replaced([cell('## Summary'), cell('## Exercises\n\nold'), cell('### gone'),
-            cell('## Further reading')], [('markdown', '## Exercises\n\nnew'), ('code', 'x')])
-    assert [tool.text_of(c) for c in cells] == ['## Summary', '## Exercises\n\nnew', 'x',
-        '## Further reading']
-    assert tool.replaced([cell('## Summary')], []) is None
+    some = {i: ALL[i] for i in ('09.1', '09.2')}
+    root = course_with(tmp_path, ('markdown', '<!-- exercise 09.2 -->\nold'),
+        ('code', "check('09.2', x)"), ('markdown', 'An idea.'),
+        ('markdown', '<!-- exercise 09.1 -->'), ('markdown', 'More.'))
+    assert tool.out_of_step(True, root, some) == (['nbs/01_a.ipynb'], [])
+    cells = [tool.text_of(c) for c in json.loads((root/'nbs'/'01_a.ipynb').read_text())['cells']]
+    assert len(cells) == 6 and ALL['09.2'].text in cells[0] and 'How exercises work' in cells[0]
+    assert cells[1].startswith('from segbook.exercises import') and ALL[
+        '09.2'].stub_source in cells[1]
+    assert cells[2] == 'An idea.' and ALL['09.1'].title in cells[3] and "check('09.1'" in cells[4]
+    assert 'How exercises work' not in cells[3] and cells[5] == 'More.'
+    assert tool.out_of_step(False, root, some) == ([], [])
+
+@pytest.mark.parametrize('marks, what', [((), 'stands in no chapter'),
+        (('09.1', '09.1'), '2 places'), (('09.1', '99.9'), 'no exercise 99.9')])
+def test_misplaced_exercises_are_named(tmp_path, marks, what):
+    sys.path.insert(0, str(ROOT/'tools'))
+    tool = importlib.import_module('exercises')
+    root = course_with(tmp_path, *[('markdown', f'<!-- exercise {i} -->') for i in marks])
+    assert what in '\n'.join(tool.out_of_step(False, root, {'09.1': ALL['09.1']})[1])
 
 # ---- what readers do
 
 right = ALL['09.2'].answer
+
 
 def printing(pred, targ, ignore_index):
     print('looking', pred.shape)
@@ -92,7 +116,7 @@ def mutating(pred, targ, ignore_index):
     v = right(pred, targ, ignore_index)
     targ.zero_()
     return v
-def raising(pred, targ, ignore_index): return pred/0 + undefined_name
+def raising(pred, targ, ignore_index): return pred/0 + globals()['undefined_name']
 def forgetting(pred, targ, ignore_index): right(pred, targ, ignore_index)
 def array(pred, targ, ignore_index): return np.asarray([1.])
 def leaving(pred, targ, ignore_index): sys.exit()
@@ -220,7 +244,8 @@ def test_default_place_is_the_users_data_folder(monkeypatch):
 def test_in_a_plain_terminal(encoding, tick, progress_file):
     code = textwrap.dedent('''
         from segbook.exercises import *
-        def accuracy(pred, targ, ignore_index): return (pred == targ)[targ != ignore_index].float().mean()
+        def accuracy(pred, targ, ignore_index):
+            return (pred == targ)[targ != ignore_index].float().mean()
         check('09.2', accuracy)
         progress()''')
     res = subprocess.run([sys.executable, '-c', code], capture_output=True,
