@@ -112,6 +112,21 @@ def diagram(title, height):
         return f
     return keep
 
+def badge(name, title, text, width):
+    "Register a small button of one line: a picture that stands in a link"
+    def draw():
+        c = Card.__new__(Card)
+        c.parts = []
+        c.rect(.5, .5, width - 1, 31, DARK, stroke=DARK, rx=6)
+        c.add('path', d='M13 9 L25 16 L13 23 Z', fill=BLUE)
+        c.text(34, 16, text, 14, 'start', True, WHITE)
+        head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="32" viewBox="0 0 {width} 32" role="img" '
+            'font-family="sans-serif">')
+        return '\n'.join([head, tag('title', escape(title)), *c.parts, '</svg>', ''])
+    DIAGRAMS[name] = draw
+
+badge('open_in_colab', 'Open in Colab', 'Open in Colab', 150)
+
 def classes():
     "CamVid's class names, and their colours as '#rrggbb'."
     from segbook.data import CAMVID_CODES

@@ -11,7 +11,8 @@ from ..errors import SegbookError
 from .arrays import read_mask
 from .check import MaskReport, check_masks
 from .folder import SegFolder
-from .mask import find_void, one_hot, overlay, palette, show_mask, to_mask
+from .colours import palette
+from .mask import find_void, one_hot, overlay, show_mask, to_mask
 from .problems import MaskProblem
 
 # %% ../../nbs/workshop/masks/face.ipynb #49896f54

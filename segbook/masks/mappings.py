@@ -6,11 +6,11 @@
 from __future__ import annotations
 from collections import Counter
 
-import numpy as np
 
 from ..errors import counted, listed
 from .arrays import class_id
-from .mask import LUMA_CHROMA, find_void, palette
+from .colours import brightness, palette
+from .mask import find_void
 from .problems import MaskProblem
 
 # %% auto #0
@@ -60,8 +60,7 @@ def _colour_file(path, names):
 def _rgb_map(colours, codes, path):
     "Proposed ids for mask colours: {(r,g,b): id}, and where the proposal is from; a guess when nothing better is known."
     names, void = [c.lower() for c in codes], find_void(codes)
-    real, bright = [i for i in range(len(codes)) if i != void], sorted(colours,
-        key=lambda c: np.dot(LUMA_CHROMA[0], c))
+    real, bright = [i for i in range(len(codes)) if i != void], sorted(colours, key=brightness)
     tables = [*_colour_file(path, names), ({_CAMVID[c]: i for i,c in enumerate(names)
                 if c in _CAMVID}, "CamVid's published colours"),
         ({tuple(map(int, c)): i for i,c in enumerate(palette(codes))}, "segbook's palette for "

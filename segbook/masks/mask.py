@@ -12,13 +12,14 @@ from ..errors import SegbookError
 from segbook.masks.arrays import (
     class_id, codes_for, image_array, is_tensor, mask_array, raise_bad_ids,
 )
+from .colours import hatch_lines, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['find_void', 'void_of', 'one_hot', 'to_mask', 'palette', 'overlay', 'legend_handles', 'show_mask']
+__all__ = ['find_void', 'void_of', 'one_hot', 'to_mask', 'overlay', 'legend_handles', 'show_mask']
 
 # %% ../../nbs/02_masks.ipynb #49e58701
 def find_void(
@@ -91,53 +92,6 @@ def to_mask(
     if logits.shape[dim] == 1: return (logits.select(dim, 0) > 0).long()
     return logits.max(dim).indices
 
-# %% ../../nbs/02_masks.ipynb #58df5d59
-# red, green, blue; from dark to light
-_KNOWN = dict(background=(0,0,0), car=(10,20,125), building=(125,16,16), tree=(20,100,30),
-    road=(128,64,128), pedestrian=(240,50,75), fence=(190,110,60), void=(128,128,128),
-    bicyclist=(20,190,225), pavement=(235,118,220), signsymbol=(255,185,10), pole=(225,220,120),
-    sky=(195,235,255))
-
-_KNOWN.update(sidewalk=_KNOWN['pavement'], column_pole=_KNOWN['pole'])
-
-LUMA_CHROMA = np.array([[.299,.587,.114], [-.169,-.331,.5], [.5,-.419,-.081]])
-
-# %% ../../nbs/02_masks.ipynb #52e99950
-def palette(
-    codes, # class names, or how many classes
-) -> np.ndarray: # [K,3] uint8 red, green, blue
-    """A colour for each class: no two alike, brightness differing so that grey prints stay readable, Void mid grey.
-
-    CamVid's names get their customary hues; each other class takes the colour farthest from those taken."""
-    codes = [str(i) for i in range(codes)] if isinstance(codes,
-        (int, np.integer)) else [str(c).strip().lower() for c in codes]
-    out, taken, todo = np.zeros((len(codes), 3), np.uint8), [_KNOWN['void'], (0,0,0),
-        (255,255,255)], []
-    for i,c in enumerate(codes):
-        if c in _KNOWN and _KNOWN[c] not in taken[3:]:
-            out[i] = _KNOWN[c]
-            taken.append(_KNOWN[c])
-        else: todo.append(i)
-    space = lambda x: np.asarray(x, float) @ LUMA_CHROMA.T * [3,1,1] # brightness counts three times
-    grid = np.stack(np.meshgrid(*[np.linspace(20, 250, 9).round()]*3, indexing='ij'),
-        -1).reshape(-1, 3)
-    cand = space(grid)
-    dist = np.min([((cand - space(t))**2).sum(1) for t in taken], 0)
-    hues = {c for c in codes if c in _KNOWN} - {'void', 'background'}
-    for i in todo:
-        # orange leads
-        j = dist.argmax() if hues or i != todo[0] else ((grid - [250,164,20])**2).sum(1).argmin()
-        out[i] = grid[j]
-        dist = np.minimum(dist, ((cand - cand[j])**2).sum(1))
-    return out
-
-# %% ../../nbs/02_masks.ipynb #2b1dc948
-def _hatch(h, w):
-    "Diagonals of a dark line beside a light one, to be seen on any image: 1 dark, 2 light, 0 between."
-    step, width = max(6, max(h, w)//24), max(1, max(h, w)//200)
-    i = np.add.outer(np.arange(h), np.arange(w)) % step
-    return (i < width)*1 + ((i >= width) & (i < 2*width))*2
-
 # %% ../../nbs/02_masks.ipynb #68c91ebf
 def overlay(
     image, # PIL, numpy [H,W] or [H,W,3] (uint8 or float 0..1), or tensor [C,H,W]
@@ -159,7 +113,7 @@ def overlay(
     cols, void = palette(codes), find_void(codes)
     tint, a = cols[m], np.full((*m.shape, 1), alpha, np.float32)
     if void is not None:
-        lines = _hatch(*m.shape)
+        lines = hatch_lines(*m.shape)
         a[(m == void) & (lines == 0)] = 0
         for k,grey in ((1, 60), (2, 230)): tint[(m == void) & (lines == k)] = grey
     return (im*(1 - a) + tint*a + .5).astype(np.uint8)
