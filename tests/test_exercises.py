@@ -116,7 +116,7 @@ def mutating(pred, targ, ignore_index):
     v = right(pred, targ, ignore_index)
     targ.zero_()
     return v
-def raising(pred, targ, ignore_index): return pred/0 + globals()['undefined_name']
+def raising(pred, targ, ignore_index): return pred/0 + pred.no_such_name
 def forgetting(pred, targ, ignore_index): right(pred, targ, ignore_index)
 def array(pred, targ, ignore_index): return np.asarray([1.])
 def leaving(pred, targ, ignore_index): sys.exit()
@@ -127,8 +127,8 @@ class Odd:
     __hash__ = None
 def odd(pred, targ, ignore_index): return Odd()
 
-@pytest.mark.parametrize('answer,says', [(raising, "NameError: name 'undefined_name' is not "
-            "defined. In line 1 of your function"), (forgetting, 'is a return missing?'),
+@pytest.mark.parametrize('answer,says', [(raising, "AttributeError: 'Tensor' object has no "
+            "attribute 'no_such_name'. In line 1 of your function"), (forgetting, 'is a return missing?'),
         (array, 'A NumPy array [1]'), (leaving, 'ended the check itself'),
         (recursing, 'RecursionError'), (two, 'It takes (pred, targ), but it is called as '
             'accuracy(pred, targ, ignore_index)'), (.5, 'needs your function itself'),
