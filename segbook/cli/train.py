@@ -76,7 +76,7 @@ class TrainingData:
 # %% ../../nbs/workshop/cli/train.ipynb #a18c71b6
 def _data_folder(a) -> Path:
     "The data folder of a run: drawn, downloaded, or the user's."
-    from segbook.data.download import _data_root as data_root, get_data
+    from segbook.data.download import data_root, get_data
     from segbook.drawing.cells import make_cells
     from segbook.drawing.scenes import make_scenes
     if a.n is None: return get_data(a.data, a.root)
@@ -101,12 +101,6 @@ def _checked(path, a) -> TrainingData:
     return TrainingData(SegFolder(path, a.images, a.labels, codes), report)
 
 # %% ../../nbs/workshop/cli/train.ipynb #d74167f0
-def _n_training(folder) -> int:
-    "How many images `seg_dataloaders` will train on."
-    n = len(folder.images)
-    if folder.valid is None: return n - min(n - 1, max(1, round(.2*n)))
-    return sum(f.name not in folder.valid for f in folder.images)
-
 def _batch_size(a, n) -> int:
     "What was asked for, or a size that suits `n` training images."
     if a.bs is not None: return a.bs
@@ -267,6 +261,7 @@ def _already_finished(run) -> int:
 
 def _train(run) -> int:
     "The body of `segbook_train`."
+    from segbook.data.checks import n_training_images
     run.out, run.record = (old_run if run.resumed else new_run)(run.given)
     run.before = run.record['duration']
     if run.record['status'] == 'finished': return _already_finished(run)
@@ -274,7 +269,7 @@ def _train(run) -> int:
     print(f'segbook {__version__}: {"resuming " if run.resumed else ""}{a.data} -> {run.out}')
     path = _data_folder(a)
     data = _checked(path, a)
-    a.bs = _batch_size(a, _n_training(data.folder))
+    a.bs = _batch_size(a, n_training_images(data.folder))
     data.dls = _dataloaders(path, a)
     mark = _fingerprint(data.dls)
     if run.resumed and run.record['data']['fingerprint'] != mark:

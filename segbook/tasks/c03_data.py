@@ -16,7 +16,7 @@ CHAPTER = dict(title='Data', notebook='03_data.ipynb')
 
 # %% ../../nbs/tasks/03_data.ipynb #b464c281
 ex1 = Exercise('03.1', 'Batches in an epoch', """
-A folder has 400 scenes, and every fifth is for validation. How many batches of 12 images are trained on in one epoch, that is, while each training image has its turn once?""")
+A folder has 400 scenes, and every fifth is for validation. In training a last batch that is not full is dropped. How many batches of 12 images does the training DataLoader of `seg_dataloaders(folder, bs=12)` hand out in one epoch?""")
 ex1.value('batches', 26, because='320 training images make 26 full batches; the 8 images that are '
     'left are dropped')
 ex1.slip('keeping the incomplete batch at the end')(27)
@@ -88,7 +88,7 @@ def _(rng):
 
 # %% ../../nbs/tasks/03_data.ipynb #994023aa
 ex3 = Exercise('03.3', 'A run-length code', """
-Write `run_lengths`, the way back from `_rle`: from the mask of one object the list of counts, down the first column, then down the second, and so on. The first count is that of zeros, then ones, zeros and so on in turn. If the first pixel is a one, the first count is 0. The counts add up to the number of pixels.""")
+Write `run_lengths`, the way back: from the mask of one object the list of counts, down the first column, then down the second, and so on. The first count is that of zeros, then ones, zeros and so on in turn. If the first pixel is a one, the first count is 0. The counts add up to the number of pixels.""")
 
 @ex3.stub
 def run_lengths(
