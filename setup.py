@@ -19,7 +19,8 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers',
         'Intended Audience :: Education', *(f'Programming Language :: Python :: 3.{o}'
             for o in range(10, 14)), 'Topic :: Scientific/Engineering :: Image Recognition'],
-    packages=find_packages(include=['segbook', 'segbook.*']), include_package_data=True,
+    packages=find_packages(include=['segbook', 'segbook.*']),
+    package_data={'segbook': ['widgets/js/*.js', 'widgets/js/*.css']},
     zip_safe=False, install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),
         'nbdev': ['segbook=segbook._modidx:d']},)

@@ -40,6 +40,13 @@ def modules(package):
     return [m.name for m in pkgutil.walk_packages(package.__path__, 'segbook.')
         if not m.name.endswith('._modidx')]
 
+def scripts():
+    "The JavaScript and the style sheet of the explorers are in the wheel"
+    from segbook.widgets.sheet import joined_js, style_sheet
+    for name in ('mask', 'convolution', 'receptive_field', 'upsampling', 'loss', 'metric'):
+        assert 'export default { render }' in joined_js(f'{name}.js'), name
+    assert '.segbook-explorer' in style_sheet()
+
 def train(folder):
     from segbook.data import make_scenes, seg_dataloaders
     from segbook.learner import seg_learner
@@ -97,6 +104,7 @@ def main():
     check('nbdev is not installed', without_nbdev)
     package = check('segbook is the installed one', installed)
     for m in modules(package) if package else (): check(f'import {m}', importlib.import_module, m)
+    check('the files of the explorers are installed', scripts)
     with tempfile.TemporaryDirectory() as tmp: whole_game(Path(tmp))
     sys.exit(int(failed > 0))
 

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     ['errors'], ['files'],
     ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.folder', 'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'],
-    ['convolution'], ['upsampling', 'skip_connections'], ['imbalance', 'augmentation'],
+    ['convolution'], ['upsampling', 'skip_connections'], ['imbalance'],
+    ['augmentation.moves', 'augmentation.elastic', 'augmentation.alignment', 'augmentation.albumentations_bridge', 'augmentation'],
     ['receptive_field.boxes', 'receptive_field.taps', 'receptive_field.maps', 'receptive_field.channels',
      'receptive_field.rules_places', 'receptive_field.rules_values', 'receptive_field.rules', 'receptive_field.recorder',
      'receptive_field.answers', 'receptive_field.gradients', 'receptive_field.field', 'receptive_field'],
@@ -24,7 +25,8 @@ LAYERS = [
     ['losses.base', 'losses.pixels', 'losses.overlap', 'losses.borders', 'losses'],
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries', 'metrics.training', 'metrics'],
     ['models'], ['callbacks', 'learner_checks', 'optimiser'], ['training'], ['learner'], ['inference'], ['interpretation', 'export'], ['judging'], ['exercises'],
-    ['widgets'],
+    ['widgets.sheet', 'widgets.masks', 'widgets.convolution', 'widgets.receptive_field', 'widgets.upsampling',
+     'widgets.losses', 'widgets.metrics', 'widgets'],
     ['cli.arguments', 'cli.terminal', 'cli.run_folder', 'cli.predict', 'cli.check', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm', 'ipywidgets'}
