@@ -1,15 +1,16 @@
-"""Metrics against second sources: scikit-learn for what is counted, MONAI and loops over pairs of pixels for boundaries; any batch
-size, two processes, a GPU; and what a notebook cannot show: sharing, memory, pickling, the race of bench/."""
+"""Metrics against second sources: scikit-learn for what is counted, MONAI and loops over pairs of
+pixels for boundaries; any batch size, two processes, a GPU; and what a notebook cannot show:
+sharing, memory, pickling, the race of bench/."""
 import gc, importlib.util, os, pickle, subprocess, sys, warnings, weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np, pytest, torch
-import segbook.metrics
 from segbook.masks import SegbookError
 from segbook.metrics import (BoundaryF1, ClassIoU, Confusion, Hausdorff95, MeanDice, MeanIoU,
-    PixelAccuracy, boundary_f1, boundary_pixels, hausdorff95)
-from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
+    PixelAccuracy, boundary_f1, boundary_pixels, counting, hausdorff95)
+from sklearn.metrics import (
+    confusion_matrix, f1_score, jaccard_score, precision_score, recall_score)
 
 ROOT = Path(__file__).resolve().parent.parent
 K,VOID = 5,4
@@ -108,6 +109,46 @@ def test_each_image_is_scikit_learns(K, void, seed):
             for average in ('micro', 'macro', 'weighted'):
                 assert abs(mean('zero', average, per_image=True)[i]-score(y, q, labels=ids,
                         average=average, zero_division=0))<1e-12
+
+@pytest.mark.parametrize('K,void,seed', CASES)
+def test_precision_and_recall_are_scikit_learns(K, void, seed):
+    p,t = masks(K, void, seed)
+    c,ids = Confusion(K, void, per_image=True).update(p, t),[k for k in range(K) if k!=void]
+    def expected(score, y, q, of):
+        v = score(y, q, labels=ids, average=None, zero_division=0)
+        return np.where([(of==k).any() for k in ids], v, np.nan)
+    y,q = named(p, t, void)
+    assert np.allclose(c.precision()[ids], expected(precision_score, y, q, q), equal_nan=True)
+    assert np.allclose(c.recall()[ids], expected(recall_score, y, q, y), equal_nan=True)
+    for i in range(len(t)):
+        y,q = named(p[i], t[i], void)
+        if not len(y):
+            assert c.precision(per_image=True)[i].isnan().all()
+            assert c.recall(per_image=True)[i].isnan().all()
+            continue
+        assert np.allclose(c.precision(per_image=True)[i,ids],
+            expected(precision_score, y, q, q), equal_nan=True)
+        assert np.allclose(c.recall(per_image=True)[i,ids],
+            expected(recall_score, y, q, y), equal_nan=True)
+    P,R = c.precision()[ids],c.recall()[ids]
+    F = (2*P*R/(P+R))[c.dice()[ids]>0]
+    assert torch.allclose(F, c.dice()[ids][c.dice()[ids]>0], atol=1e-12)
+    if void is not None and 0<=void<K: assert c.precision()[void].isnan() and c.recall()[void].isnan()
+
+@pytest.mark.parametrize('make', [ClassIoU, lambda cls: BoundaryF1(cls=cls, tolerance=1),
+        lambda cls: Hausdorff95(cls=cls)])
+def test_a_class_is_found_in_any_case(make):
+    x,t = batch()
+    learn = cardboard(x, t)
+    learn.dls.vocab = ['Sky', 'Pole', 'Road', 'Car', 'Void']
+    values = []
+    for name in ('Pole', 'pole', 'POLE', 1):
+        m = make(name)
+        m.accumulate(learn)
+        values.append(m.value)
+    assert len(set(values))==1 and np.isfinite(values[0])
+    for name,words in (('Poel', 'Pole'), ('rode', 'Road'), ('VOID', 'the ignored one')):
+        with pytest.raises(SegbookError, match=words): make(name).accumulate(learn)
 
 def test_absent_classes_as_the_policy_says():
     # 2 is nowhere, 3 is Void
@@ -285,7 +326,7 @@ def test_logits_ids_numpy_and_one_channel_are_the_same():
         (lambda p,t: boundary_pixels(t.double()), 'expected integers'),
         (lambda p,t: Hausdorff95(percentile=101), 'percentile is 101'),
         (lambda p,t: BoundaryF1(tolerance='2'), "tolerance is '2'"),
-        (lambda p,t: epoch([BoundaryF1(cls='e')], [batch()]), "no class 'e'"),
+        (lambda p,t: epoch([BoundaryF1(cls='e')], [batch()]), "No class 'e'"),
         (lambda p,t: epoch([Hausdorff95(cls='Void')], [batch()]), 'the ignored one')])
 def test_errors_say_what_and_give_the_cure(call, part):
     with pytest.raises(SegbookError) as e: call(blobs(seed=1), blobs(seed=2))
@@ -347,9 +388,9 @@ def test_mean_of_batches_would_be_another_number():
         assert abs(per_batch-float(wanted(x, t)[i]))>1e-4
 
 def test_boundary_metrics_of_a_learner_measure_once(monkeypatch):
-    calls,plain = [],segbook.metrics._boundary_distances
-    monkeypatch.setattr(segbook.metrics, '_boundary_distances',
-        lambda *a: calls.append(1) or plain(*a))
+    from segbook.metrics import training
+    calls,plain = [],training.boundary_distances
+    monkeypatch.setattr(training, 'boundary_distances', lambda *a: calls.append(1) or plain(*a))
     x,t = uneven()
     epoch([BoundaryF1(), Hausdorff95(), BoundaryF1(tolerance=3), Hausdorff95(cls='b')],
         zip(x.split(4), t.split(4)))
@@ -361,8 +402,8 @@ def test_boundary_metrics_of_a_learner_measure_once(monkeypatch):
 def test_counts_are_gathered_once(monkeypatch):
     x,t = uneven()
     calls = []
-    monkeypatch.setattr(segbook.metrics, 'num_distrib', lambda: 2)
-    monkeypatch.setattr(segbook.metrics, 'maybe_gather',
+    monkeypatch.setattr(counting, 'num_distrib', lambda: 2)
+    monkeypatch.setattr(counting, 'maybe_gather',
         lambda o: calls.append(len(o)) or torch.cat([o, o]))
     ms = [PixelAccuracy(), MeanIoU(), MeanDice(), ClassIoU('b')]
     assert epoch(ms, zip(x.split(3), t.split(3)))==pytest.approx([float(o)

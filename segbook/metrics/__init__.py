@@ -9,8 +9,9 @@ __all__ = ['BoundaryF1', 'ClassIoU', 'Confusion', 'Hausdorff95', 'MeanDice', 'Me
 # %% ../../nbs/workshop/metrics/face.ipynb #13352244
 from .boundaries import boundary_f1, boundary_pixels, hausdorff95
 from .confusion import Confusion
-from .training import (
-    BoundaryF1, ClassIoU, Hausdorff95, MeanDice, MeanIoU, PixelAccuracy)
+from segbook.metrics.training import (
+    BoundaryF1, ClassIoU, Hausdorff95, MeanDice, MeanIoU, PixelAccuracy,
+)
 
 # %% ../../nbs/workshop/metrics/face.ipynb #e7b7d9cb
 _all_ = ['BoundaryF1', 'ClassIoU', 'Confusion', 'Hausdorff95', 'MeanDice', 'MeanIoU',

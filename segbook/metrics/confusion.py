@@ -6,182 +6,142 @@
 from __future__ import annotations
 
 import torch
-from fastai.torch_core import maybe_gather, num_distrib
 from fastcore.basics import patch
 
 from ..errors import SegbookError
-from .counting import N_IDS, bad_ids_error, check_option, count_pixels
+from .counting import PixelCounts, count_pixels, validate_option
 
 # %% auto #0
-__all__ = ['ABSENT', 'AVERAGES', 'Confusion', 'gather_rows']
+__all__ = ['ABSENT', 'AVERAGES', 'Confusion', 'region_counts']
 
 # %% ../../nbs/09_metrics.ipynb #b29a659b
-class Confusion:
-    """Counts the pixels of each pair (true class, predicted class); every score is read off these counts.
+class Confusion(PixelCounts):
+    """Counts the pixels of each pair (true class, predicted class), off which every score is read.
 
-    Pixels whose truth is `ignore_index` are dropped. With `n_classes=1` (one logit a pixel) the matrix is 2x2.
-    Raises SegbookError for sizes that differ, float masks, and ids that are no class: on a GPU the first update
-    checks ids, the later ones count them and reading a score raises, so that the GPU need not wait."""
+    Pixels whose truth is `ignore_index` are dropped. One logit a pixel (`n_classes=1`) makes 2x2.
+    Raises SegbookError for sizes that differ, float masks, and ids that are no class. On a GPU the
+    first update checks the ids; later ones are checked when a score is read: nothing waits."""
     def __init__(self,
-        n_classes:int, # K, number of classes, Void included; 1 for binary logits [B,1,H,W], which make 2 classes
-        ignore_index:int|None=None, # id of the pixels that are not counted, among 0 to K-1 or outside (255, -100)
-        per_image:bool=False, # keep the counts of each image apart (8*(K*K+257) bytes each), for the scores per image
+        n_classes:int, # K, Void included; 1 for binary logits [B,1,H,W], which make 2 classes
+        ignore_index:int|None=None, # id of pixels that are not counted: 0 to K-1, or 255, -100 ...
+        per_image:bool=False, # keep the counts of each image, 8*(K*K+257) bytes, for its scores
     ):
-        self.n_classes,self.ignore_index,self.per_image = (2 if n_classes==1 else n_classes,
-            ignore_index,per_image)
-        self.reset()
-
-    def reset(self) -> Confusion:
-        "Forget all counts."
-        return self._set(None)
-
-    def _set(self, counts):
-        self._counts,self._host,self._whole = counts,None,None
-        return self
-
-    def _plus(self, n):
-        "The counts so far and those of a further batch, int64 [images,K*K+257], or [1,K*K+257] unless `per_image`."
-        if not self.per_image: n = n.sum(0, keepdim=True)
-        if self._counts is None: return n
-        old = self._counts.to(n.device)
-        return torch.cat([old, n]) if self.per_image else old+n
+        super().__init__(n_classes, ignore_index, per_image)
 
     def update(self,
         logits_or_mask:torch.Tensor, # logits [B,K,H,W] of any float dtype, or predicted ids [B,H,W]
         mask:torch.Tensor, # [B,H,W] true class ids, any integer dtype
     ) -> Confusion:
         "Add the pixels of one batch (both may also come without the batch dimension)."
-        return self._set(self._plus(count_pixels(logits_or_mask, mask, self.n_classes,
-                    self.ignore_index, first=self._counts is None)))
+        first,K = self.rows is None,self.n_classes
+        rows = count_pixels(logits_or_mask, mask, K, self.ignore_index, first)
+        return self.hold(self.plus(rows).rows)
 
-# %% ../../nbs/09_metrics.ipynb #eef2a206
-@patch
-def _tables(self:Confusion):
-    "int64 [images,K,K] on the CPU, one table for all unless `per_image`; raises for ids that are no class."
-    K = self.n_classes
-    if self._counts is None: return torch.zeros(0, K, K, dtype=torch.long)
-    if self._host is None: self._host = self._counts.cpu()
-    wrong = self._host[:,K*K:].sum(0)
-    if wrong.any():
-        ids = wrong.nonzero()[:,0].tolist()
-        raise bad_ids_error(['below 0 or above 255' if i==N_IDS-1 else i for i in ids],
-            wrong[ids].tolist(), 'the masks held', K, self.ignore_index)
-    return self._host[:,:K*K].view(-1, K, K)
+    @property
+    def matrix(self) -> torch.Tensor:
+        "int64 [K,K] on the CPU: row is truth, column is prediction."
+        return self.tables().sum(0)
 
-@patch(as_prop=True)
-def matrix(self:Confusion) -> torch.Tensor:
-    "int64 [K,K] on the CPU: row is truth, column is prediction."
-    return self._tables().sum(0)
+    @property
+    def matrices(self) -> torch.Tensor:
+        "int64 [N,K,K] on the CPU, one matrix an image; needs `Confusion(..., per_image=True)`."
+        if self.per_image: return self.tables().clone()
+        raise SegbookError('this Confusion has added its images up; for scores per image count '
+            f'again with Confusion({self.n_classes}, {self.ignore_index}, per_image=True)')
 
-@patch(as_prop=True)
-def matrices(self:Confusion) -> torch.Tensor:
-    "int64 [N,K,K] on the CPU, one matrix an image in the order of the updates; needs `Confusion(..., per_image=True)`."
-    if not self.per_image:
-        raise SegbookError(f'this Confusion has added its {self.n_classes} classes up over all '
-            'images; for scores per image count ' f'again with Confusion({self.n_classes}, '
-            f'{self.ignore_index}, per_image=True)')
-    return self._tables().clone()
+    def __repr__(self):
+        s = f'Confusion({self.n_classes} classes, ignore_index={self.ignore_index})'
+        s += f': {int(self.matrix.sum())} pixels'
+        if not self.matrix.any(): return s
+        return f'{s}, accuracy {self.pixel_accuracy():.3f}, mean IoU {self.mean_iou():.3f}'
 
 # %% ../../nbs/09_metrics.ipynb #eb209d96
-@patch
-def _counted(self:Confusion, per_image):
-    return (self.matrices if per_image else self.matrix).double()
-
 @patch
 def pixel_accuracy(self:Confusion,
     per_image:bool=False, # one value an image, float64 [N]
 ) -> float|torch.Tensor:
     "Share of the counted pixels that were given their class; NaN if none was counted."
-    m = self._counted(per_image)
+    m = (self.matrices if per_image else self.matrix).double()
     v = m.diagonal(dim1=-2, dim2=-1).sum(-1)/m.sum((-2, -1))
     return v if per_image else v.item()
 
 # %% ../../nbs/09_metrics.ipynb #8b577214
-def _rates(conf, per_image=False):
-    "TP and TP+FP+FN as float64 [K], or [N,K] per image; the latter 0 for the ignored class."
-    m = conf._counted(per_image)
-    tp = m.diagonal(dim1=-2, dim2=-1)
-    union = m.sum(-2)+m.sum(-1)-tp
-    if conf.ignore_index is not None and 0<=conf.ignore_index<conf.n_classes:
-        union[...,conf.ignore_index] = 0
-    return tp,union
+def region_counts(conf, per_image=False):
+    "TP, predicted and true pixels: float64 [K], or [N,K] per image; 0 for the ignored class."
+    m = (conf.matrices if per_image else conf.matrix).double()
+    counts = m.diagonal(dim1=-2, dim2=-1).clone(),m.sum(-2),m.sum(-1)
+    void = conf.ignore_index
+    if void is not None and 0<=void<conf.n_classes:
+        for n in counts: n[...,void] = 0
+    return counts
+
+def _iou_of(tp, predicted, true): return tp/(predicted+true-tp)
 
 @patch
 def iou(self:Confusion,
     per_image:bool=False, # one row an image, [N,K]
 ) -> torch.Tensor:
-    "float64 [K] of TP/(TP+FP+FN); NaN for the ignored class and for classes neither in truth nor in prediction."
-    tp,union = _rates(self, per_image)
-    return torch.where(union>0, tp/union, torch.nan)
+    "float64 [K] of TP/(TP+FP+FN); NaN for the ignored class and for those nowhere to be found."
+    return _iou_of(*region_counts(self, per_image))
 
-# %% ../../nbs/09_metrics.ipynb #1310f06c
-ABSENT,AVERAGES = dict(skip=torch.nan, zero=0., one=1.),['macro', 'micro', 'weighted']
-
-def _mean(conf, score, absent, average, per_image):
-    "The mean of a `score(tp, union)` over the classes, as a number or, per image, as float64 [N]."
-    check_option('absent', absent, list(ABSENT))
-    check_option('average', average, AVERAGES)
-    tp,union = _rates(conf, per_image)
-    v = torch.where(union>0, score(tp, union), ABSENT[absent])
-    if average=='micro': v = score(tp.sum(-1), union.sum(-1))
-    elif average=='weighted':
-        share = conf._counted(per_image).sum(-1)
-        v = (share*torch.where(share>0, v, 0.)).sum(-1)/share.sum(-1)
-    else:
-        v = v[...,torch.arange(conf.n_classes)!=(-1 if conf.ignore_index is None
-                else conf.ignore_index)].nanmean(-1)
-    return v if per_image else v.item()
+# %% ../../nbs/09_metrics.ipynb #2e95e41f
+@patch
+def precision(self:Confusion,
+    per_image:bool=False, # one row an image, [N,K]
+) -> torch.Tensor:
+    "float64 [K] of TP/(TP+FP): the share of the predicted pixels that is right; NaN without any."
+    tp,predicted,_ = region_counts(self, per_image)
+    return tp/predicted
 
 @patch
-def mean_iou(self:Confusion,
-    absent:str='skip', # classes with neither true nor predicted pixels: 'skip' them, or let them count as 'zero' or 'one'
-    average:str='macro', # one vote a class, 'macro'; all pixels in one pot, 'micro'; or a class's vote its true pixels, 'weighted'
-    per_image:bool=False, # one value an image, float64 [N]
-) -> float|torch.Tensor:
-    "Mean of `iou` over the classes; the ignored class never takes part; `absent` is for 'macro' alone."
-    return _mean(self, lambda tp,union: tp/union, absent, average, per_image)
+def recall(self:Confusion,
+    per_image:bool=False, # one row an image, [N,K]
+) -> torch.Tensor:
+    "float64 [K] of TP/(TP+FN): the share of the true pixels that was found; NaN without any."
+    tp,_,true = region_counts(self, per_image)
+    return tp/true
 
 # %% ../../nbs/09_metrics.ipynb #1c8313eb
+def _dice_of(tp, predicted, true): return 2*tp/(predicted+true)
+
 @patch
 def dice(self:Confusion,
     per_image:bool=False, # one row an image, [N,K]
 ) -> torch.Tensor:
     "float64 [K] of 2TP/(2TP+FP+FN), which is the F1 score; NaN as in `iou`."
-    tp,union = _rates(self, per_image)
-    return torch.where(union>0, 2*tp/(union+tp), torch.nan)
+    return _dice_of(*region_counts(self, per_image))
+
+# %% ../../nbs/09_metrics.ipynb #1310f06c
+ABSENT,AVERAGES = dict(skip=torch.nan, zero=0., one=1.),['macro', 'micro', 'weighted']
+
+def _class_mean(conf, score, absent, average, per_image):
+    "The mean of `score(tp, predicted, true)` over the classes: a number, or float64 [N] per image."
+    validate_option('absent', absent, list(ABSENT))
+    validate_option('average', average, AVERAGES)
+    tp,predicted,true = region_counts(conf, per_image)
+    v = torch.where(predicted+true>0, score(tp, predicted, true), ABSENT[absent])
+    if average=='micro': v = score(tp.sum(-1), predicted.sum(-1), true.sum(-1))
+    elif average=='weighted': v = (true*torch.where(true>0, v, 0.)).sum(-1)/true.sum(-1)
+    else: v = v[...,torch.arange(conf.n_classes)!=_id_of_void(conf)].nanmean(-1)
+    return v if per_image else v.item()
+
+def _id_of_void(conf): return -1 if conf.ignore_index is None else conf.ignore_index
+
+# %% ../../nbs/09_metrics.ipynb #996d1318
+@patch
+def mean_iou(self:Confusion,
+    absent:str='skip', # classes that are nowhere: 'skip' them, or count them as 'zero' or 'one'
+    average:str='macro', # one vote a class; or 'micro': all pixels, 'weighted': by true pixels
+    per_image:bool=False, # one value an image, float64 [N]
+) -> float|torch.Tensor:
+    "Mean of `iou` over the classes without the ignored one; `absent` is for 'macro' alone."
+    return _class_mean(self, _iou_of, absent, average, per_image)
 
 @patch
 def mean_dice(self:Confusion,
-    absent:str='skip', # classes with neither true nor predicted pixels: 'skip' them, or let them count as 'zero' or 'one'
-    average:str='macro', # one vote a class, 'macro'; all pixels in one pot, 'micro'; or a class's vote its true pixels, 'weighted'
+    absent:str='skip', # classes that are nowhere: 'skip' them, or count them as 'zero' or 'one'
+    average:str='macro', # one vote a class; or 'micro': all pixels, 'weighted': by true pixels
     per_image:bool=False, # one value an image, float64 [N]
 ) -> float|torch.Tensor:
-    "Mean of `dice` over the classes; the ignored class never takes part; `absent` is for 'macro' alone."
-    return _mean(self, lambda tp,union: 2*tp/(union+tp), absent, average, per_image)
-
-# %% ../../nbs/09_metrics.ipynb #e3c1346f
-@patch
-def __repr__(self:Confusion):
-    m = self.matrix
-    s = (f'Confusion({self.n_classes} classes, ignore_index={self.ignore_index}): {int(m.sum())} '
-        'pixels')
-    return s+(f', accuracy {self.pixel_accuracy():.3f}, mean IoU {self.mean_iou():.3f}' if m.any()
-        else '')
-
-# %% ../../nbs/09_metrics.ipynb #9a4eff1a
-def gather_rows(n):
-    "The rows of all processes, however many each has: first their numbers, then the rows themselves."
-    if num_distrib()<=1: return n
-    sizes = maybe_gather(torch.tensor([len(n)], device=n.device)).tolist()
-    rows = maybe_gather(torch.cat([n, n.new_zeros(max(sizes)-len(n), n.shape[1])])[None])
-    return torch.cat([o[:k] for o,k in zip(rows, sizes)])
-
-@patch
-def gather(self:Confusion) -> Confusion:
-    "The sum over all processes of a distributed run (each must call it), or the images of all; with one process a copy."
-    if self._whole is None:
-        n = self._counts
-        if n is not None:
-            n = gather_rows(n) if self.per_image else maybe_gather(n).sum(0, keepdim=True)
-        self._whole = Confusion(self.n_classes, self.ignore_index, self.per_image)._set(n)
-    return self._whole
+    "Mean of `dice` over the classes without the ignored one; `absent` is for 'macro' alone."
+    return _class_mean(self, _dice_of, absent, average, per_image)
