@@ -22,6 +22,16 @@ __all__ = ['save_segmenter', 'Segmenter', 'load_segmenter']
 # %% ../nbs/15_export.ipynb #96cfa309
 _FORMAT = 1 # version of the folder's layout
 
+def _check_free(folder, overwrite):
+    "Raise a SegbookError unless a segmenter may be written to `folder`."
+    if not folder.exists() or not any(folder.iterdir()): return
+    if not overwrite:
+        raise SegbookError(f'{folder} exists and is not empty; nothing is overwritten. Cure: '
+            'another folder, or overwrite=True')
+    if not (folder/'segmenter.json').exists():
+        raise SegbookError(f'{folder} is not a saved segmenter, so it is not overwritten. '
+            'Cure: another folder')
+
 def save_segmenter(
     learn, # a Learner from `seg_learner`
     folder, # where to write; must not exist, unless `overwrite`
@@ -30,18 +40,13 @@ def save_segmenter(
 ) -> Path: # the folder
     """Write `model.safetensors` and `segmenter.json` into `folder`; nothing in it is a program.
 
-    Raises SegbookError: the folder exists, or the learner does not say how its images are prepared."""
+    Raises SegbookError: the folder exists, or the learner does not say how its images are
+    prepared."""
     folder, cfg = Path(folder), getattr(learn, 'segmenter', None)
     if cfg is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
             'with seg_learner(dls)')
-    if folder.exists() and any(folder.iterdir()):
-        if not overwrite:
-            raise SegbookError(f'{folder} exists and is not empty; nothing is overwritten. Cure: '
-                'another folder, or overwrite=True')
-        if not (folder/'segmenter.json').exists():
-            raise SegbookError(f'{folder} is not a saved segmenter, so it is not overwritten. '
-                'Cure: another folder')
+    _check_free(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-'))
     try:
@@ -58,7 +63,9 @@ def save_segmenter(
 
 # %% ../nbs/15_export.ipynb #d6e04fff
 class Segmenter:
-    "A loaded segmenter: `.predict(image)`, `.model`, `.codes`, `.ignore_index`; `.segmenter` holds all its facts."
+    """A loaded segmenter: `.predict(image)`, `.model`, `.codes`, `.ignore_index`.
+
+    `.segmenter` holds all its facts."""
     def __init__(self,
         model:nn.Module, # in evaluation mode
         facts:dict, # as in segmenter.json
@@ -84,7 +91,7 @@ class Segmenter:
 _NEEDED = ('format', 'arch', 'encoder', 'in_channels', 'n_classes', 'model_kwargs', 'codes',
     'ignore_index', 'mean', 'std', 'size')
 
-def _facts(folder) -> dict:
+def _read_facts(folder) -> dict:
     "The checked contents of segmenter.json."
     file = folder/'segmenter.json'
     if not file.exists():
@@ -108,11 +115,12 @@ def load_segmenter(
 ) -> Segmenter:
     """A saved segmenter; runs nothing from the files and needs no network.
 
-    Raises SegbookError: no segmenter there, a damaged file, weights that do not fit the description."""
+    Raises SegbookError: no segmenter there, a damaged file, weights that do not fit the
+    description."""
     folder = Path(folder)
     if not (folder/'segmenter.json').exists() and (folder/'model'/'segmenter.json').exists():
         folder = folder/'model'
-    facts = _facts(folder)
+    facts = _read_facts(folder)
     model = seg_model(facts['arch'], facts['n_classes'], facts['encoder'], facts['in_channels'],
         pretrained=False, **facts['model_kwargs'])
     try: model.load_state_dict(load_file(folder/'model.safetensors'))

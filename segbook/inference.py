@@ -41,7 +41,7 @@ def image_logits(
     x:Tensor, # [C,H,W] float in 0..1
     mean:list[float], # per channel
     std:list[float], # per channel
-    size:tuple[int, int]|None=None, # (height, width) the network was trained at; None: the image's own
+    size:tuple[int, int]|None=None, # (height, width) of the training; None: the image's own
     ignore_index:int|None=None, # a class that is never predicted
 ) -> Tensor: # [K,H,W] float32 on the CPU, at the image's own size
     "Logits of one image at its own size; the model's mode and place stay as they were."
@@ -66,7 +66,8 @@ def predict_image(
 ) -> Tensor: # [H,W] int64 class ids at the image's own size, on the CPU
     """The mask of one image, of its own height and width; Void is never predicted.
 
-    Raises SegbookError: a file that is no image, channels or values that do not fit, a learner without its description."""
+    Raises SegbookError: a file that is no image, channels or values that do not fit, a learner
+    without its description."""
     cfg = getattr(learn, 'segmenter', None)
     if cfg is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '

@@ -180,7 +180,8 @@ def crowded(nb):
 def wide_for_a_reader(nb):
     "Lines of cells that a page shows open, wider than its column"
     seen = [s for s in cells(nb, 'code') if not re.search(r'^#\|\s*(exporti?|hide|default_exp)\b', s, re.M)]
-    return [f'{len(l)} columns: {one_line(l)}' for s in seen for l in s.split('\n') if len(l) > SEEN_WIDTH]
+    return [f'{len(l)} columns: {one_line(l)}' for s in seen for l in s.split('\n')
+            if len(l) > SEEN_WIDTH and not l.startswith('#|')]  # a page shows no directives
 
 
 def bunched(nb):
