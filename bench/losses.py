@@ -1,8 +1,12 @@
-"""Time the losses, forward and backward, against segmentation-models-pytorch's, fastai's and torch's: python bench/losses.py [--runs 5]
+"""Time the losses, forward and backward, against those of other libraries.
 
-On logits [8,12,360,480] and [8,1,360,480], a tenth of the pixels ignored in both. All candidates see the same logits and masks, one after
-the other in every round; the median over the rounds counts. In the same run losses and gradients are compared: ours with the peer's in
-float64 on a part of the batch, and with its own in float64 on all of it. Writes bench/results/losses.json."""
+python bench/losses.py [--runs 5]
+
+On logits [8,12,360,480] and [8,1,360,480], a tenth of the pixels ignored in both; the others are
+segmentation-models-pytorch, fastai and torch. All candidates see the same logits and masks, one
+after the other in every round; the median over the rounds counts. In the same run losses and
+gradients are compared: ours with the peer's in float64 on a part of the batch, and with its own in
+float64 on all of it. Writes bench/results/losses.json."""
 from __future__ import annotations
 import argparse, json, os, statistics, sys, time, warnings
 from pathlib import Path
@@ -12,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import segmentation_models_pytorch.losses as smp, torch, torch.nn.functional as F
 from fastai.losses import CrossEntropyLossFlat
 from about import about
-from segbook.losses import CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
+from segbook.losses import (CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss,
+    TverskyLoss)
 
 B,K,H,W,VOID = 8,12,360,480,255
 
@@ -23,7 +28,9 @@ def batch(K):
     return x,t
 
 def pairs(K):
-    "{name: (ours, peer, whether the peer computes the same)}; with several classes smp's focal loss takes a sigmoid of each class, and is another loss"
+    """{name: (ours, peer, whether the peer computes the same)}.
+
+    With several classes smp's focal loss takes a sigmoid of each class, and is another loss."""
     mode = 'binary' if K==1 else 'multiclass'
     res = {'Dice': (DiceLoss(None, VOID), smp.DiceLoss(mode, ignore_index=VOID), True),
         'Jaccard': (JaccardLoss(None, VOID), smp.JaccardLoss(mode, ignore_index=VOID), True),
@@ -46,7 +53,9 @@ def step(f, x, t):
     return loss.detach(),x.grad
 
 def differences(ours, peer, x, t):
-    "Largest difference of the values from the peer's, in float64 if it can, on a part; and of ours in float32 from ours in float64, on all."
+    """Largest difference of our value from the peer's, in float64 if it can, on a part.
+
+    And of ours in float32 from ours in float64, on all."""
     part = x[:2,:,:90,:120].double(),t[:2,:90,:120]
     a = step(ours, *part)
     try: b = step(peer, *part)

@@ -1,9 +1,12 @@
-"""What gaps and border weights do for touching nuclei: the same network, trained three times, and the nuclei it keeps apart counted.
+"""What gaps and border weights do for touching nuclei: one network, trained three times.
 
 python bench/nuclei_borders.py NUCLEI [--epochs 8] [--seeds 42]
-NUCLEI is a data folder with `instances/`, ids of nuclei. Trains a DynamicUnet on resnet18 from scratch on windows of 128, batch 8,
-one cycle at 1e-3: on the masks as they are, on masks with a gap between nuclei that touch, and on these with the border weights of
-the U-Net paper. Counts on whole validation images. Writes bench/results/nuclei_borders.json after each run, and skips what is there."""
+
+NUCLEI is a data folder with `instances/`, ids of nuclei. Trains a DynamicUnet on resnet18 from
+scratch on windows of 128, batch 8, one cycle at 1e-3: on the masks as they are, on masks with a
+gap between nuclei that touch, and on these with the border weights of the U-Net paper. Counts on
+whole validation images. Writes bench/results/nuclei_borders.json after each run, and skips what is
+there."""
 import argparse, json, os, sys, tempfile, time
 from collections import Counter
 from pathlib import Path

@@ -1,13 +1,17 @@
-"""The same network trained with each loss on one imbalanced set: vessels of the retina, which fill an eighth of the field of view.
+"""The same network trained with each loss on one imbalanced set: vessels of the retina.
 
-python bench/retina_losses.py FOLDER [--crops 32] [--steps N] [--only NAME ...] [--after-cross-entropy]
-FOLDER holds images/, labels/, fov/ (1 inside the field of view), codes.txt and valid.txt. What lies outside the field of view
-becomes Void, which no loss and no score counts. Every run: DynamicUnet on resnet18 from scratch, seed 42, random windows of
-128x128, batch 4, one cycle up to 1e-3; scored once, with its last weights, on the whole validation images.
-Writes bench/results/retina_losses.json after each run; a run that stands there with the same settings is not repeated.
-With --after-cross-entropy every loss goes on from one network, the one that cross entropy trained, for half as many windows and
-up to 3e-4, and the file is bench/results/retina_losses_continued.json.
-With --steps each run is cut after N batches and nothing is written: a check that all losses run."""
+python bench/retina_losses.py FOLDER [--crops 32] [--steps N] [--only NAME ...]
+    [--after-cross-entropy]
+
+FOLDER holds images/, labels/, fov/ (1 inside the field of view), codes.txt and valid.txt. What
+lies outside the field of view becomes Void, which no loss and no score counts. Every run:
+DynamicUnet on resnet18 from scratch, seed 42, random windows of 128x128, batch 4, one cycle up to
+1e-3; scored once, with its last weights, on the whole validation images. Writes
+bench/results/retina_losses.json after each run; a run that stands there with the same settings is
+not repeated. With --after-cross-entropy every loss goes on from one network, the one that cross
+entropy trained, for half as many windows and up to 3e-4, and the file is
+bench/results/retina_losses_continued.json. With --steps each run is cut after N batches and
+nothing is written: a check that all losses run."""
 import argparse, json, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
@@ -69,7 +73,9 @@ class NoValidation(Callback):
 
 @torch.no_grad()
 def score(learn):
-    "Scores of the whole validation images, and how often each probability of vessel was given: [2,100], row is truth."
+    """Scores of the whole validation images, and a histogram of the probabilities of vessel.
+
+    [2,100] how often each was given; the row is the truth."""
     conf, hist = Confusion(VOID+1, VOID, per_image=True), torch.zeros(2, BINS, dtype=torch.long)
     learn.model.eval()
     for x, y in learn.dls.valid:
@@ -88,7 +94,9 @@ def score(learn):
 
 
 def train(folder, name, crops, lr, start=None, steps=None):
-    "(learner, seconds, losses of all batches, class weights) after one pass over the windows, from random weights or from `start`."
+    """(learner, seconds, losses of all batches, class weights) after one pass over the windows.
+
+    It begins with random weights, or with `start`."""
     dls = seg_dataloaders(folder, bs=4, size=128, crops='random', crops_per_image=crops, val_bs=1,
         num_workers=0, batch_tfms=mild_tfms(max_rotate=0., max_zoom=1., flip_vert=True))
     weight = class_weights(dls)

@@ -1,6 +1,9 @@
-"""Time unet_weight_map against one distance transform of the whole image for each cell: python bench/weight_map.py [--cells 200] [--runs 3]
+"""Time unet_weight_map against one distance transform of the whole image for each cell.
 
-512x512 pixels, drawn cells that touch. Both run in this process, and the maps are compared. Writes bench/results/weight_map.json."""
+python bench/weight_map.py [--cells 200] [--runs 3]
+
+512x512 pixels, drawn cells that touch. Both run in this process, and the maps are compared. Writes
+bench/results/weight_map.json."""
 from __future__ import annotations
 import argparse, json, os, statistics, sys, time, warnings
 from pathlib import Path
@@ -13,7 +16,9 @@ from about import about
 from segbook.losses import unet_weight_map
 
 def draw(size, cells, seed=42):
-    "Ids of as many cells as asked, discs of 8 to 14 pixels around random centres, each pixel the nearest disc's: many touch."
+    """Ids of as many cells as asked: discs of 8 to 14 pixels around random centres.
+
+    Each pixel is the nearest disc's, and many touch."""
     g = np.random.default_rng(seed)
     y,x = np.mgrid[:size,:size]
     best,ids = np.full((size, size), 1.),np.zeros((size, size), np.int32)
@@ -28,7 +33,9 @@ def draw(size, cells, seed=42):
     return ids
 
 def by_transforms(m, w0=10, sigma=5):
-    "The two smallest of as many distance transforms as there are cells, one at a time, so that memory is no matter."
+    """The weights from as many distance transforms as there are cells.
+
+    They are made one at a time, so that memory is no matter."""
     d1 = d2 = np.full(m.shape, np.inf)
     for k in np.unique(m)[1:]:
         d = distance_transform_edt(m!=k)

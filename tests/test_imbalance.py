@@ -1,6 +1,5 @@
 "Windows cut for training, and things counted one by one: on folders written here, against loops."
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,9 @@ from segbook.masks import SegbookError
 
 
 def write(path, masks, channels=3, codes=('back', 'thing', 'rare'), valid=1):
-    "A folder whose images show the mask's id times 40, plus their row and column in other channels where there are several."
+    """A folder whose images show the mask's id times 40.
+
+    Where there are several channels, the others show row and column."""
     for o in ('images', 'labels'): (path/o).mkdir(parents=True)
     for i, m in enumerate(masks):
         rows, cols = np.indices(m.shape)

@@ -1,5 +1,7 @@
-"""Every loss against a second source that shares no code with it, at 1e-6: torch, segmentation-models-pytorch or MONAI where these are right,
-loops over the pixels in float64 everywhere. Then what no peer promises: ignored pixels, 16 bits, bad input, a GPU that never waits."""
+"""Every loss against a second source that shares no code with it, at 1e-6: torch,
+segmentation-models-pytorch or MONAI where these are right, loops over the pixels in float64
+everywhere. Then what no peer promises: ignored pixels, 16 bits, bad input, a GPU that never waits.
+"""
 import math, os, pickle, warnings
 from itertools import product
 from math import exp, log
@@ -22,7 +24,9 @@ CASES = [(K, ignore, seed) for K in (1, 2, 5) for ignore in (None, 255, -100, 3)
     if K==5 or ignore!=3]
 
 def case(K, ignore, seed, size=(2,5,4), absent=None):
-    "Float64 logits, some of them large, and ids; every class is in every image but those `absent`, and Void where there is one."
+    """Float64 logits, some large, and ids; every class is in every image but those `absent`.
+
+    Where there is a Void, the last row of each image is."""
     g = torch.Generator().manual_seed(100*seed+K)
     x,t = 3*torch.randn(size[0], K, *size[1:], generator=g, dtype=torch.float64),torch.randint(0,
         max(2, K), size, generator=g)
@@ -67,7 +71,9 @@ def sums_by_class(x, t, ignore, images, squared=False):
     return {k: (I[k], P[k], T[k], n) for k in ([1] if x.shape[1]==1 else range(K)) if k!=ignore}
 
 def overlap(x, t, ignore, score, w=None, per_image=False, squared=False, push=None):
-    "1 - score, weighted mean over what is there; with `push` an absent class costs its mean probability."
+    """1 - score, weighted mean over what is there.
+
+    With `push` an absent class costs its mean probability."""
     push = x.shape[1]==1 if push is None else push
     top = bottom = 0.
     for images in ([[b] for b in range(len(t))] if per_image else [range(len(t))]):
