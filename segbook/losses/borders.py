@@ -87,6 +87,7 @@ class BorderWeightedLoss(SegLoss):
         return self._run(logits, mask, border)
 
     def _compute(self, b, border):
+        "The loss of a validated batch."
         m = _weights_of_pixels(self, b.ids, border).to(b.x)
         if b.w is not None: m = m*b.w[b.ids.clamp(min=0)]
         m = m.where(b.ids>=0, 0)

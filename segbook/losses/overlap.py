@@ -171,6 +171,7 @@ class LovaszLoss(SegLoss):
         self.per_image = per_image
 
     def _compute(self, b):
+        "The loss of a validated batch."
         K,n = b.x.shape[1],1 if self.per_image or self.reduction=='none' else max(1, len(b.t))
         # images by themselves, or all as one
         def sets(o): return [None]*max(1, -(-len(b.t)//n)) if o is None else o.split(n)

@@ -44,6 +44,7 @@ class CrossEntropyLoss(SegLoss):
         self.label_smoothing = label_smoothing
 
     def _compute(self, b):
+        "The loss of a validated batch."
         loss = F.cross_entropy(_as_pair(b.x), b.ids, b.w,
             reduction='none' if self.reduction=='none' else 'sum',
             label_smoothing=self.label_smoothing)
@@ -120,6 +121,7 @@ class FocalLoss(SegLoss):
         self.gamma = gamma
 
     def _compute(self, b):
+        "The loss of a validated batch."
         loss = negative_log_likelihood(b)
         # 1-p, digits kept near 0; u**gamma has an infinite slope at u=0 for gamma below 1
         missing = -torch.expm1(-loss) if self.gamma>=1 else (-torch.expm1(-loss)).clamp_min(1e-12)
