@@ -1,8 +1,10 @@
-"""One epoch on CamVid-like images: segbook's learner beside fastai's `unet_learner` with its default metrics.
+"""One epoch on CamVid-like images: segbook's learner beside fastai's `unet_learner` with its
+default metrics.
 
 python bench/epoch.py FOLDER [--rounds 4] [--memory]
-Both train resnet18 without weights, batch 8, the images' own size; rounds alternate, the first is thrown away, medians are
-compared. The peak memory is that of a process which trains segbook's learner alone. Writes bench/results/epoch.json."""
+Both train resnet18 without weights, batch 8, the images' own size; rounds alternate, the first is
+thrown away, medians are compared. The peak memory is that of a process which trains segbook's
+learner alone. Writes bench/results/epoch.json."""
 import argparse, json, resource, subprocess, sys, time
 from pathlib import Path
 from statistics import median
@@ -16,7 +18,7 @@ def ours(path):
 
 
 def theirs(path):
-    "fastai as its documentation has it: codes, masks beside the images, the same split, default augmentation."
+    "fastai as its documentation has it: codes, masks beside the images, default augmentation."
     f = SegFolder(path)
     block = DataBlock((ImageBlock, MaskBlock(f.codes)), get_items=get_image_files,
         get_y=lambda o: f.label_of(o), splitter=FuncSplitter(lambda o: o.name in f.valid),

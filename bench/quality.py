@@ -1,9 +1,12 @@
-"""Twenty epochs on a folder from scratch: what plain fastai learns there, class by class, for comparison with `segbook_train`.
+"""Twenty epochs on a folder from scratch: what plain fastai learns there, class by class, for
+comparison with `segbook_train`.
 
 python bench/quality.py FOLDER RUN
-Trains fastai's `unet_learner` as its documentation has it (resnet18 without weights, default augmentation and loss, batch 8,
-one cycle at 1e-3, seed 42), counts the validation split without Void, and puts it beside RUN, the output of
-`segbook_train --data FOLDER --encoder resnet18 --pretrained false --epochs 20 --seed 42`. Writes bench/results/quality.json."""
+Trains fastai's `unet_learner` as its documentation has it (resnet18 without weights, default
+augmentation and loss, batch 8, one cycle at 1e-3, seed 42), counts the validation split without
+Void, and puts it beside RUN, the output of `segbook_train
+--data FOLDER --encoder resnet18 --pretrained false --epochs 20 --seed 42`. Writes
+bench/results/quality.json."""
 import argparse, json, sys, time
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
@@ -14,7 +17,7 @@ from segbook.all import *
 
 
 def fastai_iou(path, epochs):
-    "IoU [K] of the validation split by a matrix of its own, after training as fastai's documentation does."
+    "Matrix of the validation split and seconds, after training as fastai's documentation does."
     set_seed(42, reproducible=True)
     learn = theirs(path)
     with learn.no_bar(), learn.no_logging():

@@ -13,7 +13,7 @@ from ..exercises import Exercise
 __all__ = []
 
 # %% ../../nbs/tasks/12_learner.ipynb #4b2c8731
-CHAPTER = dict(title='The learner', notebook='12_learner.ipynb')
+CHAPTER = dict(title='A learner that trains', notebook='12_learner.ipynb')
 
 # %% ../../nbs/tasks/12_learner.ipynb #2f6dbad3
 ex1 = Exercise('12.1', 'Normalise for an encoder', """
@@ -170,6 +170,8 @@ def best_epoch(values, name):
     return None if n is None else n+1
 
 nan = float('nan')
+
+# %% ../../nbs/tasks/12_learner.ipynb #4f256050
 ex3.hint('Turn losses round with a minus: then the highest wins in both cases.',
     'Leave NaN out before choosing: `v == v` is False for NaN only. What if nothing is left?',
     '`max` of pairs compares the first numbers, and the second ones where the first are equal.')
@@ -240,6 +242,7 @@ def epochs_trained(values, patience):
 def epochs_trained(values, patience):
     return values[:ex4.answer(values, patience)].index(max(values[:ex4.answer(values, patience)]))+1
 
+# %% ../../nbs/tasks/12_learner.ipynb #92eacbab
 ex4.hint('Keep two numbers: the best score so far, and for how many epochs it has stood.',
     'A rise sets the second number back to 0; any other epoch adds 1. `v > best` is False for NaN, '
     'as it should be.', 'Begin with a best of minus infinity, and count epochs from 1.')
@@ -440,6 +443,7 @@ def lookahead(moves, k, alpha):
 @ex7.slip('plain steps')
 def lookahead(moves, k, alpha): return float(sum(moves))
 
+# %% ../../nbs/tasks/12_learner.ipynb #c54cff24
 ex7.hint('Two variables, both 0 at the start.', 'Count the steps from 1: it is time to look back '
     'when `step % k == 0`.', 'Then `slow = slow + alpha*(fast - slow)`, and `fast = slow`.')
 ex7.case('one move', [1.], 6, .5, want=1.)
