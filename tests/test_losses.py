@@ -2,7 +2,7 @@
 segmentation-models-pytorch or MONAI where these are right, loops over the pixels in float64
 everywhere. Then what no peer promises: ignored pixels, 16 bits, bad input, a GPU that never waits.
 """
-import math, os, pickle, warnings
+import inspect, math, os, pickle, warnings
 from itertools import product
 from math import exp, log
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from segbook.losses import (BorderWeightedLoss, CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss,
     JaccardLoss, LovaszLoss, TverskyLoss, class_weights, unet_weight_map)
+from segbook.losses.base import SegLoss
 from segbook.masks import SegbookError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -415,6 +416,43 @@ def test_empty_batch_and_memory_order(f):
                 t.transpose(1, 2).contiguous().transpose(1, 2)):
             assert loss(x, m)==loss(x, t)
         close(loss(x.contiguous(memory_format=torch.channels_last), t), loss(x, t))
+
+# ---- what all losses share
+
+class WrongShare(SegLoss):
+    "The share of probability that the true class did not get: a loss that adds one method."
+    def _compute(self, b):
+        p = self.activation(b.x).gather(1, b.t.where(b.keep, 0)[:,None])[:,0]
+        return ((1-p)*b.keep).sum()/b.total
+
+def test_a_new_loss_adds_one_method():
+    x,t = case(5, 255, 0)
+    close(WrongShare(ignore_index=255)(x, t), per_pixel(x, t, 255, lambda p,k: 1-p[k]))
+    with pytest.raises(SegbookError, match='id 17'):
+        WrongShare(ignore_index=255)(x, t.where(t!=4, 17))
+    f = CombinedLoss(WrongShare(ignore_index=255), DiceLoss(None, 255))
+    close(f(x, t), per_pixel(x, t, 255, lambda p,k: 1-p[k])+overlap(x, t, 255, dice))
+
+def test_settings_reach_the_parts_of_a_sum_of_sums():
+    inner = CombinedLoss(CrossEntropyLoss(), DiceLoss())
+    outer = CombinedLoss(inner, FocalLoss(), reduction='sum')
+    outer.ignore_index = 4
+    assert [(o.ignore_index, o.reduction) for o in inner.losses]==[(4, 'sum')]*2
+    with pytest.raises(SegbookError, match='one whole number'): outer.ignore_index = 'Void'
+
+@pytest.mark.parametrize('f', [*LOSSES, CombinedLoss, class_weights, unet_weight_map])
+def test_no_more_than_six_arguments_by_position(f):
+    kinds = [o.kind for o in inspect.signature(f).parameters.values()]
+    assert kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)<=6
+
+def test_counts_of_dataloaders_made_by_hand(tmp_path):
+    "Void is found in the vocab where the DataLoaders do not say which id is ignored."
+    from segbook.data import make_scenes, seg_dataloaders
+    dls = seg_dataloaders(make_scenes(tmp_path/'s', n=4, size=(48,64)), bs=2)
+    want = class_weights(dls)
+    bare = seg_dataloaders(tmp_path/'s', bs=2)
+    del bare.ignore_index
+    assert torch.equal(class_weights(bare), want) and want[list(dls.vocab).index('Void')]==0
 
 # ---- bad input
 
