@@ -14,8 +14,8 @@ from ..masks.mask import legend_handles, overlay
 # %% auto #0
 __all__ = ['PANEL_WIDTH', 'panel_grid', 'SegDL', 'tell_loaders']
 
-# %% ../../nbs/workshop/data/batches.ipynb #ab8150a2
-PANEL_WIDTH = 3.3 # inches
+# %% ../../nbs/workshop/data/batches.ipynb #7226dfe4
+PANEL_WIDTH = 2.3 # inches
 
 def panel_grid(nrows, ncols, hw, figsize=None, legend=True):
     "Figure and axes for images of the size `hw`, with room for a legend on the right."
@@ -36,7 +36,7 @@ def _add_legend(fig, codes, *masks):
     ids = np.unique(np.concatenate([np.ravel(m) for m in masks])).tolist()
     fig.legend(handles=legend_handles(codes, ids), loc='outside right upper', frameon=False)
 
-# %% ../../nbs/workshop/data/batches.ipynb #feb30e2f
+# %% ../../nbs/workshop/data/batches.ipynb #165dfe6a
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
     vocab = ignore_index = channels = size = None
@@ -57,7 +57,8 @@ class SegDL(TfmdDL):
         xs,ys = self._pictures(b, max_n)
         ncols = min(ncols, len(xs))
         fig,axs = panel_grid(-(-len(xs)//ncols), ncols, ys.shape[-2:], figsize)
-        for ax,x,y in zip(axs.flat, xs, ys): ax.imshow(overlay(x, y, self.vocab, alpha))
+        for ax,x,y in zip(axs.flat, xs, ys):
+            ax.imshow(overlay(x, y, self.vocab, alpha), interpolation='nearest')
         _add_legend(fig, self.vocab, ys)
 
     def show_results(self, b, out, max_n=4, figsize=None, **kwargs):
@@ -66,8 +67,8 @@ class SegDL(TfmdDL):
         ps = torch.as_tensor(out).cpu().numpy()[:len(xs)]
         fig,axs = panel_grid(len(xs), 3, ys.shape[-2:], figsize)
         for row,x,y,p in zip(axs, xs, ys, ps):
-            row[0].imshow(x, cmap='gray')
-            for ax,m in zip(row[1:], (y,p)): ax.imshow(overlay(x, m, self.vocab, .6))
+            pictures = (x, *(overlay(x, m, self.vocab, .6) for m in (y,p)))
+            for ax,o in zip(row, pictures): ax.imshow(o, cmap='gray', interpolation='nearest')
         for ax,t in zip(axs[0], ('image','truth','prediction')): ax.set_title(t, fontsize=10)
         _add_legend(fig, self.vocab, ys, ps)
 

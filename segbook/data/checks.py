@@ -30,7 +30,7 @@ def open_folder(path, images, labels, codes, valid):
             'them.')
     return folder
 
-# %% ../../nbs/workshop/data/checks.ipynb #c0c49aba
+# %% ../../nbs/workshop/data/checks.ipynb #3f0f22f9
 def image_shapes(folder):
     "Shapes of all images; a SegbookError when an image and its mask differ in size."
     with ThreadPoolExecutor(8) as ex:
@@ -44,10 +44,12 @@ def image_shapes(folder):
     return xs
 
 def find_size(folder, shapes, size):
-    "The size of all images, or `size`; a SegbookError when they differ and no size is given."
-    if size is not None: return height_width(size)
+    "The size to resize to, None when all have it; a SegbookError when they differ without `size`."
     n = Counter(s[:2] for s in shapes).most_common()
-    if len(n) == 1: return n[0][0]
+    if size is not None:
+        hw = height_width(size)
+        return hw if any(o != hw for o,_ in n) else None
+    if len(n) == 1: return None
     odd = next(f.name for f,s in zip(folder.images, shapes) if s[:2] == n[-1][0])
     raise SegbookError(f'Images of {len(n)} sizes in {folder.path}: '
         + ', '.join(f'{c} of {h}x{w}' for (h,w),c in n[:3]) + (' ...' if len(n) > 3 else '')

@@ -94,11 +94,10 @@ def seg_dataloaders(
     hw = None if window else find_size(folder, shapes, size)
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
-    resize = [ResizeBoth(hw)] if hw and any(s[:2] != hw for s in shapes) else []
-    tfms = resize + [window]*bool(window) + list(item_tfms or [])
+    tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(item_tfms or [])
     block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
-    tell_loaders(dls, folder, channels, hw if resize else None)
+    tell_loaders(dls, folder, channels, hw)
     dls.train.rng = random.Random(seed)
     return dls
