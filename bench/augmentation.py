@@ -1,7 +1,8 @@
-"""Time move_once against fastai's aug_transforms on one batch of images with masks: python bench/augmentation.py [--runs 15]
+"""Time move_once against fastai's aug_transforms: python bench/augmentation.py [--runs 15]
 
-Both see the same 16 drawn streets of 360x480 and the same random numbers, one after the other in every round, so that a busy
-machine slows both alike; the median over the rounds counts. That the results are equal is checked in the same run. Writes
+Both see the same 16 drawn streets of 360x480 with their masks and the same random numbers, one
+after the other in every round, so that a busy machine slows both alike; the median over the rounds
+counts. That the results are equal is checked in the same run. Writes
 bench/results/augmentation.json."""
 from __future__ import annotations
 import argparse, json, os, random, statistics, sys, tempfile, time, warnings
@@ -38,7 +39,7 @@ def augment(tfms, x, y, seed, split_idx=0):
     return Pipeline(tfms, split_idx=split_idx)((x, y))
 
 def differ(make, x, y, seed=0):
-    "How far apart fastai's results and ours are: the largest difference of a pixel's colour, the share of the masks' pixels."
+    "How far fastai's results and ours differ: most in a colour; share of the masks' pixels."
     a,b = augment(make(), x, y, seed),augment(move_once(make()), x, y, seed)
     assert a[0].shape==b[0].shape and a[1].shape==b[1].shape and a[1].dtype==b[1].dtype
     return (a[0]-b[0]).abs().max().item(),(a[1]!=b[1]).float().mean().item()

@@ -1,8 +1,9 @@
-"""Time Confusion against a plain confusion matrix, fastai's and torchmetrics' metrics on one batch of logits, and the boundary
-measures against distance transforms and MONAI: python bench/confusion.py [--runs 9]
+"""Time Confusion against a plain confusion matrix, fastai's and torchmetrics' metrics, and the
+boundary measures against distance transforms and MONAI: python bench/confusion.py [--runs 9]
 
-All candidates see the same batch, one after the other in every round, so that a busy machine slows all alike; the median
-over the rounds counts. That the results are equal is checked in the same run. Writes bench/results/confusion.json."""
+All candidates see the same batch of logits, one after the other in every round, so that a busy
+machine slows all alike; the median over the rounds counts. That the results are equal is checked in
+the same run. Writes bench/results/confusion.json."""
 from __future__ import annotations
 import argparse, json, os, statistics, sys, tempfile, time, warnings
 from itertools import product
@@ -18,12 +19,13 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from about import about
 from segbook.data import make_scenes
 from segbook.masks import SegFolder, read_mask
-from segbook.metrics import Confusion, MeanDice, MeanIoU, PixelAccuracy, boundary_f1, boundary_pixels, hausdorff95
+from segbook.metrics import (
+    Confusion, MeanDice, MeanIoU, PixelAccuracy, boundary_f1, boundary_pixels, hausdorff95)
 
 B,K,H,W,VOID = 8,12,360,480,11
 
 def fastai_pair(x, t):
-    "fastai's mean IoU and mean Dice of one batch; they have no ignore_index, so they count Void like any class."
+    "fastai's mean IoU and mean Dice of one batch; without ignore_index, so Void counts too."
     ms,learn = (JaccardCoeffMulti(), DiceMulti()),SimpleNamespace(pred=x, y=t)
     for m in ms:
         m.reset()
@@ -71,7 +73,7 @@ def candidates(x, t):
             'x.argmax(1) alone': lambda: x.argmax(1)}
 
 def check_equal(x, t):
-    "Raise unless matrices and per-class scores are the same numbers; the means to the last two bits."
+    "Raise unless matrices and per-class scores are the same; the means to the last two bits."
     ours,plain = Confusion(K, VOID).update(x, t),Confusion(K).update(x, t)
     theirs,(jac,dice) = torchmetrics_iou(x, t),fastai_pair(x, t)
     assert torch.equal(ours.matrix, theirs.confmat), 'the matrix differs from torchmetrics'
@@ -88,7 +90,7 @@ def check_equal(x, t):
     return True
 
 def transforms(p, t, tolerance):
-    "Boundary F1 and 95 % Hausdorff distance of each class by two distance transforms in the box around both boundaries."
+    "Boundary F1 and 95 % Hausdorff distance of each class by two distance transforms in a box."
     out = np.full((len(p), K, 2), np.nan)
     for b,k in np.ndindex(len(p), K):
         void = t[b]==VOID
@@ -117,7 +119,7 @@ def race(fs, runs):
     return times
 
 def boundary_race(runs):
-    "The boundary measures on drawn street scenes and a prediction that is shifted by three pixels, with a few wrong ones."
+    "The boundary measures on drawn streets, predicted three pixels off, with a few wrong pixels."
     from monai.metrics import compute_hausdorff_distance
     with tempfile.TemporaryDirectory() as d:
         t = torch.stack([torch.from_numpy(np.array(read_mask(o))).long()

@@ -33,7 +33,7 @@ def epoch(metrics, batches):
     return [m.value for m in metrics]
 
 def blobs(n=2, h=24, w=31, k=3, seed=0, frame=1):
-    "Ids [n,h,w] of a few rectangles of the classes 1 to k on 0, which keep off the image border by `frame` pixels; the last class may be absent"
+    "Ids [n,h,w] of rectangles of the classes 1 to k on 0, `frame` pixels off the image border"
     rng,m = np.random.default_rng(seed),np.zeros((n, h, w), int)
     for i in range(n):
         for _ in range(6):
@@ -45,7 +45,7 @@ def blobs(n=2, h=24, w=31, k=3, seed=0, frame=1):
 # ---- counts, as scikit-learn has them
 
 def skl(score, y, q, ids):
-    "scikit-learn's score of each class; NaN for those that occur nowhere, where it can only say 0 or 1"
+    "scikit-learn's score of each class; NaN for those that are nowhere, where it says 0 or 1"
     v = score(y, q, labels=ids, average=None, zero_division=0)
     return np.where([(y==k).any() or (q==k).any() for k in ids], v, np.nan)
 
@@ -53,7 +53,7 @@ CASES = [(K_, void, seed) for seed,(K_,void) in enumerate([(2, None), (2, 255), 
             (5, 255), (12, 11), (12, -100)])]
 
 def masks(K, void, seed, n=4, h=9, w=13):
-    "Ids predicted and true, with Void, with a class that is nowhere and one that is only predicted, and an image that is all Void"
+    "Ids predicted and true, with Void, a class nowhere, one only predicted, and an image all Void"
     g = torch.Generator().manual_seed(seed)
     p,t = (torch.randint(0, K, (n,h,w), generator=g) for _ in range(2))
     p = torch.where(torch.rand(t.shape, generator=g)<.5, t, p)
@@ -133,7 +133,8 @@ def test_precision_and_recall_are_scikit_learns(K, void, seed):
     P,R = c.precision()[ids],c.recall()[ids]
     F = (2*P*R/(P+R))[c.dice()[ids]>0]
     assert torch.allclose(F, c.dice()[ids][c.dice()[ids]>0], atol=1e-12)
-    if void is not None and 0<=void<K: assert c.precision()[void].isnan() and c.recall()[void].isnan()
+    if void is not None and 0<=void<K:
+        assert c.precision()[void].isnan() and c.recall()[void].isnan()
 
 @pytest.mark.parametrize('make', [ClassIoU, lambda cls: BoundaryF1(cls=cls, tolerance=1),
         lambda cls: Hausdorff95(cls=cls)])
@@ -185,7 +186,7 @@ def loop_edges(ids, void, k):
     return np.array(out, float).reshape(-1, 2)
 
 def loop_scores(p, t, k, void_id, tolerance, spacing, percentile=95):
-    "Boundary F1 and percentile Hausdorff distance of one class of one image, by all pairs of pixels"
+    "Boundary F1 and percentile Hausdorff distance of a class of an image, by all pairs of pixels"
     void = (t==void_id).numpy() if void_id is not None else np.zeros(t.shape, bool)
     A,B = (loop_edges(o.numpy(), void, k)*spacing for o in (p, t))
     if not len(A) and not len(B): return np.nan,np.nan
@@ -421,11 +422,13 @@ sys.path.insert(0, sys.argv[2])
 from test_metrics import all_metrics, wanted, uneven, Confusion
 x,t = uneven(); x,t = x[:7],t[:7]
 rank = int(os.environ['RANK'])
-torch.distributed.init_process_group('gloo', init_method='file://'+sys.argv[1], rank=rank, world_size=2)
+where = 'file://'+sys.argv[1]
+torch.distributed.init_process_group('gloo', init_method=where, rank=rank, world_size=2)
 learn = SimpleNamespace(dls=SimpleNamespace(vocab=list('abcd')+['Void'], ignore_index=4))
 ms = all_metrics()
-idx = [[0,1,2,3],[4,5,6,0]][rank]           # seven items for two processes: fastai repeats the first
-for i in (0, 3):                            # batches of three and of one; the last of the second process is nothing but the repeated item
+idx = [[0,1,2,3],[4,5,6,0]][rank]     # seven items for two processes: fastai repeats the first
+# batches of three and of one; the last of the second process is nothing but the repeated item
+for i in (0, 3):
     learn.pred,learn.y = x[idx[i:i+3]],t[idx[i:i+3]]
     learn.dl = SimpleNamespace(i=min(i+3, 4), n=7, n_padded=8, world_size=2, rank=rank)
     for m in ms: m.accumulate(learn)

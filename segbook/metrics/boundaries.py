@@ -28,6 +28,7 @@ def class_edges(ids, named):
         edge[b] |= differ
     return edge
 
+# %% ../../nbs/09a_boundaries.ipynb #fee01f6f
 def boundary_pixels(
     mask:torch.Tensor, # [B,H,W] or [H,W] class ids
     ignore_index:int|None=None, # id of the pixels without a class: they make no boundary
@@ -65,6 +66,7 @@ def f1_of_distances(near, back, tolerance):
     p,r = (np.mean(d<=tolerance*(1+1e-9)) for d in (near, back))
     return 2*p*r/(p+r) if p+r else 0.
 
+# %% ../../nbs/09a_boundaries.ipynb #72e971ab
 def boundary_f1(
     logits_or_mask:torch.Tensor, # logits [B,K,H,W] or predicted ids [B,H,W]; both also without B
     mask:torch.Tensor, # [B,H,W] or [H,W] true class ids
@@ -91,6 +93,7 @@ def farthest_distance(near, back, percentile, one_empty):
     if not len(near) or not len(back): return one_empty
     return max(np.percentile(d, percentile) for d in (near, back))
 
+# %% ../../nbs/09a_boundaries.ipynb #945e23f3
 def hausdorff95(
     logits_or_mask:torch.Tensor, # logits [B,K,H,W] or predicted ids [B,H,W]; both also without B
     mask:torch.Tensor, # [B,H,W] or [H,W] true class ids

@@ -75,8 +75,10 @@ def region_counts(conf, per_image=False):
         for n in counts: n[...,void] = 0
     return counts
 
+# %% ../../nbs/09_metrics.ipynb #3c7f45b3
 def _iou_of(tp, predicted, true): return tp/(predicted+true-tp)
 
+# %% ../../nbs/09_metrics.ipynb #632ded45
 @patch
 def iou(self:Confusion,
     per_image:bool=False, # one row an image, [N,K]
@@ -84,7 +86,7 @@ def iou(self:Confusion,
     "float64 [K] of TP/(TP+FP+FN); NaN for the ignored class and for those nowhere to be found."
     return _iou_of(*region_counts(self, per_image))
 
-# %% ../../nbs/09_metrics.ipynb #2e95e41f
+# %% ../../nbs/09_metrics.ipynb #5ef90ada
 @patch
 def precision(self:Confusion,
     per_image:bool=False, # one row an image, [N,K]
@@ -93,6 +95,7 @@ def precision(self:Confusion,
     tp,predicted,_ = region_counts(self, per_image)
     return tp/predicted
 
+# %% ../../nbs/09_metrics.ipynb #460b594c
 @patch
 def recall(self:Confusion,
     per_image:bool=False, # one row an image, [N,K]
@@ -127,7 +130,7 @@ def _class_mean(conf, score, absent, average, per_image):
 
 def _id_of_void(conf): return -1 if conf.ignore_index is None else conf.ignore_index
 
-# %% ../../nbs/09_metrics.ipynb #996d1318
+# %% ../../nbs/09_metrics.ipynb #935660c7
 @patch
 def mean_iou(self:Confusion,
     absent:str='skip', # classes that are nowhere: 'skip' them, or count them as 'zero' or 'one'
@@ -137,6 +140,7 @@ def mean_iou(self:Confusion,
     "Mean of `iou` over the classes without the ignored one; `absent` is for 'macro' alone."
     return _class_mean(self, _iou_of, absent, average, per_image)
 
+# %% ../../nbs/09_metrics.ipynb #3a317be1
 @patch
 def mean_dice(self:Confusion,
     absent:str='skip', # classes that are nowhere: 'skip' them, or count them as 'zero' or 'one'

@@ -26,6 +26,7 @@ def bad_ids_error(ids, counts, where, n_classes, ignore_index):
         'class", pass it as ignore_index; if it is a class, the codes lack it. '
         'segbook.masks.check_masks(folder) names the files.')
 
+# %% ../../nbs/workshop/metrics/counting.ipynb #da08b834
 def find_bad_ids(mask, n_classes, ignore_index, what='mask'):
     "The error for the ids of a tensor `mask` that are no class."
     bad = (mask<0) | (mask>=n_classes)
@@ -56,6 +57,7 @@ def validate_pair(pred, mask, n_classes):
             'expected logits [B,K,H,W], or ids as integers: pred.long()')
     return logits
 
+# %% ../../nbs/workshop/metrics/counting.ipynb #b1a385e6
 def validate_option(name, value, options):
     "`value`, if it is one of the `options` of the argument `name`; else a SegbookError."
     if value not in options:
@@ -80,6 +82,7 @@ def _image_rows(x):
     "[B,pixels] from [B,H,W], [1,pixels] from [H,W]."
     return x.flatten(1) if x.ndim>2 else x.reshape(1, -1)
 
+# %% ../../nbs/workshop/metrics/counting.ipynb #0d3493e4
 def _count_and_check(pred, mask, n_classes, ignore_index):
     """Pixels of each truth*K+prediction, int64 [B,K*K+257], a row an image.
 
@@ -108,6 +111,7 @@ def _count_without_waiting(pred, mask, n_classes, ignore_index):
     n = bins.new_zeros(len(bins), K*K+N_IDS+1).scatter_add_(1, bins, torch.ones_like(bins))
     return n[:,:-1]
 
+# %% ../../nbs/workshop/metrics/counting.ipynb #3aa85a0f
 @torch.no_grad()
 def count_pixels(pred, mask, n_classes, ignore_index, first=True):
     "The counts of a batch, a row an image; on a GPU ids are checked at once only for the `first`."

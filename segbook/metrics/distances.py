@@ -47,7 +47,7 @@ def rows_of_scores(distances, score):
     for i in np.ndindex(*rows.shape): rows[i] = score(*distances[i])
     return rows
 
-# %% ../../nbs/workshop/metrics/distances.ipynb #4fd688c4
+# %% ../../nbs/workshop/metrics/distances.ipynb #dcb5130d
 def validate_spacing(spacing):
     "(height, width) of a pixel, from a number or two; SegbookError unless both are above 0."
     try: s = np.broadcast_to(np.asarray(spacing, np.float64), (2,))
@@ -57,6 +57,7 @@ def validate_spacing(spacing):
             '0, or two, (height, width)')
     return tuple(s.tolist())
 
+# %% ../../nbs/workshop/metrics/distances.ipynb #70103439
 def tolerance_distance(tolerance, size, spacing):
     "The tolerance; for None 0.75 % of the diagonal of an image of `size`, at least one pixel."
     if tolerance is None: return max(0.0075*np.hypot(*np.multiply(size, spacing)), *spacing)

@@ -35,6 +35,7 @@ class _Memo:
 
     def __reduce__(self): return _Memo,()
 
+# %% ../../nbs/workshop/metrics/training.ipynb #64f60659
 def _memo_of(learn):
     "The memo of the batch at hand."
     memo = learn.__dict__.get('_segbook_memo')
@@ -42,6 +43,7 @@ def _memo_of(learn):
         memo = learn.__dict__['_segbook_memo'] = _Memo(learn.pred, learn.y)
     return memo
 
+# %% ../../nbs/workshop/metrics/training.ipynb #9b3aaf67
 def _add_batch(learn, old, n_classes, ignore_index, per_image=False):
     "`old` and the batch at hand as a new Confusion, one for all metrics that ask with this `old`."
     key,memo = (n_classes, ignore_index),_memo_of(learn)
@@ -76,6 +78,7 @@ def _policy(metric, learn):
     if ignore=='dls': ignore = void_of(learn.dls)
     return max(2, len(codes) if K is None else K),ignore,[str(o) for o in codes or []]
 
+# %% ../../nbs/workshop/metrics/training.ipynb #63e3c849
 def class_of_name(cls, n_classes, ignore_index, codes):
     """The id of a class given by name, upper and lower case alike, or by id.
 
@@ -109,6 +112,7 @@ class _ConfusionMetric(Metric):
     @property
     def name(self): return self._name
 
+# %% ../../nbs/workshop/metrics/training.ipynb #4f467895
 class PixelAccuracy(_ConfusionMetric):
     "Share of right pixels over a whole epoch, Void left out; its column is `pixel_accuracy`."
     _name = 'pixel_accuracy'
@@ -139,10 +143,12 @@ class _MeanMetric(_ConfusionMetric):
             'per_image' if self.per_image else '']
         return '_'.join(o for o in parts if o)
 
+# %% ../../nbs/workshop/metrics/training.ipynb #b1e127ac
 class MeanIoU(_MeanMetric):
     "Mean IoU over a whole epoch, Void left out; its column is `mean_iou`, `mean_iou_micro` ..."
     _name,_mean_of = 'mean_iou',staticmethod(Confusion.mean_iou)
 
+# %% ../../nbs/workshop/metrics/training.ipynb #c9b65e5d
 class MeanDice(_MeanMetric):
     "Mean Dice over a whole epoch, Void left out; its column is `mean_dice`, `mean_dice_micro` ..."
     _name,_mean_of = 'mean_dice',staticmethod(Confusion.mean_dice)

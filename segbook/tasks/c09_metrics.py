@@ -34,7 +34,8 @@ ex1.hint('TP stands on the diagonal.', 'FP were called road, and are something e
 
 # %% ../../nbs/tasks/09_metrics.ipynb #e0a09997
 ex2 = Exercise('09.2', 'Pixel accuracy without Void', """
-Write `accuracy`: the share of pixels that are right, as one number. Pixels whose truth is `ignore_index` do not count. If there are none that count, the answer is NaN.""")
+Write `accuracy`: the share of pixels that are right, as one number. Pixels whose truth is
+`ignore_index` do not count. If there are none that count, the answer is NaN.""")
 
 @ex2.stub
 def accuracy(
@@ -80,7 +81,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/09_metrics.ipynb #cedbf633
 ex3 = Exercise('09.3', 'Count without a loop', """
-Write `confusion`: the confusion matrix, row = truth, column = prediction. Pixels whose truth is `ignore_index` are not counted; its row is all zeros if it is among the classes. A pixel that has a class and was answered with the id of Void is counted in the column of Void. The matrix always has `n_classes` rows and columns, also when the last class occurs nowhere.
+Write `confusion`: the confusion matrix, row = truth, column = prediction. Pixels whose truth is
+`ignore_index` are not counted; its row is all zeros if it is among the classes. A pixel that has a
+class and was answered with the id of Void is counted in the column of Void. The matrix always has
+`n_classes` rows and columns, also when the last class occurs nowhere.
 
 A loop over the pixels would do, and would be slow. `torch.bincount` needs none.""")
 
@@ -145,7 +149,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/09_metrics.ipynb #9fbcef03
 ex4 = Exercise('09.4', 'IoU of each class', """
-Write `iou`: the IoU of every class, read off a confusion matrix (row = truth, column = prediction). A class that occurs neither in the truth nor in the prediction has no IoU: NaN. One that is only predicted has 0.""")
+Write `iou`: the IoU of every class, read off a confusion matrix (row = truth, column = prediction).
+A class that occurs neither in the truth nor in the prediction has no IoU: NaN. One that is only
+predicted has 0.""")
 
 @ex4.stub
 def iou(
@@ -206,7 +212,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/09_metrics.ipynb #9e6257d1
 ex5 = Exercise('09.5', 'Mean Dice from IoUs', """
-A paper gives the IoU of each class. Write `mean_dice`: the mean of the classes' Dice, as one number. Classes without an IoU (NaN) are skipped; if none is left, the answer is NaN.""")
+A paper gives the IoU of each class. Write `mean_dice`: the mean of the classes' Dice, as one
+number. Classes without an IoU (NaN) are skipped; if none is left, the answer is NaN.""")
 
 @ex5.stub
 def mean_dice(
@@ -250,7 +257,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/09_metrics.ipynb #8418fb4d
 ex6 = Exercise('09.6', 'One score an image', """
-The masks of several patients, 1 where the lesion is. Write `mean_over_images`: the IoU of the lesion in each image, and of these the mean, as one number. An image without a lesion in truth *and* prediction has no score and is left out; if none is left, the answer is NaN. An image with a lesion in only one of the two has 0.""")
+The masks of several patients, 1 where the lesion is. Write `mean_over_images`: the IoU of the
+lesion in each image, and of these the mean, as one number. An image without a lesion in truth *and*
+prediction has no score and is left out; if none is left, the answer is NaN. An image with a lesion
+in only one of the two has 0.""")
 
 @ex6.stub
 def mean_over_images(
@@ -311,7 +321,11 @@ def _(rng):
 
 # %% ../../nbs/tasks/09_metrics.ipynb #0410ae26
 ex7 = Exercise('09.7', 'Hausdorff distance of two boundaries', """
-Two boundaries, each as a list of pixels (row, column). Each pixel asks for the nearest pixel of the other boundary. Write `hausdorff`: of these distances take the given percentile, for each direction by itself (`torch.quantile` wants a share, so 0.95 for 95), and of the two results the larger, as one number. If only one of the boundaries has pixels, the answer is infinite; if none has, it is NaN.""")
+Two boundaries, each as a list of pixels (row, column). Each pixel asks for the nearest pixel of the
+other boundary. Write `hausdorff`: of these distances take the given percentile, for each direction
+by itself (`torch.quantile` wants a share, so 0.95 for 95), and of the two results the larger, as
+one number. If only one of the boundaries has pixels, the answer is infinite; if none has, it is
+NaN.""")
 
 @ex7.stub
 def hausdorff(

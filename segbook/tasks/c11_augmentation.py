@@ -17,7 +17,9 @@ CHAPTER = dict(title='Augmentation', notebook='11_augmentation.ipynb')
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #f3d0b84e
 ex1 = Exercise('11.1', 'Flip a mask and a box', """
-A detector's box goes with the mask: (top, left, bottom, right), the first and the last row and column of the object, both included. Write `flip`: mirror the mask from left to right, and give the box of the object where it is now, again as (top, left, bottom, right).""")
+A detector's box goes with the mask: (top, left, bottom, right), the first and the last row and
+column of the object, both included. Write `flip`: mirror the mask from left to right, and give the
+box of the object where it is now, again as (top, left, bottom, right).""")
 
 @ex1.stub
 def flip(
@@ -76,7 +78,11 @@ def _(rng):
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #718045ce
 ex2 = Exercise('11.2', 'Read a mask nearest', """
-Write `read_nearest`, what `grid_sample` does for a mask: for each pixel of the result a place in the old mask is given, its row `y` and its column `x`, not rounded. The result takes over the id of the pixel in which the place lies, that is, whose middle is nearest. Middles have whole numbers, so pixel 2 reaches from 1.5 to 2.5. Places outside all pixels get the id `void`. (No place lies on the line between two pixels.)""")
+Write `read_nearest`, what `grid_sample` does for a mask: for each pixel of the result a place in
+the old mask is given, its row `y` and its column `x`, not rounded. The result takes over the id of
+the pixel in which the place lies, that is, whose middle is nearest. Middles have whole numbers, so
+pixel 2 reaches from 1.5 to 2.5. Places outside all pixels get the id `void`. (No place lies on the
+line between two pixels.)""")
 
 @ex2.stub
 def read_nearest(
@@ -146,7 +152,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #099207d1
 ex3 = Exercise('11.3', 'Does this transform invent ids?', """
-A transform has turned the masks `before` into the masks `after`; sizes may differ. Write `invented`: the ids that occur in `after` and not in `before`, sorted, each once. The id `fill`, with which the transform may fill borders, is no invention; it may be `None`, for a transform that fills nothing. Ids that got lost are no invention either.""")
+A transform has turned the masks `before` into the masks `after`; sizes may differ. Write
+`invented`: the ids that occur in `after` and not in `before`, sorted, each once. The id `fill`,
+with which the transform may fill borders, is no invention; it may be `None`, for a transform that
+fills nothing. Ids that got lost are no invention either.""")
 
 @ex3.stub
 def invented(
@@ -209,7 +218,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #edc6aa8b
 ex4 = Exercise('11.4', 'Shift image and mask', """
-Write `shift`: move an image and its mask by `down` rows down and `right` columns to the right; negative numbers move up and left. What comes in from outside is black in the image, and `void` in the mask. The size stays.""")
+Write `shift`: move an image and its mask by `down` rows down and `right` columns to the right;
+negative numbers move up and left. What comes in from outside is black in the image, and `void` in
+the mask. The size stays.""")
 
 @ex4.stub
 def shift(
@@ -280,7 +291,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/11_augmentation.ipynb #4a5c4315
 ex5 = Exercise('11.5', 'Spread the nudges', """
-Write `spread`, one direction of an elastic field with linear weights: `nudges` holds the displacements of a coarse grid of points, the first of which lies on the first pixel and the last on the last one, with equal distances between them. Each pixel gets the weighted mean of the four points around it, in both directions. The image has at least two rows and two columns.""")
+Write `spread`, one direction of an elastic field with linear weights: `nudges` holds the
+displacements of a coarse grid of points, the first of which lies on the first pixel and the last on
+the last one, with equal distances between them. Each pixel gets the weighted mean of the four
+points around it, in both directions. The image has at least two rows and two columns.""")
 
 @ex5.stub
 def spread(
