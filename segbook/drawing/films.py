@@ -15,14 +15,14 @@ from .scenes import street_scene, texture_fields
 # %% auto #0
 __all__ = ['make_films']
 
-# %% ../../nbs/workshop/drawing/films.ipynb #d84bab09
+# %% ../../nbs/workshop/drawing/films.ipynb #73925d56
 _STEP = .3 # metres between two frames: 15 frames a second at 16 km/h
 
 def _frame(seed, film, i, fields):
     "Frame `i` of a film: uint8 [h,w,3] image and uint8 [h,w] ids."
     h,w = fields.shape[1:]
     x,y = street_scene(np.random.default_rng((seed,film)), h, w, fields, i*_STEP)
-    x = x + 3*np.random.default_rng((seed,film,i)).standard_normal(x.shape, dtype=np.float32)
+    x = x + 1.5*np.random.default_rng((seed,film,i)).standard_normal(x.shape, dtype=np.float32)
     return np.clip(x, 0, 255).astype(np.uint8),y
 
 def make_films(

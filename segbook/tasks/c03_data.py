@@ -16,7 +16,9 @@ CHAPTER = dict(title='Data', notebook='03_data.ipynb')
 
 # %% ../../nbs/tasks/03_data.ipynb #b464c281
 ex1 = Exercise('03.1', 'Batches in an epoch', """
-A folder has 400 scenes, and every fifth is for validation. In training a last batch that is not full is dropped. How many batches of 12 images does the training DataLoader of `seg_dataloaders(folder, bs=12)` hand out in one epoch?""")
+A folder has 400 scenes, and every fifth is for validation. In training a last batch that is not \
+full is dropped. How many batches of 12 images does the training DataLoader of \
+`seg_dataloaders(folder, bs=12)` hand out in one epoch?""")
 ex1.value('batches', 26, because='320 training images make 26 full batches; the 8 images that are '
     'left are dropped')
 ex1.slip('keeping the incomplete batch at the end')(27)
@@ -27,7 +29,9 @@ ex1.hint('How many of the 400 scenes are left to train on?', 'What becomes of a 
 
 # %% ../../nbs/tasks/03_data.ipynb #3418880b
 ex2 = Exercise('03.2', 'One size for both', """
-Write `to_size`: bring an image and its mask to the same new size, the image bilinear, the mask nearest, both with Pillow. `size` is (height, width), and so are the first two dimensions of what comes back.""")
+Write `to_size`: bring an image and its mask to the same new size, the image bilinear, the mask \
+nearest, both with Pillow. `size` is (height, width), and so are the first two dimensions of what \
+comes back.""")
 
 @ex2.stub
 def to_size(
@@ -88,7 +92,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/03_data.ipynb #994023aa
 ex3 = Exercise('03.3', 'A run-length code', """
-Write `run_lengths`, the way back: from the mask of one object the list of counts, down the first column, then down the second, and so on. The first count is that of zeros, then ones, zeros and so on in turn. If the first pixel is a one, the first count is 0. The counts add up to the number of pixels.""")
+Write `run_lengths`, the way back: from the mask of one object the list of counts, down the first \
+column, then down the second, and so on. The first count is that of zeros, then ones, zeros and \
+so on in turn. If the first pixel is a one, the first count is 0. The counts add up to the number \
+of pixels.""")
 
 @ex3.stub
 def run_lengths(
@@ -148,7 +155,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/03_data.ipynb #18cfaa24
 ex4 = Exercise('03.4', 'Films on both sides', """
-The images of a folder are frames of films, and are called FILM_FRAME.png: the name of the film, an underscore, the number of the frame. A film's name may have underscores of its own. Write `leaks`: the names of the films that have frames both in training and in validation, each once, sorted.""")
+The images of a folder are frames of films, and are called FILM_FRAME.png: the name of the film, \
+an underscore, the number of the frame. A film's name may have underscores of its own. Write \
+`leaks`: the names of the films that have frames both in training and in validation, each once, \
+sorted.""")
 
 @ex4.stub
 def leaks(
@@ -208,7 +218,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/03_data.ipynb #b5f25c1f
 ex5 = Exercise('03.5', 'How frequent is each class?', """
-The first question to a new data set. Write `shares`: for each class its share of all labelled pixels of all masks together. Pixels of the id `ignore_index`, which is one of the ids 0 to K-1, are not labelled, and this id's own share is 0. If no pixel is labelled, every share is 0. Masks may differ in size.""")
+The first question to a new data set. Write `shares`: for each class its share of all labelled \
+pixels of all masks together. Pixels of the id `ignore_index`, which is one of the ids 0 to K-1, \
+are not labelled, and this id's own share is 0. If no pixel is labelled, every share is 0. Masks \
+may differ in size.""")
 
 @ex5.stub
 def shares(
