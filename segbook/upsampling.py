@@ -20,9 +20,10 @@ __all__ = ['UPSAMPLERS', 'checkerboard_share', 'Nearest', 'Bilinear', 'Bicubic',
 def checkerboard_share(
     x:Tensor, # [...,H,W] float, maps; an odd last row or column is left out
 ) -> float: # 0 to 1
-    """Share of the energy, the mean left out, at the Nyquist frequency of rows or columns; 0 for constant maps.
+    """Share of the energy, the mean left out, at the Nyquist frequency of rows or columns.
 
-    Raises SegbookError for maps below 2x2. Compare: Odena and others 2016, checkerboard artifacts."""
+    It is 0 for constant maps. Raises SegbookError for maps below 2x2.
+    Compare: Odena and others 2016, checkerboard artifacts."""
     if x.ndim < 2 or min(x.shape[-2:]) < 2:
         raise SegbookError(f'the map is {list(x.shape)}; at least 2x2 pixels [...,H,W] are '
             'expected. Cure: measure a larger map')
@@ -53,8 +54,9 @@ class _Upsampler(nn.Module):
             raise SegbookError(f'{in_channels} channels cannot become {out_channels} without a '
                 'convolution. Cure: leave out conv=False')
         self.in_channels,self.out_channels,self.scale = in_channels,out_channels,scale
-        self.conv = nn.Conv2d(in_channels, out_channels, 3,
-            padding=1) if conv or in_channels != out_channels else nn.Identity()
+        self.conv = nn.Identity()
+        if conv or in_channels != out_channels:
+            self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x, indices=None, size=None):
         if x.ndim != 4 or x.shape[1] != self.in_channels:
@@ -64,12 +66,12 @@ class _Upsampler(nn.Module):
 
 # %% ../nbs/06_upsampling.ipynb #5725aa83
 class Nearest(_Upsampler):
-    "Each pixel becomes a square of `scale` by `scale` equal pixels; with `conv=True` a resize-convolution."
+    "Each pixel becomes a square of equal pixels; with `conv=True` a resize-convolution."
     def _up(self, x, indices, size):
         return F.interpolate(x, scale_factor=self.scale, mode='nearest')
 
 class Bilinear(_Upsampler):
-    "Straight lines between pixel centres (align_corners=False); with `conv=True` a resize-convolution."
+    "Straight lines between pixel centres (align_corners=False)."
     def _up(self, x, indices, size):
         return F.interpolate(x, scale_factor=self.scale, mode='bilinear', align_corners=False)
 
@@ -89,18 +91,20 @@ class BedOfNails(_Upsampler):
 
 # %% ../nbs/06_upsampling.ipynb #b5b95068
 class MaxUnpool(_Upsampler):
-    """Each value goes where the maximum stood; needs the switches of `F.max_pool2d(x, scale, return_indices=True)`.
+    """Each value goes where the maximum stood, by the switches of `F.max_pool2d`.
 
-    `size` is the size before pooling, needed if it was odd. Raises SegbookError for missing or foreign switches.
+    They come from `F.max_pool2d(x, scale, return_indices=True)`; `size` is the size before pooling,
+    needed if it was odd. Raises SegbookError for missing or foreign switches.
     Source: Zeiler and Fergus 2013, section 2.1; Badrinarayanan and others 2015 (SegNet)."""
     def _up(self, x, indices, size):
+        "The map before pooling, with zeros where no maximum stood; the switches are checked first."
         s,(h,w) = self.scale,x.shape[-2:]
         if indices is None:
             raise SegbookError('MaxUnpool got no switches. Cure: y, indices = F.max_pool2d(x, '
                 f'{s}, return_indices=True), then up(y, indices, size=x.shape[-2:])')
         if indices.shape != x.shape:
             raise SegbookError(f'the switches are {list(indices.shape)}, the map {list(x.shape)}; '
-                'both must be the same. ' 'Cure: the switches of the pooling of this level, with '
+                'both must be the same. Cure: the switches of the pooling of this level, with '
                 'as many channels')
         H,W = (h*s, w*s) if size is None else size
         i,j = torch.arange(h, device=x.device)[:, None],torch.arange(w, device=x.device)
@@ -114,7 +118,8 @@ class MaxUnpool(_Upsampler):
 class TransposedConv(_Upsampler):
     """Transposed convolution whose output is exactly `scale` times as large.
 
-    The kernel should be divisible by `scale`, otherwise stamps overlap unevenly. Source: Odena and others 2016."""
+    The kernel should be divisible by `scale`, otherwise stamps overlap unevenly.
+    Source: Odena and others 2016."""
     def __init__(self,
         in_channels:int, # C of the input
         out_channels:int|None=None, # C of the output; None: as the input
@@ -134,8 +139,9 @@ class TransposedConv(_Upsampler):
 
 # %% ../nbs/06_upsampling.ipynb #aa86a9db
 class PixelShuffleICNR(_Upsampler):
-    """Sub-pixel convolution: 3x3 to `scale**2` times the channels, laid out as squares; equal weights within a square at the start.
+    """Sub-pixel convolution: 3x3 to `scale**2` times the channels, laid out as squares.
 
+    The weights within a square are equal at the start.
     Sources: Shi and others 2016; Aitken and others 2017 (ICNR)."""
     def __init__(self,
         in_channels:int, # C of the input
