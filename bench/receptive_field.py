@@ -1,8 +1,10 @@
-"""Time receptive_field against poisoned images, on ResNet-152: python bench/receptive_field.py [--size 512] [--runs 5]
+"""Time receptive_field against poisoned images, on ResNet-152.
 
-One unit of layer4, the whole table, and the memory at two image sizes. The poisoning oracle finds the same box by bisection
-from each side with full passes of the network; both run in this process, and the boxes are compared. Writes
-bench/results/receptive_field.json."""
+python bench/receptive_field.py [--size 512] [--runs 5]
+
+One unit of layer4, the whole table, and the memory at three image sizes. The poisoning oracle finds
+the same box by bisection from each side with full passes of the network; both run in this process,
+and the boxes are compared. Writes bench/results/receptive_field.json."""
 from __future__ import annotations
 import argparse, json, statistics, sys, time, tracemalloc, warnings
 from pathlib import Path

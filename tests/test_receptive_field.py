@@ -1,22 +1,26 @@
-"""Receptive fields against poisoned images: NaN spreads to exactly what reads it. No arithmetic is shared with the analysis.
+"""Receptive fields against poisoned images: NaN spreads to exactly what reads it.
 
-For every unit of a map at once: images poisoned in their first k rows (or last, or columns), for every k, in one batch; the
-first k that makes a unit NaN is the edge of what it sees. All four edges of every unit are compared with `.clipped`; a side
-of `.box` must be that edge, or lie outside the image."""
-import random, tracemalloc
+No arithmetic is shared with the analysis. For every unit of a map at once: images poisoned in their
+first k rows (or last, or columns), for every k, in one batch; the first k that makes a unit NaN is
+the edge of what it sees. All four edges of every unit are compared with `.clipped`; a side of
+`.box` must be that edge, or lie outside the image."""
+import math, random, tracemalloc
 import pytest, torch, torch.nn.functional as F, torchvision
 from torch import nn
-from segbook.masks import SegbookError
+from segbook.errors import SegbookError
 from segbook.models import seg_model
 from segbook.upsampling import UPSAMPLERS, MaxUnpool
-from segbook.receptive_field import (effective_receptive_field, receptive_field,
-    receptive_field_rule, receptive_field_table, _analyse, _box, _clipped, _field_of, _layer_of,
-    _MODULES)
+from segbook.receptive_field import (effective_receptive_field, effective_share, gaussian_fit,
+    receptive_field, receptive_field_rule, receptive_field_table)
+from segbook.receptive_field.answers import clipped_box, field_of, unit_box
+from segbook.receptive_field.recorder import analyse
+from segbook.receptive_field.rules import MODULE_RULES
 
 # ---- the oracle
 
 def poisoned(model, h, w, in_channels, axis, back):
-    "[H',W'] the number of poisoned rows (or columns) from one side from which on a unit is NaN; a large number where it never is"
+    """[H',W'] the number of poisoned rows (or columns) from one side from which on a unit is NaN;
+    a large number where it never is"""
     n = (h, w)[axis]
     x = torch.zeros(n + 1, in_channels, h, w)
     for k in range(1, n + 1):
@@ -30,7 +34,8 @@ def poisoned(model, h, w, in_channels, axis, back):
     return first
 
 def edges(model, h, w, in_channels=1):
-    "Boxes (top, left, bottom, right) [4,H',W'] by poison; -10**6 or 10**6 and beyond where nothing reaches a unit"
+    """Boxes (top, left, bottom, right) [4,H',W'] by poison; -10**6 or 10**6 and beyond where
+    nothing reaches a unit"""
     f = [poisoned(model, h, w, in_channels, a, back) for back in (False, True) for a in (0, 1)]
     return torch.stack([f[0] - 1, f[1] - 1, h - f[2], w - f[3]])
 
@@ -38,14 +43,14 @@ def compare(model, h, w, in_channels=1):
     "Compare every unit; the number of sides of boxes that end inside the image"
     model.eval()
     truth = edges(model, h, w, in_channels)
-    names, maps, out, size = _analyse(model, (h, w), in_channels)
-    _, (m, shape) = _layer_of(None, names, maps, out)
+    size = h, w
+    _, m = analyse(model, size, in_channels).layer()
     assert m.n == tuple(truth.shape[1:]), (m.n, truth.shape)
     sides, heights, widths = 0, [], []
     for r in range(m.n[0]):
         for c in range(m.n[1]):
-            box, clipped, want = _box(m, r, c, size), _clipped(m, r,
-                c), tuple(truth[:, r, c].tolist())
+            box, clipped = unit_box(m, r, c, size), clipped_box(m, r, c)
+            want = tuple(truth[:, r, c].tolist())
             if max(map(abs, want)) > 10**5:
                 assert clipped is None and (box is None or box[2] < 0 or box[3] < 0 or box[0] >= h
                     or box[1] >= w), (r, c, box, clipped, 'nothing reaches it')
@@ -56,7 +61,7 @@ def compare(model, h, w, in_channels=1):
                 sides += got == true
             heights.append(box[2] - box[0] + 1)
             widths.append(box[3] - box[1] + 1)
-    f = _field_of(m, (0, 0), size)
+    f = field_of(m, (0, 0), size)
     if heights:
         assert (f.smallest, f.largest) == ((min(heights), min(widths)),
             (max(heights), max(widths))), (f, heights, widths)
@@ -432,8 +437,8 @@ class Odder(Odd): pass
 @pytest.fixture
 def odd():
     yield lambda like: receptive_field_rule(Odd, like)
-    _MODULES.pop(Odd, None)
-    _MODULES.pop(Odder, None)
+    MODULE_RULES.pop(Odd, None)
+    MODULE_RULES.pop(Odder, None)
 
 def test_a_rule_reads_all_inputs_and_outputs(odd):
     c, n = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 5, padding=2)
@@ -446,7 +451,7 @@ def test_a_rule_reads_all_inputs_and_outputs(odd):
         odd('pointwise')
         for o in (Odd(), Odder()):
             assert receptive_field(Fn(f, o=o), 9, in_channels=1).size == (size, size)
-        _MODULES.clear()
+        MODULE_RULES.clear()
     odd(lambda m: 'global')
     assert receptive_field(nn.Sequential(Odd()), (9, 7), in_channels=1).size == (9, 7)
     receptive_field_rule(Odder, dict(kernel=3, padding=1))
@@ -522,7 +527,8 @@ def test_everything_stays_as_it_was(name, net, size, channels):
     assert state() == before and all(torch.equal(v, values[k]) for k, v in net.state_dict().items())
     assert not any(isinstance(v, torch.Tensor) and v.is_meta for m in net.modules()
         for o in (m, *(getattr(m, 'sfs', None) or ())) for v in vars(o).values())
-    assert not nn.modules.module._global_forward_hooks and not nn.modules.module._global_forward_pre_hooks
+    module = nn.modules.module
+    assert not module._global_forward_hooks and not module._global_forward_pre_hooks
     hook.remove()
 
 def test_max_unpooling():
@@ -565,6 +571,25 @@ def test_effective_field_lies_in_the_box():
         at = f.nonzero()
         assert (*at.min(0).values.tolist(), *at.max(0).values.tolist()) == box and f.max() == 1
     assert net.training and grads == [p.grad for p in net.parameters()]
+
+def test_effective_share_of_a_bell_is_what_lies_within_two_standard_deviations():
+    "An ellipse with half-axes of two deviations: there a Gaussian is at exp(-2) of its peak"
+    u, v = torch.arange(81.)[:, None], torch.arange(101.)[None]
+    bell = torch.exp(-(u - 40)**2/(2*5**2) - (v - 50)**2/(2*8**2))
+    _, (down, across) = gaussian_fit(bell)
+    ellipse = math.pi*2*down*2*across/(81*101)
+    assert effective_share(bell, (0, 0, 80, 100)) == pytest.approx(ellipse, rel=.03)
+    inside = ((u - 40)/(2*5))**2 + ((v - 50)/(2*8))**2 <= 1
+    share = inside.float().mean().item()
+    assert effective_share(bell, (0, 0, 80, 100)) == pytest.approx(share, abs=1e-3)
+    # the level of Luo et al. 2016 is reached at 2.49 standard deviations
+    wide = math.pi*5*8*-2*math.log(.0455)/(81*101)
+    assert effective_share(bell, (0, 0, 80, 100), .0455) == pytest.approx(wide, rel=.01)
+
+def test_names_of_a_network_are_listed_when_none_is_near():
+    net = torchvision.models.resnet18(weights=None)
+    with pytest.raises(SegbookError, match='no layer .zzzz. .*; it has conv1, .* and [0-9]+ more'):
+        receptive_field(net, 64, 'zzzz')
 
 def test_effective_field_of_tokens_and_of_channels_last():
     "Rows and columns need not be the last two dimensions"

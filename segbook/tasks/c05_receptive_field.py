@@ -5,7 +5,6 @@
 # %% ../../nbs/tasks/05_receptive_field.ipynb #59535100
 from __future__ import annotations
 import torch, torch.nn.functional as F
-from torch import tensor
 from ..exercises import Exercise
 
 # %% auto #0
@@ -16,7 +15,9 @@ CHAPTER = dict(title='Receptive field', notebook='05_receptive_field.ipynb')
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #7d16b7f8
 ex1 = Exercise('05.1', 'By hand', """
-A network begins with a 7×7 convolution of stride 2, goes on with a 3×3 max pooling of stride 2, and ends with two 3×3 convolutions of stride 1. Give a tuple of four numbers: the height of the box that one unit sees, after each of the four layers.""")
+A network begins with a 7×7 convolution of stride 2, goes on with a 3×3 max pooling of stride 2, \
+and ends with two 3×3 convolutions of stride 1. Give a tuple of four numbers: the height of the \
+box that one unit sees, after each of the four layers.""")
 ex1.value('heights', (7, 11, 19, 27), because='7; then 7 + 2·2; then the jump is 4: 11 + 2·4, and '
     '19 + 2·4')
 ex1.slip('forgetting the strides')((7, 9, 11, 13))
@@ -29,7 +30,8 @@ ex1.hint('Carry two numbers along: the size, beginning with 1, and the jump, beg
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #ceefe460
 ex2 = Exercise('05.2', 'Size and jump of a chain', """
-Write `field`: the size of the box that one unit sees after a chain of layers, and the jump, the pixels from one unit to the next.""")
+Write `field`: the size of the box that one unit sees after a chain of layers, and the jump, the \
+pixels from one unit to the next.""")
 
 @ex2.stub
 def field(
@@ -98,7 +100,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #74aa02ed
 ex3 = Exercise('05.3', 'First and last pixel', """
-Write `seen_by`: the first and the last pixel, along one axis, that unit `unit` sees after a chain of layers. Pixels in the padding are counted, with negative numbers before the image. Begin at the unit, and go back layer by layer.""")
+Write `seen_by`: the first and the last pixel, along one axis, that unit `unit` sees after a \
+chain of layers. Pixels in the padding are counted, with negative numbers before the image. Begin \
+at the unit, and go back layer by layer.""")
 
 @ex3.stub
 def seen_by(
@@ -158,7 +162,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/05_receptive_field.ipynb #23ebfc05
 ex4 = Exercise('05.4', 'Find it by poison', """
-Write `reached`: which pixels of a row of `n` can influence unit `unit` of what the function `f` gives. Nothing is known of `f` but that it takes a float tensor [n] and gives a float tensor. Put NaN into one pixel after the other. The others are 1.""")
+Write `reached`: which pixels of a row of `n` can influence unit `unit` of what the function `f` \
+gives. Nothing is known of `f` but that it takes a float tensor [n] and gives a float tensor. Put \
+NaN into one pixel after the other. The others are 1.""")
 
 @ex4.stub
 def reached(
