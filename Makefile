@@ -10,12 +10,13 @@ TRAIN = --data scenes --n 300 --encoder resnet18 --pretrained false --epochs 3 -
 help:
 	@echo 'make train    train a segmenter on the embedded street scenes and say where its picture is'
 	@echo '              (ARGS="--epochs 5" is passed on to segbook_train; OUT=runs/mine chooses the folder)'
-	@echo 'make test     everything that can be tested: notebooks, library, README, and a second'
+	@echo 'make test     everything that can be tested: notebooks, library, README, rules, and a second'
 	@echo '              environment with the newest fastai; ends with "N passed, N failed"'
 	@echo 'make docs     the site, built from the notebooks into _docs (ARGS=--no-exec runs none of them)'
 	@echo 'make test-web the site and the widgets in a real browser: Chromium has to be installed'
 	@echo 'make latest   only that second environment: the library without nbdev, with the newest fastai'
-	@echo 'make prepare  before a commit: library from the notebooks, clean notebooks, README'
+	@echo 'make prepare  before a commit: library from the notebooks, exercises in their places, first cells,'
+	@echo '              folded and clean notebooks, README; then ruff'
 	@echo 'make lab      open the course in JupyterLab'
 	@echo 'make setup    only make the .venv'
 	@echo
@@ -50,8 +51,11 @@ latest:
 prepare: setup
 	@.venv/bin/nbdev_export
 	@.venv/bin/python tools/exercises.py
+	@.venv/bin/python tools/front.py
+	@.venv/bin/python tools/fold.py
 	@.venv/bin/nbdev_clean
 	@.venv/bin/python tools/readme.py
+	@.venv/bin/python -m ruff check --no-cache --quiet .
 
 lab: setup
 	@exec .venv/bin/jupyter lab nbs/index.ipynb

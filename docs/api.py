@@ -1,4 +1,5 @@
-"""The pages of the library: `page(module)` is one module, or one package with its rooms, made from docstrings and docments."""
+"""The pages of the library: `page(module)` is one module, or one package with its rooms, made
+from docstrings and docments."""
 import ast
 import importlib
 import inspect
@@ -14,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def modules():
-    "Modules and packages at the top of the library; what the course brings together, and the exercises, are none"
-    found = [f.stem for f in (ROOT/'segbook').glob('*.py')] + [f.parent.name for f in (ROOT/'segbook').glob('*/__init__.py')]
+    """Modules and packages at the top of the library; what the course brings together, and the
+    exercises, are none"""
+    found = [f.stem for f in (ROOT/'segbook').glob('*.py')] + [f.parent.name
+        for f in (ROOT/'segbook').glob('*/__init__.py')]
     return sorted(f'segbook.{n}' for n in found if n[0] != '_' and n not in ('all', 'tasks'))
 
 
@@ -29,8 +32,9 @@ def rooms(module):
 def public(room):
     "The public names that `room` itself defines"
     m = importlib.import_module(room)
-    return [n for n in getattr(m, '__all__', []) if getattr(getattr(m, n), '__module__', room) == room
-            or not (inspect.isroutine(getattr(m, n)) or inspect.isclass(getattr(m, n)))]
+    return [n for n in getattr(m, '__all__', [])
+        if getattr(getattr(m, n), '__module__', room) == room
+        or not (inspect.isroutine(getattr(m, n)) or inspect.isclass(getattr(m, n)))]
 
 
 def file_of(module): return module.removeprefix('segbook.')
@@ -39,24 +43,28 @@ def file_of(module): return module.removeprefix('segbook.')
 class Lookup(NbdevLookup):
     "Names of the library lead to the pages of its modules; other names stay as they are"
     def __init__(self, up=''):
-        self.up, self.names = up, {n: (m, r) for m in modules() for r in rooms(m) for n in public(r)}
+        self.up, self.names = up, {n: (m, r) for m in modules() for r in rooms(m)
+            for n in public(r)}
         super().__init__(incl_libs='segbook')
 
     def doc(self, sym):
-        return f'{self.up}api/{file_of(self.names[sym][0])}.md#{sym.lower()}' if sym in self.names else None
+        return (f'{self.up}api/{file_of(self.names[sym][0])}.md#{sym.lower()}' if sym in self.names
+            else None)
 
     def code(self, sym):
         "The line of the module where `sym` is defined, at the repository's host"
         if sym not in self.names: return None
         file, cfg = f'{self.names[sym][1].replace(".", "/")}.py', get_config()
-        line = next((o.lineno for o in ast.parse((ROOT/file).read_text(encoding='utf-8')).body if sym in defined(o)), 1)
+        line = next((o.lineno for o in ast.parse((ROOT/file).read_text(encoding='utf-8')).body
+                if sym in defined(o)), 1)
         return f'{cfg.git_url}/blob/{cfg.branch}/{file}#L{line}'
 
 
 def defined(node):
     "The names that one statement of a module defines"
     targets = getattr(node, 'targets', [getattr(node, 'target', None)])
-    return {getattr(node, 'name', None), *(n.id for t in targets if t for n in ast.walk(t) if isinstance(n, ast.Name))}
+    return {getattr(node, 'name', None), *(n.id for t in targets if t for n in ast.walk(t)
+            if isinstance(n, ast.Name))}
 
 
 def cell(x):
@@ -93,7 +101,8 @@ def value(obj):
 
 
 def entry(obj, name, heading, url):
-    "One function or class: signature, docstring, parameters, source, and for a class its public methods; else its value"
+    """One function or class: signature, docstring, parameters, source, and for a class its
+    public methods; else its value"""
     if not (inspect.isroutine(obj) or inspect.isclass(obj)):
         return f'{heading} {name}\n\n```python\n{name} = {value(obj)}\n```'
     # nothing of its own to say how it is made
@@ -103,7 +112,8 @@ def entry(obj, name, heading, url):
     if url: parts.append(f'[source]({url})')
     methods = [(n, o) for n, o in vars(obj).items() if inspect.isfunction(o) and n[0] != '_'
                and o.__doc__] if inspect.isclass(obj) else []
-    return '\n\n'.join([p for p in parts if p] + [entry(o, f'{name}.{n}', '#' + heading, '') for n, o in methods])
+    return '\n\n'.join([p for p in parts if p]
+        + [entry(o, f'{name}.{n}', '#' + heading, '') for n, o in methods])
 
 
 def page(module):
@@ -123,8 +133,9 @@ def page(module):
 
 def index():
     "The page that lists them, each with what its module says of itself"
-    lines = [f'- [{m}]({file_of(m)}.md): {inspect.cleandoc(importlib.import_module(m).__doc__ or "").split(chr(10))[0]}'
-             for m in modules()]
+    lines = [f'- [{m}]({file_of(m)}.md): '
+        f'{inspect.cleandoc(importlib.import_module(m).__doc__ or "").split(chr(10))[0]}'
+        for m in modules()]
     tree = '```{toctree}\n:hidden:\n\n' + '\n'.join(map(file_of, modules())) + '\n```'
-    return '\n\n'.join(['# API', 'Every public name of the library, with its parameters, and a link to the line that defines '
-                        'it.', '\n'.join(lines), tree]) + '\n'
+    return '\n\n'.join(['# API', 'Every public name of the library, with its parameters, and a '
+            'link to the line that defines it.', '\n'.join(lines), tree]) + '\n'

@@ -1,8 +1,10 @@
-"""build.py [--no-exec] [--widgets] [--force]: the site, from the notebooks, into _docs. Nothing is fetched but what docs/package.json names, once.
+"""build.py [--no-exec] [--widgets] [--force]: the site, from the notebooks, into _docs. Nothing
+is fetched but what docs/package.json names, once.
 
-Every notebook is run, two at a time, unless neither it nor the library changed since its last run (--force runs all the
-same; --no-exec runs none, and shows the outputs that are there; --widgets runs those that hold an explorer). A cell that
-fails stops the build and names itself, and so does an explorer that left no state."""
+Every notebook is run, two at a time, unless neither it nor the library changed since its last
+run (--force runs all the same; --no-exec runs none, and shows the outputs that are there;
+--widgets runs those that hold an explorer). A cell that fails stops the build and names
+itself, and so does an explorer that left no state."""
 import argparse
 import hashlib
 import json
@@ -68,7 +70,8 @@ def state(file):
     "What a run depends on: the code of the notebook, and the library"
     code = [text(c) for c in json.loads(file.read_text(encoding='utf-8'))['cells']
         if c['cell_type'] == 'code']
-    library = [f.read_text(encoding='utf-8') for f in sorted((ROOT/'segbook').rglob('*.py'))]
+    library = [f.read_text(encoding='utf-8') for f in sorted((ROOT/'segbook').rglob('*.*'))
+        if f.suffix in ('.py', '.js', '.css')]
     return hashlib.sha256(json.dumps([code, library,
                 os.environ.get('SEGBOOK_DATA')]).encode()).hexdigest()
 
@@ -77,21 +80,22 @@ def skipped(cell): return re.search(r'^#\|\s*(slow|eval:\s*false)', text(cell), 
 def shortened(text, n=2000): return text if len(text) < 2*n else f'{text[:n]}\n...\n{text[-n:]}'
 
 def execute(file):
-    "(seconds, what failed or '') of a run of the notebook `file` from top to bottom in a fresh kernel; the result goes to _proc/run"
+    """(seconds, what failed or '') of a run of the notebook `file` from top to bottom in a fresh
+    kernel; the result goes to _proc/run"""
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
     began, nb = time.time(), nbformat.read(file, 4)
     kept = {c.id: (c.source, c.outputs) for c in nb.cells if c.cell_type == 'code' and skipped(c)}
     for c in nb.cells:
         if c.id in kept: c.source = ''
-    client = NotebookClient(nb, timeout=600, kernel_name='python3',
+    client = NotebookClient(nb, timeout=None, startup_timeout=600, kernel_name='python3',
         resources=dict(metadata=dict(path=str(file.parent))))
     with tempfile.TemporaryDirectory() as tmp:
         os.environ.update(SEGBOOK_PROGRESS=f'{tmp}/progress.json', OMP_NUM_THREADS='1',
             MPLBACKEND='module://matplotlib_inline.backend_inline')
         try: client.execute()
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+        except (CellExecutionError, DeadKernelError) as e:
             return time.time()-began, shortened(re.sub(r'\x1b\[[0-9;]*m', '', str(e)))
     for c in nb.cells:
         if c.id in kept: c.source, c.outputs = kept[c.id]
@@ -128,12 +132,22 @@ def execute_all(force, widgets=False):
                 sys.exit(f'{failed}\n\nthe build stops: this cell of {jobs[job].relative_to(ROOT)} '
                     'failed')
 
+def run_these(files):
+    "Run notebooks one after the other, and keep the results for the next build"
+    for f in files:
+        secs, failed = execute(f)
+        if failed: sys.exit(f'{failed}\n\nthis cell of {f.relative_to(ROOT)} failed')
+        say(f'   ok     {f.relative_to(ROOT)} {secs:.1f} s')
+
+
 RECORDED = None if os.environ.get('SEGBOOK_DATA') else 'projects'
 
 def with_outputs(file):
-    """The notebook with the outputs of its last run, or, where it was not run since something changed, those it was committed with.
+    """The notebook with the outputs of its last run, or, where it was not run since something
+    changed, those it was committed with.
 
-    Projects are run like the others, and a failure stops the build, but on drawn scenes: what is shown of them was recorded on their data."""
+    Projects are run like the others, and a failure stops the build, but on drawn scenes: what
+    is shown of them was recorded on their data."""
     nb, ran = json.loads(file.read_text(encoding='utf-8')), PROC/'run'/file.relative_to(ROOT/'nbs')
     if not ran.exists() or stale(file) or RECORDED in file.parts: return nb
     old = json.loads(ran.read_text(encoding='utf-8'))
@@ -146,22 +160,25 @@ def write_pages(strict=False):
     "Everything that Sphinx reads, in _proc/site; `strict`: no explorer without state"
     import api
     import convert
+    import course
     site = PROC/'site'
     shutil.rmtree(site, ignore_errors=True)
-    shutil.copytree(ROOT/'images', site/'images', ignore=shutil.ignore_patterns('*.py', '__pycache__'))
+    shutil.copytree(ROOT/'images', site/'images',
+        ignore=shutil.ignore_patterns('*.py', '__pycache__'))
     pages = sorted(f.relative_to(ROOT/'nbs').with_suffix('').as_posix() for f in notebooks())
     for name in pages:
         nb = convert.page(with_outputs(ROOT/'nbs'/f'{name}.ipynb'), f'{name}.ipynb', strict)
         if name == 'index':
             nb['cells'].append(dict(cell_type='markdown', id='contents', metadata={},
-                                    source=convert.contents([p for p in pages if p != 'index'])))
+                                    source=course.contents([p for p in pages if p != 'index'])))
         (site/f'{name}.ipynb').parent.mkdir(parents=True, exist_ok=True)
         (site/f'{name}.ipynb').write_text(json.dumps(nb), encoding='utf-8')
     (site/'api').mkdir()
-    for m in api.modules(): (site/'api'/f'{api.file_of(m)}.md').write_text(api.page(m), encoding='utf-8')
+    for m in api.modules():
+        (site/'api'/f'{api.file_of(m)}.md').write_text(api.page(m), encoding='utf-8')
     (site/'api'/'index.md').write_text(api.index(), encoding='utf-8')
     (site/'workshop').mkdir(exist_ok=True)
-    (site/'workshop'/'index.md').write_text(convert.workshop(pages), encoding='utf-8')
+    (site/'workshop'/'index.md').write_text(course.workshop(pages), encoding='utf-8')
     shutil.copy(DOCS/'404.md', site)
 
 
@@ -169,8 +186,8 @@ def sphinx():
     "Let Sphinx write the site, finish its pages, and put it where the old one was"
     import finish
     html = PROC/'out'/'html'
-    cmd = [sys.executable, '-m', 'sphinx', '-q', '-j', str(WORKERS), '-W', '--keep-going', '-b', 'html', '-c', str(DOCS),
-           '-d', str(PROC/'doctrees'), str(PROC/'site'), str(html)]
+    cmd = [sys.executable, '-m', 'sphinx', '-q', '-j', str(WORKERS), '-W', '--keep-going', '-b',
+        'html', '-c', str(DOCS), '-d', str(PROC/'doctrees'), str(PROC/'site'), str(html)]
     shutil.rmtree(PROC/'out', ignore_errors=True)
     if subprocess.run(cmd, cwd=ROOT).returncode:
         sys.exit('Sphinx found something wrong, see above: a warning counts as an error')
@@ -185,7 +202,10 @@ def main():
     ap.add_argument('--widgets', action='store_true', help='run only the notebooks that hold '
         'explorers, whose state is not committed; other pages show what was committed')
     ap.add_argument('--force', action='store_true', help='run every notebook')
+    ap.add_argument('--run', nargs='+', type=Path, metavar='NOTEBOOK', help='only run these, and '
+        'keep what they show')
     args, began = ap.parse_args(), time.time()
+    if args.run: return run_these([f.resolve() for f in args.run])
     vendor()
     if not args.no_exec: execute_all(args.force, args.widgets)
     ran = time.time()

@@ -1,4 +1,5 @@
-"""Settings of the site. The pages are written to _proc/site by docs/build.py, which calls Sphinx with this file."""
+"""Settings of the site. The pages are written to _proc/site by docs/build.py, which calls Sphinx
+with this file."""
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -18,20 +19,23 @@ html_js_files = ['segbook.js']
 html_favicon = str(ROOT/'docs'/'static'/'favicon.svg')
 html_context = dict(default_mode='auto')
 html_show_sphinx = False
-html_copy_source = True                         # docs/finish.py puts the notebooks themselves in their place
-html_theme_options = dict(
-    repository_url=cfg['git_url'], repository_branch=cfg['branch'], path_to_docs='nbs', use_source_button=True,
-    use_repository_button=True, use_edit_page_button=True, use_issues_button=True, use_fullscreen_button=False,
-    launch_buttons=dict(colab_url='https://colab.research.google.com', notebook_interface='classic'),
-    show_navbar_depth=1, show_toc_level=2, home_page_in_toc=True, navbar_persistent=[],
-    pygments_light_style='a11y-high-contrast-light', pygments_dark_style='a11y-high-contrast-dark')
+# docs/finish.py puts the notebooks themselves in their place
+html_copy_source = True
+html_theme_options = dict(repository_url=cfg['git_url'], repository_branch=cfg['branch'],
+    path_to_docs='nbs', use_source_button=True, use_repository_button=True,
+    use_edit_page_button=True, use_issues_button=True, use_fullscreen_button=False,
+    launch_buttons=dict(colab_url='https://colab.research.google.com',
+        notebook_interface='classic'), show_navbar_depth=1, show_toc_level=2, home_page_in_toc=True,
+    navbar_persistent=[], pygments_light_style='a11y-high-contrast-light',
+    pygments_dark_style='a11y-high-contrast-dark')
 
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_heading_anchors = 3
 nb_execution_mode = 'off'                       # docs/build.py runs the notebooks
 nb_merge_streams = True
 nb_render_markdown_format = 'myst'              # tables that a cell shows are tables
-nb_ipywidgets_js = {}                           # docs/static/segbook-live.js loads what an explorer needs
+# docs/static/segbook-live.js loads what an explorer needs
+nb_ipywidgets_js = {}
 mathjax_path = 'vendor/tex-svg.js'
 mathjax3_config = dict(svg=dict(fontCache='local'), options=dict(enableMenu=False))
 suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header']
@@ -45,7 +49,8 @@ ogp_enable_meta_description = True
 def buttons(app, pagename, templatename, context, doctree):
     "No page that docs/build.py makes up is a notebook: it has no source to show, to edit or to run"
     if pagename.startswith('api/') or pagename in ('workshop/index', '404') or not doctree:
-        for name in ('use_source_button', 'use_edit_page_button', 'launch_buttons', 'use_download_button'):
+        for name in ('use_source_button', 'use_edit_page_button', 'launch_buttons',
+                'use_download_button'):
             context[f'theme_{name}'] = False
 
 

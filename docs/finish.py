@@ -1,5 +1,6 @@
-"""What is done to the pages that Sphinx wrote: no script or font stays on a page that does not need it, the notebooks
-themselves stand behind "download", and the search gets its index. `site(folder, notebooks)` does it all."""
+"""What is done to the pages that Sphinx wrote: no script or font stays on a page that does not
+need it, the notebooks themselves stand behind "download", and the search gets its index.
+`site(folder, notebooks)` does it all."""
 import json
 import re
 import shutil
@@ -10,10 +11,13 @@ from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 # scripts of the theme's search, and of icons, which segbook-icons.css draws without 1.5 MB
-UNNEEDED = 'fontawesome.js', 'searchtools.js', 'language_data.js', 'searchindex.js', 'doctools.js', 'sphinx_highlight.js'
+UNNEEDED = ('fontawesome.js', 'searchtools.js', 'language_data.js', 'searchindex.js', 'doctools.js',
+    'sphinx_highlight.js')
 _script = re.compile(r'[ \t]*<script\b([^>]*)>(.*?)</script>\n?', re.S)
+OUTLINE = r'(?:"([^"]*)"|\[[^]]*?"([^"]*)"\])'  # one path, or two of which the second counts
 _icon = re.compile(r'\bfa-([a-z][a-z-]*)\b')
-OF_SCRIPTS = {'xmark', 'arrow-up', 'chevron-down', 'chevron-right'}  # those that a script puts on the page
+# those that a script puts on the page
+OF_SCRIPTS = {'xmark', 'arrow-up', 'chevron-down', 'chevron-right'}
 
 
 def settings():
@@ -34,22 +38,27 @@ def lighter(html):
         name = src[1].rsplit('/', 1)[-1] if src else ''
         if name in UNNEEDED or 'DOCUMENTATION_OPTIONS' in text: return ''
         if (name == 'tex-svg.js' or 'window.MathJax' in text) and not has_math: return ''
-        if name in ('clipboard.min.js', 'copybutton.js') and 'class="highlight' not in body: return ''
+        if name in ('clipboard.min.js', 'copybutton.js') and 'class="highlight' not in body:
+            return ''
         return m[0] if not src or 'defer' in attrs else m[0].replace('<script', '<script defer', 1)
     head = _script.sub(keep, head)
     head = re.sub(r'[ \t]*<link rel="preload"[^>]*>\n?', '', head)
-    if '<pre' not in body: head = re.sub(r'[ \t]*<link [^>]*(?:pygments|copybutton)\.css[^>]*>\n?', '', head)
+    if '<pre' not in body:
+        head = re.sub(r'[ \t]*<link [^>]*(?:pygments|copybutton)\.css[^>]*>\n?', '', head)
     return f'{head}</head>{body}'
 
 
 def icons(names, font):
-    "Style sheet that draws the icons `names`, each from its outline in the theme's own script `font`"
-    rules = ['i[class*="fa-"]::before { content: "" !important; display: inline-block; width: 1em; height: 1em; '
-             'background: currentColor; mask: var(--outline) center / contain no-repeat; vertical-align: -.125em; }']
+    """Style sheet that draws the icons `names`, each from its outline in the theme's own script
+    `font`"""
+    rules = ['i[class*="fa-"]::before { content: "" !important; display: inline-block; width: 1em; '
+        'height: 1em; background: currentColor; mask: var(--outline) center / contain '
+        'no-repeat; vertical-align: -.125em; }']
     for n in sorted(names):
-        m = re.search(rf'["\']?\b{re.escape(n)}["\']?:\[(\d+),(\d+),\[[^]]*\],"[^"]*",(?:"([^"]*)"|\[[^]]*?"([^"]*)"\])', font)
+        m = re.search(rf'\b{re.escape(n)}["\']?:\[(\d+),(\d+),\[[^]]*\],"[^"]*",{OUTLINE}', font)
         if not m: continue
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {m[1]} {m[2]}"><path d="{m[3] or m[4]}"/></svg>'
+        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {m[1]} {m[2]}"><path '
+            f'd="{m[3] or m[4]}"/></svg>')
         rules.append(f'i.fa-{n} {{ --outline: url("data:image/svg+xml,{quote(svg)}"); }}')
     return '\n'.join(rules) + '\n'
 
@@ -57,18 +66,21 @@ def icons(names, font):
 # ---- search
 
 class Sections(HTMLParser):
-    "The article of a page, cut at its headings: [[heading, anchor, text]], without code, navigation and what is folded away"
+    """The article of a page, cut at its headings: [[heading, anchor, text]], without code,
+    navigation and what is folded away"""
     SKIP = {'pre', 'script', 'style', 'nav', 'svg', 'noscript', 'button'}
     OUT = {'headerlink', 'cell_input', 'cell_output', 'hide', 'segbook-live', 'onlyprint'}
 
     def __init__(self):
         super().__init__()
-        self.found, self.anchors, self.inside, self.skip, self.head, self.link = [], [], 0, [], None, 0
+        self.found, self.anchors, self.inside, self.skip, self.head, self.link = ([], [], 0, [],
+            None, 0)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         if tag == 'article': self.inside += 1
-        if not self.inside or tag in ('br', 'img', 'hr', 'input', 'col', 'link', 'meta', 'wbr'): return
+        if not self.inside or tag in ('br', 'img', 'hr', 'input', 'col', 'link', 'meta', 'wbr'):
+            return
         classes = (attrs.get('class') or '').split()
         if self.skip or tag in self.SKIP or self.OUT & {*classes}:
             self.skip.append(tag)
@@ -81,9 +93,11 @@ class Sections(HTMLParser):
             if self.skip[-1] == tag: self.skip.pop()
         elif tag == 'section' and self.anchors: self.anchors.pop()
         elif re.fullmatch('h[1-6]', tag) and self.head is not None:
-            self.found.append([' '.join(self.head.split()), self.anchors[-1] if self.anchors else '', ''])
+            self.found.append([' '.join(self.head.split()),
+                    self.anchors[-1] if self.anchors else '', ''])
             self.head = None
-        elif self.found and tag in ('p', 'li', 'td', 'th', 'summary', 'div', 'dt', 'dd'): self.found[-1][2] += ' '
+        elif self.found and tag in ('p', 'li', 'td', 'th', 'summary', 'div', 'dt', 'dd'):
+            self.found[-1][2] += ' '
 
     def handle_data(self, data):
         if not self.inside or self.skip: return
@@ -103,9 +117,11 @@ def sections(html, page):
 # ---- a page for what is not there
 
 def anywhere(html, base):
-    "The page with links that hold wherever it is shown, which is below any address that leads nowhere"
+    """The page with links that hold wherever it is shown, which is below any address that leads
+    nowhere"""
     html = re.sub(r'(href|action)="#', r'\1="404.html#', html)
-    return html.replace('<head>', f'<head>\n    <base href="{base}/">', 1).replace('data-content_root="./"', f'data-content_root="{base}/"')
+    return html.replace('<head>', f'<head>\n    <base href="{base}/">',
+        1).replace('data-content_root="./"', f'data-content_root="{base}/"')
 
 
 def site(folder, notebooks):
@@ -122,13 +138,16 @@ def site(folder, notebooks):
         f.write_text(html, encoding='utf-8')
     font = folder/'_static'/'scripts'/'fontawesome.js'
     with (folder/'_static'/'segbook.css').open('a', encoding='utf-8') as css:
-        css.write('\n/* icons, added by docs/finish.py */\n' + icons(names, font.read_text(encoding='utf-8')))
-    (folder/'search-index.json').write_text(json.dumps(index, ensure_ascii=False, separators=(',', ':')), encoding='utf-8')
+        css.write('\n/* icons, added by docs/finish.py */\n'
+            + icons(names, font.read_text(encoding='utf-8')))
+    (folder/'search-index.json').write_text(json.dumps(index, ensure_ascii=False,
+            separators=(',', ':')), encoding='utf-8')
     shutil.rmtree(folder/'_sources', ignore_errors=True)
     for f in folder.rglob('*.html'):
         page = f.relative_to(folder).with_suffix('.ipynb')
         if (notebooks/page).exists():
             (folder/'_sources'/page).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(notebooks/page, folder/'_sources'/page)
-    for f in (font, folder/'searchindex.js', *(folder/'_static').glob('*.html'), *(folder/'_static').rglob('*.map')):
+    for f in (font, folder/'searchindex.js', *(folder/'_static').glob('*.html'),
+            *(folder/'_static').rglob('*.map')):
         f.unlink(missing_ok=True)

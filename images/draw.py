@@ -1,10 +1,11 @@
 """The course's diagrams, drawn as SVG files beside this one, in one style.
 
-python images/draw.py            writes all of them
-python images/draw.py NAME ...   writes only these
-python images/draw.py --check    writes nothing; exits 1 and names the files that differ from what would be drawn
+python images/draw.py            writes all of them python images/draw.py NAME ...   writes
+only these python images/draw.py --check    writes nothing; exits 1 and names the files that
+differ from what would be drawn
 
-The same code gives the same bytes. Results that a diagram shows are computed with the library, not typed."""
+The same code gives the same bytes. Results that a diagram shows are computed with the
+library, not typed."""
 import math, sys, warnings
 from html import escape
 from pathlib import Path
@@ -21,7 +22,11 @@ DIAGRAMS = {}  # name -> function that returns the SVG text
 # --- helpers
 #
 #
-# ---------------------------------------------------------------------------------------------------------
+#
+#
+#
+# --------------------------------------------------------------------------------------------------
+# -------
 
 def num(v): return f'{round(float(v), 1):g}'
 def tag(name, body=None, **kw):
@@ -73,7 +78,8 @@ class Card:
         self.line(*points[:-1], (x - 5*ux, y - 5*uy), dash=dash)
         self.shape((x, y), *((x - 8*ux + s*4*uy, y - 8*uy - s*4*ux) for s in (1, -1)))
     def grid(self, x, y, rows, cell, fill, text=str, size=TEXT, bold=lambda v: False):
-        "A grid of values: `fill(v)` and `text(v)` say how each cell looks; `bold` ones get a thick frame."
+        """A grid of values: `fill(v)` and `text(v)` say how each cell looks; `bold` ones get a
+        thick frame."""
         for i, j, v in ((i, j, v) for i, row in enumerate(rows) for j, v in enumerate(row)):
             self.rect(x + j*cell, y + i*cell, cell, cell, fill(v), width=.7)
             if t := text(v):
@@ -120,12 +126,12 @@ def badge(name, title, text, width):
         c.rect(.5, .5, width - 1, 31, DARK, stroke=DARK, rx=6)
         c.add('path', d='M13 9 L25 16 L13 23 Z', fill=BLUE)
         c.text(34, 16, text, 14, 'start', True, WHITE)
-        head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="32" viewBox="0 0 {width} 32" role="img" '
-            'font-family="sans-serif">')
+        head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="32" viewBox="0 0 '
+            f'{width} 32" role="img" font-family="sans-serif">')
         return '\n'.join([head, tag('title', escape(title)), *c.parts, '</svg>', ''])
     DIAGRAMS[name] = draw
 
-badge('open_in_colab', 'Open in Colab', 'Open in Colab', 150)
+badge('open_in_colab', 'Open in Colab', 'Open in Colab', 156)
 
 def classes():
     "CamVid's class names, and their colours as '#rrggbb'."
@@ -143,7 +149,11 @@ def little_street(c, x, y, cell=10):
 # --- the diagrams
 #
 #
-# ----------------------------------------------------------------------------------------------------
+#
+#
+#
+# --------------------------------------------------------------------------------------------------
+# --
 
 @diagram('From a folder to a mask: what each function hands on to the next', 398)
 def five_lines(c):
@@ -343,7 +353,8 @@ def confusion_cells(c):
     c.label(14, 256, 'Seen from', 'class Car:')
 
 def two(c, x, y, s, fn=WHITE, tp=WHITE, fp=WHITE, b_stroke=True):
-    "Truth (10 × 8, solid) and prediction (dashed, moved by 4 and 2), `s` units a pixel, their three parts filled."
+    """Truth (10 × 8, solid) and prediction (dashed, moved by 4 and 2), `s` units a pixel, their
+    three parts filled."""
     c.rect(x, y, 10*s, 8*s, fn, 'none')
     c.rect(x + 4*s, y + 2*s, 10*s, 8*s, fp, 'none')
     c.rect(x + 4*s, y + 2*s, 6*s, 6*s, tp, 'none')
@@ -535,7 +546,7 @@ def commands(c):
     c.label(26, 36, 'my_folder', bold=True, size=TEXT)
     c.label(26, 54, 'images/, labels/, codes.txt, valid.txt')
     c.arrow((60, 70), (60, 95))
-    c.arrow((60, 142), (60, 175));
+    c.arrow((60, 142), (60, 175))
     c.box(14, 96, 126, 46, 'segbook_check', 'is it in order?', fill=BLUE)
     c.arrow((140, 119), (178, 119))
     c.label(186, 104, 'a report, and an exit code', 'with --fix: a corrected copy', 'of the folder')
@@ -558,7 +569,8 @@ def commands(c):
     c.text(200, 402, 'Nothing that exists is overwritten unless you say so.', SMALL)
 
 def unet_shapes():
-    "Names and shapes (channels, height, width) along DynamicUnet on ResNet-18, for an image of 96 × 128: encoder, decoder."
+    """Names and shapes (channels, height, width) along DynamicUnet on ResNet-18, for an image of
+    96 × 128: encoder, decoder."""
     import torch
     from segbook.models import seg_model
     m, seen = seg_model('dynamic_unet', 12, 'resnet18').eval(), []
@@ -798,7 +810,11 @@ def receptive_u(c):
 # --- the command
 #
 #
-# -----------------------------------------------------------------------------------------------------
+#
+#
+#
+# --------------------------------------------------------------------------------------------------
+# ---
 
 def main(args):
     names, check = [a for a in args if a != '--check'] or list(DIAGRAMS), '--check' in args

@@ -1,7 +1,9 @@
-"""colab_check.py PYTHON WHEEL NOTEBOOK...: notebooks as Colab opens them, in the environment of PYTHON, away from the checkout.
+"""colab_check.py PYTHON WHEEL NOTEBOOK...: notebooks as Colab opens them, in the environment of
+PYTHON, away from the checkout.
 
-segbook is removed from that environment first. The first cell must bring it back, from WHEEL, and change no package that
-was there; then the notebook runs to its end. Run by `make test` with the newest fastai, without nbdev. Prints one line a check."""
+segbook is removed from that environment first. The first cell must bring it back, from WHEEL,
+and change no package that was there; then the notebook runs to its end. Run by `make test`
+with the newest fastai, without nbdev. Prints one line a check."""
 import json, os, re, subprocess, sys, tempfile, time
 from pathlib import Path
 import nbformat
@@ -23,7 +25,8 @@ def packages(python):
     return {o['name'].lower(): o['version'] for o in json.loads(out)}
 
 def pretend_colab(folder):
-    "A kernel in which `google.colab` is loaded, as in Colab; what is asked of it is written to a file"
+    """A kernel in which `google.colab` is loaded, as in Colab; what is asked of it is written to
+    a file"""
     fake = folder/'fake'/'google'/'colab'
     fake.mkdir(parents=True)
     (fake.parent/'__init__.py').write_text('')
@@ -46,7 +49,7 @@ def run(file, folder):
         if c.cell_type == 'code' and re.search(r'^#\|\s*(slow|eval:\s*false)', c.source, re.M):
             c.source = ''
     try:
-        NotebookClient(nb, timeout=600, kernel_name='colab',
+        NotebookClient(nb, timeout=None, startup_timeout=600, kernel_name='colab',
             resources=dict(metadata=dict(path=str(folder)))).execute()
     except Exception as e: return re.sub(r'\x1b\[[0-9;]*m', '', str(e))[-3000:]
     return ''
@@ -59,9 +62,11 @@ def main(python, wheel, *notebooks):
         tmp = Path(tmp)
         called = pretend_colab(tmp)
         kernel(tmp, python)
-        os.environ.update(JUPYTER_PATH=str(tmp/'jupyter'), PYTHONPATH=str(tmp/'fake'), SEGBOOK_PACKAGE=f'segbook[timm,widgets] @ {Path(wheel).as_uri()}',
+        os.environ.update(JUPYTER_PATH=str(tmp/'jupyter'), PYTHONPATH=str(tmp/'fake'),
+            SEGBOOK_PACKAGE=f'segbook[timm,widgets] @ {Path(wheel).as_uri()}',
                           SEGBOOK_PROGRESS=str(tmp/'progress.json'),
-                          PIP_CONSTRAINT=os.devnull,  # caps in the settings of this machine's pip are not Colab's
+                          # caps in the settings of this machine's pip are not Colab's
+                          PIP_CONSTRAINT=os.devnull,
                           MPLBACKEND='module://matplotlib_inline.backend_inline')
         for i,name in enumerate(notebooks):
             began, wrong = time.time(), run(ROOT/'nbs'/name, tmp)

@@ -1,7 +1,8 @@
-"""The installed library in an environment without nbdev: imports, trains two batches, predicts, saves, reloads.
+"""The installed library in an environment without nbdev: imports, trains two batches, predicts,
+saves, reloads.
 
-Run by `make test` and `make latest` with the newest fastai, away from the checkout. Prints one line a check; exit code 1
-when one failed."""
+Run by `make test` and `make latest` with the newest fastai, away from the checkout. Prints
+one line a check; exit code 1 when one failed."""
 import hashlib, importlib, importlib.util, pkgutil, subprocess, sys, tempfile, time, traceback
 from importlib.metadata import version
 from pathlib import Path

@@ -1,12 +1,14 @@
 """The house rules: what every notebook, the library and the repository keep to. Each rule is a function that returns its
 findings, and is itself tested on a case that breaks it, so that no rule passes by finding nothing."""
-import ast, csv, json, os, re, statistics, subprocess
+import ast, csv, json, os, re, statistics, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/'tools'))
+import front
 
 # Imports run downward: a module imports from those before it, and from its own row only what is said below.
 LAYERS = [
@@ -131,16 +133,11 @@ def test_cells_are_small():
 
 def test_notebooks_are_there(): assert NOTEBOOKS and len(CHAPTERS) >= 1
 
-FIRST = """#| hide
-# In Colab, or wherever segbook is not installed yet: this installs it, and lets widgets be shown. Elsewhere it does nothing.
-import importlib.util, os, sys
-if importlib.util.find_spec('segbook') is None:
-    package = os.environ.get('SEGBOOK_PACKAGE', 'segbook[timm,widgets] @ git+{url}')
-    %pip install -q "{{package}}"
-if 'google.colab' in sys.modules: sys.modules['google.colab'].output.enable_custom_widget_manager()"""
-
 @pytest.mark.parametrize('name', COURSE)
-def test_first_cell_installs(name): assert cells(load(name), 'code')[0] == FIRST.format(url=settings()['git_url'])
+def test_first_cell_installs(name):
+    first = cells(load(name), 'code')[0]
+    assert first == front.first_cell(settings()), 'run `make prepare`'
+    assert f"git+{settings()['git_url']}'" in first and 'raise ImportError' in first
 
 def unfolded(nb):
     "Questions whose answer is not folded away right below them"

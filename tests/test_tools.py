@@ -1,5 +1,12 @@
 "The tools under tools/: README from the front page, the environments, the test runner"
-import importlib.util, json, os, shutil, subprocess, sys, time
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +21,7 @@ def tool(name):
     return mod
 
 readme, setup_env, run_tests = map(tool, ['readme', 'setup_env', 'run_tests'])
+fold, front = map(tool, ['fold', 'front'])
 PNG = 'iVBORw0KGgo='  # the eight bytes that begin a PNG
 
 def code(source, *outputs): return dict(cell_type='code', source=source, outputs=list(outputs))
@@ -72,6 +80,122 @@ def test_readme_check(tmp_path, monkeypatch, capsys):
 def test_readme_without_front_page(tmp_path):
     with pytest.raises(SystemExit, match='index.ipynb is missing'): readme.files(tmp_path)
 
+# ---- cells that stand closed
+
+def cell(source, **metadata):
+    return dict(cell_type='code', id='c', metadata=metadata, source=source)
+
+
+@pytest.mark.parametrize('source,closed', [
+    ('#| hide\nx = 1', True), ('#| export\ndef f(): pass', True), ('#| exporti\nx = 1', True),
+    ('#| slow\n#| hide\nx = 1', True), ('x = 1', False), ('#| echo: false\nplot()', False),
+    ('#| hide_input\nplot()', False), ('# hide\nx = 1', False), ('#| default_exp a', False)])
+def test_cells_that_stand_closed(source, closed):
+    want = {'jupyter': {'source_hidden': True}, 'cellView': 'form'} if closed else {}
+    assert fold.folded(cell(source))['metadata'] == want
+    again = fold.folded(cell(source, tags=['mine'], jupyter={'source_hidden': True}))
+    assert again['metadata'] == {'tags': ['mine'], **want}
+
+
+def test_text_never_stands_closed():
+    assert not fold.closes(dict(cell_type='markdown', source='#| hide', metadata={}))
+
+
+def small_course(root):
+    (root/'nbs'/'tasks').mkdir(parents=True)
+    for name in ('01_a', 'tasks/01_a'):
+        cells = [dict(cell_type='markdown', id='m', metadata={},
+                source='# A title\n> Of a chapter'), cell('#| hide\nold'),
+            cell('1+1', jupyter={'source_hidden': True})]
+        (root/'nbs'/f'{name}.ipynb').write_text(json.dumps(dict(cells=cells, metadata={})))
+    shutil.copy(ROOT/'settings.ini', root)
+
+
+@pytest.mark.parametrize('name', ['fold', 'front'])
+def test_writing_and_checking(name, tmp_path, monkeypatch):
+    small_course(tmp_path)
+    mod, solutions = {'fold': fold, 'front': front}[name], tmp_path/'nbs'/'tasks'/'01_a.ipynb'
+    before = solutions.read_text()
+    def main(*args):
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *args])
+        mod.main(tmp_path)
+    with pytest.raises(SystemExit, match=r'(?s)nbs/01_a\.ipynb.*make prepare'): main('--check')
+    main()
+    main('--check')
+    assert solutions.read_text() == before, 'exercises are nobody\'s page'
+
+
+def test_cleaning_keeps_what_is_closed(tmp_path):
+    "nbdev_clean takes metadata out, but for the keys that settings.ini names"
+    from nbdev.clean import clean_nb
+    from execnb.nbio import dict2nb
+    cfg = front.settings(ROOT)
+    keys = cfg['allowed_cell_metadata_keys'].split()
+    assert set(fold.CLOSED) <= set(keys)
+    nb = dict2nb(dict(cells=[dict(fold.folded(cell('#| hide\nx')), outputs=[], execution_count=3)],
+        metadata={}, nbformat=4, nbformat_minor=5))
+    clean_nb(nb, allowed_cell_metadata_keys=keys)
+    assert nb.cells[0].metadata == fold.CLOSED
+
+
+# ---- one place for a fork
+
+def test_titles_come_from_the_notebooks(tmp_path):
+    small_course(tmp_path)
+    table = ('| chapter | |\n|---|---|\n| [old](01_a.ipynb) | text |\n| [kept](02_b.ipynb) | x '
+        '|\n[old](01_a.ipynb)')
+    assert front.listed(table, tmp_path/'nbs').split('\n')[2:] == [
+        '| [01 A title](01_a.ipynb) | text |', '| [kept](02_b.ipynb) | x |', '[old](01_a.ipynb)']
+
+
+OTHER = dict(user='someone', repo='pixels', git_url='https://github.com/someone/pixels',
+    doc_host='https://someone.github.io', doc_baseurl='/pixels')
+
+
+def test_a_fork_changes_one_file(tmp_path):
+    """A copy of the checkout under another name: the old name of the place stands nowhere, but
+    in history"""
+    old = front.settings(ROOT)
+    names = [old['git_url'].split('://')[1], f"{old['user']}/{old['repo']}/",
+        old['doc_host'].split('://')[1]]
+    files = [f for f in run_tests.project_files() if f.stat().st_size < 3e6]
+    for f in files:
+        to = tmp_path/f.relative_to(ROOT)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, to)
+    text = (tmp_path/'settings.ini').read_text(encoding='utf-8')
+    for k, v in OTHER.items(): text = re.sub(rf'(?m)^{k} = .*$', f'{k} = {v}', text)
+    (tmp_path/'settings.ini').write_text(text, encoding='utf-8')
+    for name in ('front.py', 'readme.py'):
+        subprocess.run([sys.executable, tmp_path/'tools'/name], cwd=tmp_path, check=True)
+    code = ('from nbdev.export import nb_export; from nbdev.doclinks import nbdev_export; '
+        'nbdev_export()')
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=tmp_path, check=True,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True)
+    found = [f'{f.relative_to(tmp_path)}: {n}' for f in sorted(tmp_path.rglob('*'))
+        if f.is_file() and f.name != 'CHANGELOG.md' and '__pycache__' not in f.parts
+        for n in names if n in f.read_text(encoding='utf-8', errors='ignore')]
+    assert not found, found
+    readme_text = (tmp_path/'README.md').read_text(encoding='utf-8')
+    colab = 'colab.research.google.com/github/someone/pixels/blob/main/nbs/index.ipynb'
+    assert colab in readme_text
+    assert 'git+https://github.com/someone/pixels' in readme_text
+
+
+def test_the_first_cell_raises_with_a_cure(monkeypatch):
+    "Where pip fails: the package is not there afterwards, and a reader is told what to do"
+    text = front.first_cell(front.settings(ROOT))
+    text = text.replace("find_spec('segbook')", "find_spec('no_such_package')")
+    ran = []
+    program = re.sub(r'%pip install -q "(.*)"', r'pip(f"\1")', text)
+    monkeypatch.setenv('SEGBOOK_PACKAGE', 'segbook @ file:///nowhere')
+    with pytest.raises(ImportError, match=r'(?s)file:///nowhere could not.*above.*make setup'):
+        exec(program, dict(pip=ran.append))
+    assert ran == ['segbook @ file:///nowhere']
+    # it is there: nothing happens
+    exec(re.sub(r'%pip.*', '1/0', front.first_cell(front.settings(ROOT))), {})
+
+
 # ---- the environments
 
 def test_look(tmp_path, monkeypatch):
@@ -120,21 +244,64 @@ def fake_python(folder, version):
 @pytest.mark.skipif(os.name != 'posix', reason='needs a shell')
 def test_setup_names_the_cure(tmp_path):
     res = setup(tmp_path, PYTHON='python9.9')
-    assert res.returncode and 'PYTHON=python9.9: this command does not start a Python' in res.stderr and 'PYTHON=python3.12' in res.stderr
+    assert res.returncode and 'PYTHON=python9.9: this command does not start a' in res.stderr
+    assert 'Python' in res.stderr and 'PYTHON=python3.12' in res.stderr
     res = setup(tmp_path, PYTHON=fake_python(tmp_path, '3.9'))
     assert res.returncode and 'is Python 3.9. Expected 3.10, 3.11, 3.12 or 3.13' in res.stderr
     (tmp_path/'bin').mkdir()
     for o in ('sh', 'dirname'): (tmp_path/'bin'/o).symlink_to(shutil.which(o))
     res = setup(tmp_path, PYTHON='', PATH=str(tmp_path/'bin'))
-    assert res.returncode and 'No Python 3.10-3.13 found' in res.stderr and 'python3-venv' in res.stderr
+    assert res.returncode and 'No Python 3.10-3.13 found' in res.stderr
+    assert 'python3-venv' in res.stderr
 
 # ---- the runner
 
+def python(program): return [sys.executable, '-u', '-c', program]
+
+
 def test_run_kills_what_hangs():
     began = time.time()
-    status, out = run_tests.run([sys.executable, '-u', '-c', 'import time; print("begun"); '
-            'time.sleep(60)'], limit=2)
-    assert status != 0 and 'begun' in out and 'more than 2 s' in out and time.time()-began < 30
+    status, out = run_tests.run(python('import time; print("begun"); time.sleep(600)'), quiet=4)
+    assert status != 0 and 'begun' in out and time.time()-began < 120
+    assert re.search(r'killed: it used [\d.]+ s of processor time in \d+ s', out)
+
+
+def test_run_kills_what_goes_round():
+    status, out = run_tests.run(python('print("begun")\nwhile True: pass'), most=1, quiet=8)
+    assert status != 0 and 'begun' in out and re.search(r'killed: it used \d+ s of processor', out)
+
+
+def test_run_waits_for_what_works_however_long_it_takes():
+    "Work in a child, much longer than the time in which nothing may happen; silent all the while"
+    work = ('import subprocess, sys; subprocess.run([sys.executable, "-c", "import time\\nwhile '
+        'time.process_time() < 6: pass"]); print("done")')
+    assert run_tests.run(python(work), quiet=2, alive=.05) == (0, 'done\n')
+
+
+def test_the_time_of_a_process_counts_its_children():
+    before = run_tests.time_used(os.getpid())
+    subprocess.run(python('import time\nwhile time.process_time() < 1: pass'), check=True)
+    assert run_tests.time_used(os.getpid()) - before >= 1
+    assert run_tests.time_used(2**22 + 1) == 0
+
+
+def test_threads_and_workers_fit_the_machine():
+    assert run_tests.WORKERS*run_tests.THREADS <= max(run_tests.CPUS, run_tests.WORKERS)
+    out = run_tests.run(python('import os; print(*(os.environ[f"{o}_NUM_THREADS"] for o in '
+        '("OMP", "MKL", "OPENBLAS")))'))[1]
+    assert out.split() == [str(run_tests.THREADS)]*3
+
+
+def test_short_notebooks_share_a_process():
+    nbs = [ROOT/'nbs'/f for f in ('01_whole_game.ipynb', 'workshop/all.ipynb',
+            'workshop/masks/seen.ipynb', 'tasks/02_masks.ipynb', 'index.ipynb')
+        if (ROOT/'nbs'/f).exists()]
+    found = [f.relative_to(ROOT/'nbs').as_posix() for f in run_tests.groups(nbs)]
+    assert found[:2] == ['workshop', 'tasks'] and sorted(found[2:]) == ['01_whole_game.ipynb',
+        'index.ipynb']
+    assert run_tests.explorers_in(ROOT/'nbs'/'index.ipynb')
+    assert not run_tests.explorers_in(ROOT/'nbs'/'workshop'/'errors.ipynb')
+
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs signals')
 def test_a_stopped_run_leaves_nothing_running(tmp_path):

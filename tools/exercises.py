@@ -1,7 +1,9 @@
-"""exercises.py [--check]: write each exercise of nbs/tasks into the chapter, beside its idea; --check compares.
+"""exercises.py [--check]: write each exercise of nbs/tasks into the chapter, beside its idea;
+--check compares.
 
-A chapter names the place: a text cell that begins with `<!-- exercise 05.1 -->`. Its text, and the stub in the code cell
-below it, are written here from the notebook of the chapter's exercises. Outputs of cells that stay the same are kept."""
+A chapter names the place: a text cell that begins with `<!-- exercise 05.1 -->`. Its text,
+and the stub in the code cell below it, are written here from the notebook of the chapter's
+exercises. Outputs of cells that stay the same are kept."""
 import argparse
 import hashlib
 import json
@@ -13,8 +15,9 @@ from segbook.exercises import all_exercises
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPORT = 'from segbook.exercises import *\n\n'
-HOW = """> **How exercises work.** Put your answer in place of the three dots and run the cell. The check answers with a \
-tick, or with the smallest case that goes wrong. `hint('{0}')` gives a hint, `solution('{0}')` a solution, `progress()` the \
+HOW = """> **How exercises work.** Put your answer in place of the three dots and run the cell. \
+The check answers with a tick, or with the smallest case that goes wrong. `hint('{0}')` gives a \
+hint, `solution('{0}')` a solution, `progress()` the \
 map of the course.
 
 """
@@ -33,7 +36,8 @@ def made(kind, source):
 
 
 def written(ex, first):
-    "(text, stub) of an exercise as they stand in a chapter; the first of a notebook says how exercises work"
+    """(text, stub) of an exercise as they stand in a chapter; the first of a notebook says how
+    exercises work"""
     gap = '\n' if ex.is_value else '\n\n'
     text = f'<!-- exercise {ex.id} -->\n### Exercise {ex.id}: {ex.title}\n\n'
     stub = f"{ex.stub_source}{gap}check('{ex.id}', {ex.name})"
@@ -41,7 +45,8 @@ def written(ex, first):
 
 
 def placed(cells, exercises):
-    "(cells with every exercise that is marked in them, ids in their order); an unknown id stays, for the caller to name"
+    """(cells with every exercise that is marked in them, ids in their order); an unknown id
+    stays, for the caller to name"""
     out, ids = [], []
     todo = list(cells)
     while todo:
@@ -52,7 +57,8 @@ def placed(cells, exercises):
             if mark: ids.append(mark[1])
             continue
         below = todo.pop(0) if todo and f"check('{mark[1]}'" in text_of(todo[0]) else None
-        for old, kind, source in zip((cell, below), ('markdown', 'code'), written(exercises[mark[1]], not ids)):
+        for old, kind, source in zip((cell, below), ('markdown', 'code'),
+                written(exercises[mark[1]], not ids)):
             out.append(old if old and text_of(old) == source else made(kind, source))
         ids.append(mark[1])
     return out, ids
@@ -62,7 +68,8 @@ def chapters(root):
     "The notebooks in which an exercise can stand"
     found = sorted((root/'nbs').rglob('*.ipynb'))
     skipped = ('tasks', 'workshop')
-    return [f for f in found if not any(p in skipped or p[0] in '._' for p in f.relative_to(root/'nbs').parts)]
+    return [f for f in found if not any(p in skipped or p[0] in '._'
+            for p in f.relative_to(root/'nbs').parts)]
 
 
 def out_of_step(write, root=ROOT, exercises=None):
@@ -79,18 +86,22 @@ def out_of_step(write, root=ROOT, exercises=None):
         if write:
             text = json.dumps({**nb, 'cells': cells}, indent=1, ensure_ascii=False, sort_keys=True)
             file.write_text(text + '\n', encoding='utf-8')
-    lost = [f'exercise {i} stands in no chapter: put `<!-- exercise {i} -->` in a text cell' for i in exercises if i not in seen]
-    twice = [f'exercise {i} stands in {len(f)} places: {", ".join(f)}' for i, f in seen.items() if len(f) > 1]
+    lost = [f'exercise {i} stands in no chapter: put `<!-- exercise {i} -->` in a text cell'
+        for i in exercises if i not in seen]
+    twice = [f'exercise {i} stands in {len(f)} places: {", ".join(f)}' for i, f in seen.items()
+        if len(f) > 1]
     strange = [f'{f[0]}: there is no exercise {i}' for i, f in seen.items() if i not in exercises]
     return found, lost + twice + strange
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    ap.add_argument('--check', action='store_true', help='change nothing; exit code 1 when a chapter is out of step')
+    ap.add_argument('--check', action='store_true', help='change nothing; exit code 1 when a '
+        'chapter is out of step')
     args = ap.parse_args()
     found, wrong = out_of_step(write=not args.check)
-    if args.check and found: wrong += [*found, 'out of step with nbs/tasks: run `make prepare`, then run the new cells']
+    if args.check and found:
+        wrong += [*found, 'out of step with nbs/tasks: run `make prepare`, then run the new cells']
     if wrong: sys.exit('\n'.join(wrong))
     for f in found: print(f'{f}: exercises written; run the notebook again')
 

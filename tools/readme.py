@@ -1,7 +1,9 @@
-"""readme.py [--check]: write README.md and its figures from nbs/index.ipynb; --check compares instead.
+"""readme.py [--check]: write README.md and its figures from nbs/index.ipynb; --check compares
+instead.
 
-Text cells are taken as they are, with relative links and pictures rewritten to hold from the root of the repository;
-code cells become Python blocks, their text output plain blocks, their figures files images/index_N.png."""
+Text cells are taken as they are, with relative links and pictures rewritten to hold from the
+root of the repository; code cells become Python blocks, their text output plain blocks, their
+figures files images/index_N.png."""
 import argparse, base64, difflib, json, posixpath, re, sys
 from pathlib import Path
 
@@ -16,7 +18,8 @@ _ansi = re.compile(r'\x1b\[[0-9;]*[a-zA-Z]')
 def text_of(o): return o if isinstance(o, str) else ''.join(o)
 
 def move_link(target, folder='nbs'):
-    "`target`, relative to `folder`, as seen from the root; addresses, anchors and absolute paths stay"
+    """`target`, relative to `folder`, as seen from the root; addresses, anchors and absolute
+    paths stay"""
     if re.match(r'[a-zA-Z][a-zA-Z0-9+.-]*:|#|/', target): return target
     return posixpath.normpath(posixpath.join(folder, target))
 
@@ -80,7 +83,10 @@ def files(root):
 
 def check(want, have):
     "The differences, as lines"
-    lines = [f'{f}: {"differs" if f in want and f in have else "missing" if f in want else "is not needed any more"}'
+    def word(f):
+        if f not in want: return "is not needed any more"
+        return "differs" if f in have else "missing"
+    lines = [f'{f}: {word(f)}'
              for f in sorted(want.keys() | have.keys()) if want.get(f) != have.get(f)]
     old, new = (o.get('README.md', b'').decode().split('\n') for o in (have, want))
     return lines + list(difflib.unified_diff(old, new, 'README.md', 'from nbs/index.ipynb',

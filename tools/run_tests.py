@@ -1,20 +1,40 @@
-"""run_tests.py [STEP...]: run the test steps, all or those named, and end with one line `N passed, N failed`.
+"""run_tests.py [STEP...]: run the test steps, all or those named, and end with one line `N
+passed, N failed`.
 
-A step yields (what, passed, failed, text to show); every step runs even when an earlier one failed. Nothing is put
-back: what nbdev_export or nbdev_clean change stays changed, and is named. Standard library only."""
-import difflib, hashlib, os, re, shutil, signal, subprocess, sys, tempfile, time
+A step yields (what, passed, failed, text to show); every step runs even when an earlier one
+failed. Nothing is put back: what nbdev_export or nbdev_clean change stays changed, and is
+named. Standard library only."""
+import difflib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
 import setup_env
 
 ROOT = setup_env.ROOT
 BIN = Path(sys.executable).parent
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 WORKERS = min(CPUS, 4)          # notebooks run side by side, each in its own process
-LIMIT = 15*60                   # seconds one notebook, or pytest, may take
+# each of them computes with so many threads, so that they do not fight
+THREADS = max(1, CPUS//WORKERS)
+# What ends a command does not depend on how much else the machine has to do: it stands still when
+# it gets less than
+# ALIVE seconds of processor time in QUIET seconds, and it runs in a circle when it has used MOST of
+# them
+QUIET, ALIVE, MOST = 15*60, 10, 3*3600
+
 
 def say(*args): print(*args, flush=True)
+
 
 # the commands under way, each the head of its own group of processes
 RUNNING = set()
@@ -30,20 +50,62 @@ def end(p):
     try: os.killpg(p.pid, signal.SIGKILL)
     except ProcessLookupError: pass
 
-def run(cmd, cwd=ROOT, threads=CPUS, limit=LIMIT):
-    "(exit code, output) of `cmd`, killed with all its children after `limit` seconds"
+def processes():
+    """{pid: (parent, seconds of processor time, those of children that ended included)} of all
+    processes"""
+    found = {}
+    if not Path('/proc/self/stat').exists():  # macOS
+        out = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,time='], capture_output=True,
+            text=True).stdout
+        for pid, parent, used in (l.split() for l in out.splitlines()):
+            found[int(pid)] = int(parent), sum(float(t)*60**i
+                for i, t in enumerate(re.split('[-:]', used)[::-1]))
+        return found
+    for f in Path('/proc').glob('[0-9]*/stat'):
+        try: rest = f.read_text().rsplit(')', 1)[1].split()
+        except (OSError, IndexError): continue  # it has just ended
+        found[int(f.parent.name)] = int(rest[1]), sum(map(int,
+                rest[11:15]))/os.sysconf('SC_CLK_TCK')
+    return found
+
+
+def time_used(pid):
+    "Seconds of processor time of the process `pid` and all below it, kernels of notebooks included"
+    table, total, todo = processes(), 0, [pid]
+    while todo:
+        p = todo.pop()
+        if p in table: total += table[p][1]
+        todo += [c for c, (parent, _) in table.items() if parent == p]
+    return total
+
+
+def run(cmd, cwd=ROOT, threads=THREADS, quiet=QUIET, alive=ALIVE, most=MOST):
+    """(exit code, output) of `cmd`, killed with all its children when it stands still, or runs
+    in a circle"""
     env = {'MPLBACKEND': 'agg', **setup_env.clean_env()}
-    env.update({f'{o}_NUM_THREADS': str(threads) for o in ('OMP', 'MKL', 'OPENBLAS')})
+    env.update({f'{o}_NUM_THREADS': str(threads) for o in ('OMP', 'MKL', 'OPENBLAS', 'NUMEXPR')})
     p = subprocess.Popen([str(o) for o in cmd], cwd=cwd, env=env, text=True, errors='replace',
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT)
     RUNNING.add(p)
-    try: out = p.communicate(timeout=limit)[0]
-    except subprocess.TimeoutExpired:
-        end(p)
-        out = p.communicate()[0] + f'\nkilled: it took more than {limit} s'
+    since, before, why = time.monotonic(), 0, ''
+    try:
+        while True:
+            try:
+                out = p.communicate(timeout=min(10, quiet/4))[0]
+                break
+            except subprocess.TimeoutExpired: now, used = time.monotonic(), time_used(p.pid)
+            if used - before >= alive: since, before = now, used
+            if used > most: why = f'it used {used:.0f} s of processor time'
+            elif now - since > quiet:
+                why = f'it used {used - before:.1f} s of processor time in {now - since:.0f} s'
+            if why:
+                end(p)
+                out = p.communicate()[0] + f'\nkilled: {why}'
+                break
     finally: RUNNING.discard(p)
     return p.returncode, out
+
 
 def tail(text, n=60):
     "The last `n` lines of `text`, indented"
@@ -53,12 +115,14 @@ def tail(text, n=60):
 # ---- files
 
 def project_files():
-    "The files git tracks or would track; without git, everything outside hidden and generated folders"
+    """The files git tracks or would track; without git, everything outside hidden and generated
+    folders"""
     res = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT,
         capture_output=True, text=True)
     if res.returncode == 0: found = [ROOT/f for f in res.stdout.split('\0') if f]
     else:
-        skip = re.compile(r'/(\.venv[^/]*|\.git|\.ipynb_checkpoints|\.pytest_cache|__pycache__|[^/]*egg-info|build|dist|runs|node_modules|_\w+)/')
+        skip = re.compile(r'/(\.venv[^/]*|\.git|\.ipynb_checkpoints|\.\w+_cache|__pycache__'
+            r'|[^/]*egg-info|build|dist|runs|node_modules|_\w+)/')
         found = [f for f in ROOT.rglob('*') if not skip.search('/'
                 + f.relative_to(ROOT).as_posix())]
     return sorted(f for f in found if f.is_file())
@@ -95,13 +159,22 @@ def leaves_no_diff(cmd):
 def export(): return leaves_no_diff('nbdev_export')
 def clean(): return leaves_no_diff('nbdev_clean')
 
-def readme():
-    code, out = run([sys.executable, 'tools/readme.py', '--check'])
-    yield 'README.md is in step with nbs/index.ipynb', int(code
-        == 0), int(code != 0), '' if code == 0 else tail(out)
+WRITTEN = {'exercises': 'exercises stand in the chapters as nbs/tasks has them',
+    'front': 'first cells, addresses and titles are those of settings.ini and of the notebooks',
+    'fold': 'cells that stand closed are closed', 'readme': 'README.md is in step with '
+    'nbs/index.ipynb'}
 
-def pytest(what, *args, threads=CPUS):
-    "Run pytest with `args` and read its counts; the output is shown when something failed or was skipped"
+
+def written():
+    "What tools write into the notebooks and the README"
+    for tool, what in WRITTEN.items():
+        code, out = run([sys.executable, f'tools/{tool}.py', '--check'])
+        yield what, int(code == 0), int(code != 0), '' if code == 0 else tail(out)
+
+
+def pytest(what, *args, threads=THREADS):
+    """Run pytest with `args` and read its counts; the output is shown when something failed or
+    was skipped"""
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'result.xml'
         code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5',
@@ -117,37 +190,64 @@ def pytest(what, *args, threads=CPUS):
     text = tail(out, 200 if bad else 40)
     yield what, good, bad, text
 
-def house(): return pytest('pytest tests/test_house.py', 'tests/test_house.py')
+HOUSE = 'tests/test_house.py', 'tests/test_rooms.py'
+
+
+def house(): return pytest('pytest ' + ' '.join(HOUSE), *HOUSE)
 def tests():
-    return pytest('pytest tests', 'tests', '--ignore=tests/test_house.py', '-n', str(WORKERS),
-        '--dist', 'loadfile', threads=max(1, CPUS//WORKERS))
+    return pytest('pytest tests', 'tests', *(f'--ignore={f}' for f in HOUSE), '-n', str(WORKERS),
+        '--dist', 'loadfile')
 
 # as Colab opens them: what is special there, and one that trains
 COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'
 
+
+def explorers_in(nb):
+    """Does the notebook hold an explorer? The site needs its state, so it is run as the site
+    runs it, once for both"""
+    cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
+    return any(re.search(r'_explorer\(|figure_slider\(', ''.join(c['source'])) for c in cells
+        if c['cell_type'] == 'code')
+
+
 def test_notebook(nb):
-    "(notebook, seconds, exit code, output) of nbdev_test on one notebook"
+    """(notebook, seconds, exit code, output) of one notebook, or of the notebooks of a folder in
+    one process"""
     began = time.time()
-    code, out = run([BIN/'nbdev_test', '--path', nb, '--n_workers', '0'],
-        threads=max(1, CPUS//WORKERS))
+    if nb.suffix and explorers_in(nb):
+        code, out = run([sys.executable, 'docs/build.py', '--run', nb])
+    else: code, out = run([BIN/'nbdev_test', '--path', nb, '--n_workers', '0'])
     if 'No files were eligible' in out: code = code or 1
     return nb, time.time()-began, code, out
+
+
+def groups(nbs):
+    """What is run in a process of its own, the longest first: a chapter, or a folder of short
+    notebooks.
+
+    A process costs as much as a short notebook, since it imports fastai. The workshop has a
+    folder a package."""
+    def short(nb): return nb.relative_to(ROOT/'nbs').parts[0] in ('tasks', 'workshop')
+    chapters = sorted((nb for nb in nbs if not short(nb)),
+        key=lambda f: -len(f.read_text(encoding='utf-8')))
+    return [*sorted({ROOT/'nbs'/nb.relative_to(ROOT/'nbs').parts[0] for nb in nbs if short(nb)},
+            reverse=True), *chapters]
+
 
 def notebooks():
     nbs = [f for f in project_files() if f.suffix == '.ipynb' and f.is_relative_to(ROOT/'nbs')
            and not any(p.startswith(('_', '.')) for p in f.relative_to(ROOT/'nbs').parts)]
-    if not nbs: yield 'no notebook under nbs', 0, 1, ''
-    course = [nb for nb in nbs if nb.parent.name != 'tasks']
-    # the longest first keeps all workers busy
-    course = sorted(course, key=lambda f: -len(f.read_text(encoding='utf-8')))
-    say(f'   {len(nbs)} notebooks, {WORKERS} at a time, and those of nbs/tasks, which are short, '
-        'in one process')
+    if not nbs:
+        yield 'no notebook under nbs', 0, 1, ''
+        return
+    say(f'   {len(nbs)} notebooks, {WORKERS} at a time; those of the workshop and of nbs/tasks in '
+        'one process each')
     with ThreadPoolExecutor(WORKERS) as ex:
-        for job in as_completed([ex.submit(test_notebook, nb)
-                    for nb in [*course, ROOT/'nbs'/'tasks']]):
+        for job in as_completed([ex.submit(test_notebook, nb) for nb in groups(nbs)]):
             nb, secs, code, out = job.result()
             yield (f'{nb.relative_to(ROOT)} {secs:.1f} s', int(code == 0), int(code != 0),
                 '' if code == 0 else tail(out))
+
 
 def build_wheel(folder):
     "Build the wheel of a copy of the library's files in `folder`; (wheel or None, output)"
@@ -193,13 +293,13 @@ def lines(what, code, out):
 def web():
     code, out = run([sys.executable, 'docs/build.py', '--widgets'])
     yield 'the site is built', int(code == 0), int(code != 0), tail(out, 60)
-    if code == 0: yield from pytest('pytest tests/web_check.py', 'tests/web_check.py')
+    if code == 0: yield from pytest('pytest tests/web_*.py', 'tests/web_check.py', 'tests/web_widgets.py')
 
 STEPS = {
     'export': ('the library is in step with the notebooks', export),
     'clean': ('the notebooks are clean', clean),
-    'readme': ('README', readme),
-    'house': ('house rules', house),
+    'written': ('what tools write into notebooks and README', written),
+    'house': ('house rules, and ruff', house),
     'notebooks': ('every notebook runs', notebooks),
     'tests': ('what a notebook cannot hold', tests),
     'stack': ('the wheel with the newest fastai, without nbdev, and notebooks as in Colab', stack),

@@ -1,8 +1,10 @@
-"""setup_env.py ENVIRONMENT...: make or renew the environments of this checkout with the Python that runs this file.
+"""setup_env.py ENVIRONMENT...: make or renew the environments of this checkout with the Python
+that runs this file.
 
-`.venv` holds the library (editable) and the development tools; `.venv-latest` holds what the library needs in its
-newest versions, without nbdev. Each is made once and reused until settings.ini, setup.py, the interpreter or the
-folder changes; `.venv-latest` is also renewed after a week. Uses uv when present, else pip. Standard library only."""
+`.venv` holds the library (editable) and the development tools; `.venv-latest` holds what the
+library needs in its newest versions, without nbdev. Each is made once and reused until
+settings.ini, setup.py, the interpreter or the folder changes; `.venv-latest` is also renewed
+after a week. Uses uv when present, else pip. Standard library only."""
 import hashlib, json, os, re, shutil, subprocess, sys, time
 from configparser import ConfigParser
 from pathlib import Path
@@ -51,7 +53,8 @@ def version_of(name):
     except (OSError, subprocess.CalledProcessError): return None
 
 def look(name):
-    "What has to be done for `name`, as one of 'nothing', 'make', 'rebuild', 'install', 'renew', and why"
+    """What has to be done for `name`, as one of 'nothing', 'make', 'rebuild', 'install',
+    'renew', and why"""
     old, new = recorded(name), wanted(name)
     if not (ROOT/name).exists(): return 'make', 'it is not there yet'
     if version_of(name) is None: return 'rebuild', 'its Python does not start'
@@ -71,9 +74,11 @@ def find_uv():
     return os.environ.get('UV') or shutil.which('uv') or (str(ours) if ours.exists() else None)
 
 def fetch_uv(name):
-    """Let pip fetch uv into .venv-uv, where it touches nothing else: it does the same work in a quarter of the time.
+    """Let pip fetch uv into .venv-uv, where it touches nothing else: it does the same work in a
+    quarter of the time.
 
-    Not where pip is told to use another package index, or none: uv does not read pip's settings. Failing is no error."""
+    Not where pip is told to use another package index, or none: uv does not read pip's
+    settings. Failing is no error."""
     pip = [python_of(name), '-m', 'pip']
     told = subprocess.run([*pip, 'config', 'list'], capture_output=True, text=True).stdout
     if find_uv() or re.search(r'^\S*(?<!extra-)\b(index-url|no-index)=', told, re.M): return
@@ -93,7 +98,7 @@ def create(name):
     shutil.rmtree(ROOT/name, ignore_errors=True)
     sys.exit(f'{(res.stdout + res.stderr).strip()}\n\n{BASE} cannot make the environment {name} '
         '(`python -m venv` failed, see above). On Debian and Ubuntu: apt-get install '
-        f'python{VERSION}-venv; ' 'or choose another interpreter: PYTHON=python3.12 make test')
+        f'python{VERSION}-venv; or choose another interpreter: PYTHON=python3.12 make test')
 
 def installers(name):
     "The commands to try one after the other, as (tool, command)"
@@ -102,7 +107,8 @@ def installers(name):
     return [*res, ('pip', [py, '-m', 'pip', 'install', '--progress-bar', 'off', '--no-compile'])]
 
 def clean_env():
-    "The environment variables, without those that would send files elsewhere or keep Python from caching compiled modules"
+    """The environment variables, without those that would send files elsewhere or keep Python
+    from caching compiled modules"""
     drop = ('PYTHONPATH', 'PYTHONHOME', 'PYTHONDONTWRITEBYTECODE', 'PIP_USER', 'PIP_TARGET')
     return {k:v for k,v in os.environ.items() if k not in drop}
 
@@ -121,7 +127,8 @@ def last_line(name):
     return next((l.strip()[:50] for l in reversed(log_lines(name)) if not dull.match(l)), 'begins')
 
 def wait(procs, news=last_line):
-    "Wait for processes {name: Popen}, with a sign of life, `news(name)`, every 15 seconds; returns the names that failed"
+    """Wait for processes {name: Popen}, with a sign of life, `news(name)`, every 15 seconds;
+    returns the names that failed"""
     began = beat = time.time()
     try:
         while any(p.poll() is None for p in procs.values()):
@@ -136,13 +143,14 @@ def wait(procs, news=last_line):
     return [n for n,p in procs.items() if p.returncode]
 
 def try_imports(names):
-    "Import torch and fastai in each environment; {name: error message} where they do not fit together"
+    """Import torch and fastai in each environment; {name: error message} where they do not fit
+    together"""
     say('   first import of torch and fastai ...')
     code = 'import torch, torchvision, fastai.vision.all'
     bad = wait({n: start(n, [python_of(n), '-W', 'ignore', '-c', code], mode='a') for n in names},
         lambda n: 'importing')
     return {n: f'fastai does not import there ({log_lines(n)[-1]}). torch and torchvision of '
-        'different releases do that: remove ' f'{n}, look for extra package sources in the output '
+        f'different releases do that: remove {n}, look for extra package sources in the output '
         'of `pip config list`, and run this again' for n in bad}
 
 def install(names):
@@ -190,7 +198,7 @@ def main(names):
     check_disk(sum(t[0] == 'make' for t in todo.values()))
     for n,(t,why) in todo.items(): prepare(n, t, why)
     say('   about 6 GB each on Linux (torch with its CUDA libraries), a minute with uv, a few with '
-        'pip;\n' '   this happens once')
+        'pip;\n   this happens once')
     failed = install(list(todo))
     for n,(t,_) in todo.items():
         if n not in failed: record(n)

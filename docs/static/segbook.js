@@ -10,7 +10,7 @@
       if (label) h.setAttribute('aria-label', label.textContent);
     }
     for (const e of document.querySelectorAll('article table, article pre, article .cell_output, article mjx-container')) {
-      const wide = e.scrollWidth > e.clientWidth + 1;
+      const wide = e.scrollWidth > e.clientWidth + (e.localName === 'mjx-container' ? 6 : 1);
       if (wide) e.tabIndex = 0;  // what scrolls can be scrolled by keyboard
       e.classList.toggle('segbook-wide', wide && e.scrollLeft + e.clientWidth < e.scrollWidth - 1);
       if (wide && !e.dataset.edge) {
@@ -31,7 +31,8 @@
     const near = new IntersectionObserver(found => {
       if (found.some(f => f.isIntersecting)) { near.disconnect(); load(); }
     }, { rootMargin: '600px' });
-    for (const e of all) near.observe(e);
+    if (location.hash.startsWith('#explorers?')) load();  // a link to the state of an explorer: it scrolls to itself
+    else for (const e of all) near.observe(e);
   }
 
   // the search field that the theme opens leads to the page of the search
