@@ -14,13 +14,13 @@ from ..masks.mask import legend_handles, overlay
 # %% auto #0
 __all__ = ['PANEL_WIDTH', 'panel_grid', 'SegDL', 'tell_loaders']
 
-# %% ../../nbs/workshop/data/batches.ipynb #7226dfe4
+# %% ../../nbs/workshop/data/batches.ipynb #63bdb692
 PANEL_WIDTH = 2.3 # inches
 
 def panel_grid(nrows, ncols, hw, figsize=None, legend=True):
     "Figure and axes for images of the size `hw`, with room for a legend on the right."
     import matplotlib.pyplot as plt
-    size = PANEL_WIDTH*ncols + 1.5*legend, (PANEL_WIDTH*hw[0]/hw[1] + .1)*nrows + .2
+    size = PANEL_WIDTH*ncols + 1.5*legend, (PANEL_WIDTH*hw[0]/hw[1] + .25)*nrows + .1
     fig,axs = plt.subplots(nrows, ncols, figsize=figsize or size, layout='constrained',
         squeeze=False)
     for ax in axs.flat: ax.axis('off')
