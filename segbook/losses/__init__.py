@@ -13,5 +13,5 @@ from .overlap import DiceLoss, JaccardLoss, LovaszLoss, TverskyLoss
 from .pixels import CrossEntropyLoss, FocalLoss, class_weights
 
 # %% ../../nbs/workshop/losses/face.ipynb #7e804728
-_all_ = ['BorderWeightedLoss', 'CombinedLoss', 'CrossEntropyLoss', 'DiceLoss', 'FocalLoss',
-    'JaccardLoss', 'LovaszLoss', 'TverskyLoss', 'class_weights', 'unet_weight_map']
+_all_ = [BorderWeightedLoss, CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss,
+    LovaszLoss, TverskyLoss, class_weights, unet_weight_map]
