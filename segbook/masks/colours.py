@@ -54,8 +54,8 @@ def brightness(rgb): # [...,3] red, green and blue
     "What a print in grey leaves of colours: 0 to 255 for bytes."
     return np.asarray(rgb, float) @ [.299,.587,.114]
 
-# %% ../../nbs/workshop/masks/colours.ipynb #81450bef
-def _lab(rgb):
+# %% ../../nbs/workshop/masks/colours.ipynb #acb13675
+def _lab_colours(rgb):
     "Colours [n,3] in CIE Lab for each kind of sight: [4,n,3]."
     from skimage.color import rgb2lab
     return rgb2lab(np.stack(list(seen_colours(rgb).values())))
@@ -65,8 +65,8 @@ def _farthest(taken, n):
     from skimage.color import deltaE_ciede2000
     axes = np.meshgrid(*[np.linspace(20, 250, 9).round()]*3, indexing='ij')
     grid = np.stack(axes, -1).reshape(-1, 3).astype(np.uint8)
-    cand, near, out = _lab(grid), np.full(len(grid), np.inf), []
-    for lab in _lab(taken).swapaxes(0, 1):
+    cand, near, out = _lab_colours(grid), np.full(len(grid), np.inf), []
+    for lab in _lab_colours(taken).swapaxes(0, 1):
         near = np.minimum(near, deltaE_ciede2000(cand, lab[:,None]).min(0))
     for _ in range(n):
         j = int(near.argmax())
