@@ -48,6 +48,19 @@ def moved(text, rel):
     return outside_code(text, lambda s: _link.sub(sub, s))
 
 
+EXPLORERS = '16_widgets.ipynb'  # the page that is free of code
+
+
+def without_code(cell, folded):
+    "Tags of a cell of the explorers' page: only outputs are seen, and stubs of exercises folded"
+    if stub := re.search(r"^check\('([\d.]+)'", cell.source, re.M):
+        label = f'Code, exercise {stub[1]}'
+        cell.metadata['mystnb'] = dict(code_prompt_show=label, code_prompt_hide=label)
+        return ['hide-input']
+    if folded and folded[0] == 'hide-cell': cell.source = ''
+    return ['remove-input']
+
+
 class CourseProcs(FilterDefaults):
     """nbdev's processing without Quarto; what is hidden there is folded here, so that nothing is
     secret"""
@@ -74,6 +87,7 @@ class CourseProcs(FilterDefaults):
         if folded:
             tags, cell.metadata['mystnb'] = [folded[0]], dict(code_prompt_show=folded[1],
                 code_prompt_hide=folded[1])
+        if self.rel == EXPLORERS: tags = without_code(cell, folded)
         if 'hide_output' in cell.directives_ or cell.directives_.get('output:') == ['false']:
             tags.append('remove-output')
         cell.metadata['tags'] = tags

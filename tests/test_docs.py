@@ -376,3 +376,12 @@ def test_a_run_is_kept_until_something_changes(tmp_path, monkeypatch):
         cells[2]['outputs'][0]['text']) == 'recorded'
     (tmp_path/'segbook'/'a.py').write_text('x = 2')
     assert build.stale(file)
+
+
+def test_the_page_of_explorers_is_free_of_code():
+    stub = "def f():\n    ...\n\ncheck('16.1', f)"
+    p = page(code('#| hide\nimport sys'), code('#| hide_input\nloss_explorer()', id='d'),
+        code('draw_losses()', id='e'), code(stub, id='f'), rel='16_widgets.ipynb')
+    assert sources(p)[1:] == ['loss_explorer()', 'draw_losses()', stub]
+    tags = [c['metadata']['tags'] for c in p['cells'][1:]]
+    assert tags == [['remove-input'], ['remove-input'], ['hide-input']]
