@@ -72,7 +72,9 @@ class KeepBest(Callback):
     def __init__(self,
         # name of a metric in the table, higher is better; or of a loss, lower is better
         monitor:str='mean_iou',
-    ): self.monitor, self.best, self.kept, self.go_on = monitor, None, None, False
+    ):
+        self.monitor, self.best, self.kept = monitor, None, None
+        self.go_on = self.new_best = False
 
     def before_fit(self): self.epochs_trained, self.trained, self.new_best = 0, False, False
     def before_train(self):
@@ -153,7 +155,6 @@ class Checkpoint(Callback):
         self.folder, self.run_id, self.done = Path(folder), run, done
         self.history = History(history, getattr(history, 'names', ()))
         self.smooth, self.watched, self.ended, self.rows = smooth, list(watched), False, 0
-
     def before_fit(self):
         self.rows, self.history.names = 0, list(self.recorder.metric_names[1:-1])
         if self.smooth is not None:
@@ -161,28 +162,24 @@ class Checkpoint(Callback):
             smooth_loss.count, smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
         for o, was in zip(trackers_of(self.learn), self.watched): o.__dict__.update(was)
         if self.done == 0: self.write()
-
     def after_epoch(self):
         self.done, self.rows = self.done + 1, self.rows + 1
         self.history.append([float(o) for o in self.recorder.values[-1]])
         self.write()
-
     def after_cancel_fit(self):
         "An end in the middle of after_epoch, such as early stopping, left that epoch unwritten."
         if len(self.recorder.values) == self.rows: return
         self.ended = any(isinstance(o, EarlyStoppingCallback) and o.wait >= o.patience
             for o in self.learn.cbs)
         self.after_epoch()
-
     def write(self):
         "Both files, whole or not at all; of several processes the first one writes."
         if rank_distrib(): return
-        keep = best_keeper(self.learn)
+        keep, file = best_keeper(self.learn), self.folder/'best.pt'
         best = None if keep is None or keep.kept is None else float(keep.best)
-        if best is not None and (getattr(keep, 'new_best', False)
-                or not (self.folder/'best.pt').exists()):
+        if best is not None and (keep.new_best or not file.exists()):
             kept = dict(epoch=keep.kept[0], model=keep.kept[1])
-            replace_file(self.folder/'best.pt', lambda f: torch.save(kept, f))
+            replace_file(file, lambda f: torch.save(kept, f))
         state = dict(run=self.run_id, done=self.done, ended=self.ended, best=best,
             names=list(self.history.names), history=[*self.history],
             **learner_state(self.learn, with_optimiser=self.done > 0))
