@@ -290,10 +290,14 @@ def lines(what, code, out):
     good, bad = (len(re.findall(rf'^{o} ', out, re.M)) for o in ('ok', 'FAILED'))
     return what, good, bad or int(code != 0), tail(out, 200)
 
+WEB = 'tests/web_check.py', 'tests/web_widgets.py'
+
+
 def web():
     code, out = run([sys.executable, 'docs/build.py', '--widgets'])
     yield 'the site is built', int(code == 0), int(code != 0), tail(out, 60)
-    if code == 0: yield from pytest('pytest tests/web_*.py', 'tests/web_check.py', 'tests/web_widgets.py')
+    if code == 0:
+        yield from pytest('pytest tests/web_*.py', 'tests/web_check.py', 'tests/web_widgets.py')
 
 STEPS = {
     'export': ('the library is in step with the notebooks', export),
