@@ -132,8 +132,8 @@ class TverskyLoss(_OverlapLoss):
         if not gamma>0: raise SegbookError(f'gamma is {gamma}; expected a number above 0')
         self.alpha,self.beta,self.gamma = alpha,beta,gamma
     def _loss(self, I, P, T):
-        below = I+self.alpha*(P-I)+self.beta*(T-I)+self.smooth
-        loss = 1-(I+self.smooth)/below.clamp_min(1e-12)
+        found = I+self.smooth
+        loss = 1-found/(I+self.alpha*(P-I)+self.beta*(T-I)+self.smooth).clamp_min(1e-12)
         return loss if self.gamma==1 else loss.clamp_min(1e-12)**self.gamma
 
 # %% ../../nbs/08a_overlap.ipynb #94107e47
