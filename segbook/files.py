@@ -111,7 +111,7 @@ def new_folder(
 
 # %% ../nbs/workshop/files.ipynb #2cbc9d4c
 class NewFolder:
-    """A context: a folder beside `path`, renamed to `path` when all went well, else removed.
+    """A context: a folder beside `path`, renamed to `path` if all went well, else removed.
 
     When another process was faster, its folder stays: it is complete, too."""
     def __init__(self,
@@ -139,7 +139,7 @@ class NewFolder:
 def check_writable(
     out:Path, # the folder that is to be written
 ):
-    "Raise a SegbookError unless files can be written into `out`; what it makes for that is removed."
+    "Raise a SegbookError unless files can be written into `out`; what it makes is removed."
     made = []
     try:
         for f in reversed([out, *out.parents]):

@@ -1,4 +1,5 @@
-"The mask check on folders with one fault each: what was found, what was expected and the cure must be in the message."
+"""The mask check on folders with one fault each: finding, expectation and cure must
+be in the message."""
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def ids(i=0, shape=(6, 8)):
     return ((np.arange(shape[0]*shape[1]) + i) % 4).reshape(shape).astype(np.uint8)
 
 def folder(path, n=4, codes=CODES, valid=1, mask=ids):
-    "A sound data folder: `n` images a0.jpg, a1.jpg, ... with masks a0_P.png, ..., the last `valid` of them for validation."
+    "A sound folder: `n` images a0.jpg, ... with masks a0_P.png, ..., the last `valid` to validate."
     (path/'images').mkdir(parents=True)
     (path/'labels').mkdir()
     for i in range(n):
@@ -46,8 +47,8 @@ def says(p, *parts):
 def put(path, x, **kw): Image.fromarray(x).save(path, **kw)
 
 
-# -- a sound folder
-# -----------------------------------------------------------------------------------------------
+# ---- a sound folder
+
 def test_sound(data):
     r = look(data)
     assert isinstance(r, MaskReport) and r.ok and r.problems == [] and r.raise_errors() is r
@@ -90,8 +91,8 @@ def test_palette_and_one_bit_files_hold_ids(data):
         == ids(0)).all() and set(np.unique(read_mask(data/'labels'/'a1_P.png'))) == {0, 1}
 
 
-# -- the folder as a whole
-# ----------------------------------------------------------------------------------------
+# ---- the folder as a whole
+
 def test_not_a_folder(tmp_path):
     with pytest.raises(SegbookError, match=r'nowhere is not there; expected a folder with images/, '
             r'labels/ and codes.txt. Check the path'):
@@ -162,10 +163,8 @@ def test_no_pair(data):
         look(data)
 
 
-# -- files
-#
-#
-# ----------------------------------------------------------------------------------------------------------
+# ---- files
+
 def test_missing_mask(data):
     (data/'labels'/'a1_P.png').unlink()
     p = only(look(data), 'missing')
@@ -231,10 +230,8 @@ def test_one_image_only(tmp_path):
         'two at least', 'Add images')
 
 
-# -- values
-#
-#
-# ---------------------------------------------------------------------------------------------------------
+# ---- values
+
 def test_ids_outside_the_codes(data):
     x = ids(1)
     x[0,:3] = 37
@@ -331,8 +328,8 @@ def test_one_mask_all_void(data):
     says(only(look(data), 'void masks', 'warning'), '1 mask with Void alone: a1_P.png')
 
 
-# -- the split and the classes
-# -----------------------------------------------------------------------------------
+# ---- the split and the classes
+
 def test_valid_names_missing_files(data):
     (data/'valid.txt').write_text('a3.jpg\na1.png\nb.jpg\n')
     says(only(look(data), 'valid'), 'valid.txt names 2 files not in images/: a1.png, b.jpg',
@@ -358,8 +355,8 @@ def test_class_absent_in_train_or_valid(data):
         '1 class without a pixel in the validation masks: door (id 2)', 'valid.txt')
 
 
-# -- images: warnings
-# -----------------------------------------------------------------------------------------------
+# ---- images: warnings
+
 def all_images(data, mode, ending, **kw):
     for f in sorted((data/'images').iterdir()):
         Image.open(f).convert(mode).save(f.with_suffix(ending), **kw)
@@ -406,14 +403,14 @@ def test_mixed_sizes(data):
         'size=(height, width)')
 
 
-# -- the corrected copy
-# ---------------------------------------------------------------------------------------------
+# ---- the corrected copy
+
 def tree(path):
     return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob('*'))
         if f.is_file()}
 
 def fixed(d, **kw):
-    "Fix `d` into a new folder; the source must be as before, the copy must pass. Returns the copied masks."
+    "Fix `d` into a new folder: the source as before, the copy passes. Returns the copied masks."
     before, to = tree(d), d.parent/'copy'
     r = look(d, fix=to, **kw)
     assert tree(d) == before and r.copy.ok and look(to).ok and str(to) in str(
@@ -484,10 +481,8 @@ def test_fix_without_anything_to_keep(tmp_path):
     assert 'No copy was written' in r.note and not (tmp_path/'new').exists()
 
 
-# -- real folders
-#
-#
-# -----------------------------------------------------------------------------------------------------
+# ---- real folders
+
 @pytest.mark.parametrize('name, n', [('camvid_tiny', 100), ('camvid', 468), ('membranes', 24),
         ('retina', 20), ('nuclei', 120)])
 def test_real_folders_are_ok(name, n):

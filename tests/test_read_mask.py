@@ -30,7 +30,8 @@ def folder(path, name, x, n=4):
 
 
 GOOD = {'bytes.png': IDS, 'one bit.png': IDS > 1, 'array.npy': IDS, 'capitals.NPY': IDS,
-        'PNG in capitals.PNG': IDS, 'channel last.npy': IDS[..., None], 'channel first.npy': IDS[None], 'bools.npy': IDS > 1}
+        'PNG in capitals.PNG': IDS, 'channel last.npy': IDS[..., None],
+        'channel first.npy': IDS[None], 'bools.npy': IDS > 1}
 DEEP = {'whole floats.tif': IDS.astype(np.float32), '32 bits.tif': IDS.astype(np.int32),
         '16 bits.png': IDS.astype(np.uint16), 'whole floats.npy': IDS.astype(np.float32),
         'doubles.npy': IDS.astype(float)[..., None], 'int64.npy': IDS.astype(np.int64)}
