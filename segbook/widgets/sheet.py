@@ -146,8 +146,9 @@ def example_scene(
 
     from segbook.data import make_scenes
     with tempfile.TemporaryDirectory() as d:
-        scenes = make_scenes(Path(d)/'s', n=2, size=tuple(size), seed=4)
-        return image_array(next((scenes/'images').iterdir()))
+        # a scene has 32 pixels a side or more: a smaller one is cut out
+        scenes = make_scenes(Path(d)/'s', n=2, size=tuple(max(32, o) for o in size), seed=4)
+        return image_array(next((scenes/'images').iterdir()))[:size[0],:size[1]]
 
 # %% ../../nbs/workshop/widgets/sheet.ipynb #910e35f1
 def figure_slider(
