@@ -27,7 +27,7 @@ __all__ = ['TWO_SIGMA', 'receptive_field', 'receptive_field_table', 'effective_r
 
 # %% ../../nbs/05_receptive_field.ipynb #16fec4cc
 def receptive_field(
-    model:nn.Module, # any network; on any device, in any mode, which it keeps
+    model:nn.Module, # a network; on any device, in any mode, which it keeps
     input_size:int|tuple[int, int], # (height, width) of the image in pixels, or one number
     # name as in `named_modules()`, or the module itself; None: the output
     layer:str|nn.Module|None=None,
@@ -48,7 +48,7 @@ def receptive_field(
 
 # %% ../../nbs/05_receptive_field.ipynb #3551070e
 def receptive_field_table(
-    model:nn.Module, # any network
+    model:nn.Module, # a network
     input_size:int|tuple[int, int], # (height, width) of the image in pixels
     in_channels:int=3, # channels of the image
     leaves:bool=True, # only modules without children; False: blocks too
@@ -83,7 +83,7 @@ def _one_or_two(pair):
 
 # %% ../../nbs/05_receptive_field.ipynb #cb2a7f89
 def effective_receptive_field(
-    model:nn.Module, # any network that gradients pass through
+    model:nn.Module, # a network that gradients pass through
     # (height, width) of the images in pixels; ignored when images are given
     input_size:int|tuple[int, int],
     layer:str|nn.Module|None=None, # name, or the module itself; None: the output
