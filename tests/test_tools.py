@@ -57,6 +57,15 @@ def test_readme_of_cells():
         '![figure 1](images/index_1.png)', '```python\ny\n```', '```\n3\n```']
     assert text == '\n\n'.join(want) + '\n' and len(figures) == 1
 
+def test_readme_leaves_out_what_moves_and_says_what_a_figure_shows():
+    picture = dict(output_type='display_data', data={'image/png': PNG})
+    nb = dict(cells=[md('<!-- site -->\nMove it.'), code('#| site\nexplorer()'),
+            code('plot()', picture), md('*Figure: two streets, one with a hole.*\n\nMore.')])
+    text = readme.readme(nb)[0]
+    assert 'Move it' not in text and 'explorer' not in text
+    assert '![Two streets, one with a hole.](images/index_1.png)' in text
+
+
 def test_readme_check(tmp_path, monkeypatch, capsys):
     (tmp_path/'nbs').mkdir()
     def page(*cells): (tmp_path/'nbs'/'index.ipynb').write_text(json.dumps(dict(cells=list(cells))))

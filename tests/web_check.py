@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from configparser import ConfigParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -35,8 +36,30 @@ AXE = ROOT/'docs'/'node_modules'/'axe-core'/'axe.min.js'
 
 assert PAGES, f'there is no site in {SITE}: run make docs'
 
+def settings():
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(ROOT/'settings.ini', encoding='utf-8')
+    return cfg['DEFAULT']
+
+
+BELOW = settings()['doc_baseurl']  # where its host shows the site
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    "The site below its address, with its own page for what is not there, as its host serves it"
     def log_message(self, *args): pass
+
+    def translate_path(self, path):
+        return super().translate_path(path[len(BELOW):] if path.startswith(f'{BELOW}/') else path)
+
+    def send_error(self, code, *args, **kwargs):
+        if code != 404: return super().send_error(code, *args, **kwargs)
+        page = (SITE/'404.html').read_bytes()
+        self.send_response(404)
+        self.send_header('Content-Type', 'text/html; charset=utf-8')
+        self.send_header('Content-Length', str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
 
 @pytest.fixture(scope='session')
 def base():
@@ -44,7 +67,7 @@ def base():
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0),
         functools.partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}/'
+    yield f'http://127.0.0.1:{server.server_port}{BELOW}/'
     server.shutdown()
 
 @pytest.fixture(scope='session')
@@ -300,8 +323,14 @@ def test_print_wraps(base, chromium):
         assert not scrolling(w.page) and not w.page.locator('#pst-primary-sidebar').is_visible()
 
 
-def test_a_lost_page_at_any_depth():
-    "Its links hold below any address: they are made from the place of the site"
+def test_a_lost_page_at_any_depth(base, chromium):
+    "It has its style and its links hold, whatever address leads to it"
+    with Watched(chromium) as w:
+        assert w.page.goto(base + 'a/b/nothing.html').status == 404
+        assert [o for o in w.wrong if 'nothing.html' not in o and 'status of 404' not in o] == []
+        assert w.page.locator('article h1').inner_text().startswith('There is no such page')
+        w.page.locator('article a').first.click()
+        w.page.wait_for_url(base + 'index.html')
     html = (SITE/'404.html').read_text(encoding='utf-8')
     start = re.search(r'<base href="([^"]*)">', html)[1]
     for href in re.findall(r'(?:href|src)="([^"#]+)', html):

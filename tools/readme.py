@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = ('<!-- Generated from nbs/index.ipynb by tools/readme.py. Edit the notebook, then run `make '
     'prepare`. -->')
+SITE = '<!-- site -->'  # begins a text about what moves on a page
 FIGURE = 'images/index_{}.png'
 _fence = re.compile(r'^(```|~~~).*?^\1[^\S\n]*$|`[^`\n]+`', re.M | re.S)
 _link = re.compile(r'(!?\[(?:[^][]|\[[^][]*\](?:\([^()]*\))?)*\])\(\s*<?([^()\s>]+)>?([^()]*)\)')
@@ -43,8 +44,9 @@ def block(text, lang=''):
 def directives(source):
     return {m[1] for m in re.finditer(r'^#\|\s*([\w-]+(?:: *\w+)?)', source, re.M)}
 
-def code_cell(cell, figures):
-    "Parts of the README for one code cell; its figures are appended to `figures`"
+def code_cell(cell, figures, alt=''):
+    """Parts of the README for one code cell; its figures are appended to `figures`, and `alt` says
+    what they show"""
     source = text_of(cell['source'])
     flags, parts = directives(source), []
     source = '\n'.join(l for l in source.split('\n') if not l.startswith('#|')).strip()
@@ -56,7 +58,8 @@ def code_cell(cell, figures):
             parts.append(block(_ansi.sub('', text_of(o['text']))))
         elif 'image/png' in data:
             figures.append(base64.b64decode(text_of(data['image/png'])))
-            parts.append(f'![figure {len(figures)}]({FIGURE.format(len(figures))})')
+            said = alt or f'figure {len(figures)}'
+            parts.append(f'![{said}]({FIGURE.format(len(figures))})')
         elif 'text/markdown' in data:
             parts.append(move_links(text_of(data['text/markdown'])).strip())
         elif 'text/plain' in data: parts.append(block(_ansi.sub('', text_of(data['text/plain']))))
@@ -65,10 +68,14 @@ def code_cell(cell, figures):
 def readme(nb):
     "(text, figures as bytes) of the README for notebook `nb`"
     parts, figures = [NOTE], []
-    for cell in nb['cells']:
-        if cell['cell_type'] == 'markdown':
-            parts.append(move_links(text_of(cell['source'])).strip())
-        elif cell['cell_type'] == 'code': parts += code_cell(cell, figures)
+    for cell, below in zip(nb['cells'], [*nb['cells'][1:], {}]):
+        text = text_of(cell['source'])
+        if cell['cell_type'] == 'markdown' and not text.startswith(SITE):
+            parts.append(move_links(text).strip())
+        elif cell['cell_type'] == 'code':
+            caption = re.match(r'\*Figure: (.+?)\*', text_of(below.get('source', '')))
+            parts += code_cell(cell, figures, caption[1][:1].upper() + caption[1][1:] if caption
+                else '')
     return '\n\n'.join(p for p in parts if p) + '\n', figures
 
 def files(root):
