@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import SegbookError, listed
 from ..masks.arrays import codes_for, image_array, mask_array, read_mask
 from ..masks.folder import SegFolder
-from ..masks.mask import find_void, palette, show_mask
+from ..masks.colours import palette
+from ..masks.mask import find_void, show_mask
 from .sheet import data_url, explorer_or_still, joined_js, package, style_sheet
 
 if TYPE_CHECKING:
