@@ -39,6 +39,11 @@ def sentence(text):
     return found[-1].rstrip(':') + ('.' if found[-1][-1] not in '.!?' else '') if found else ''
 
 
+def unquoted(text):
+    "`text` without the quotes that a directive may have around all of it"
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in '\'"' else text
+
+
 def describe(cells, title):
     """Every figure among the outputs gets a caption where one is written, and a sentence as its
     alternative text"""
@@ -54,7 +59,7 @@ def describe(cells, title):
         caption = said.get('fig-cap:') or (below and below[1])
         if below and 'fig-cap:' not in said: after['source'] = after['source'][below.end():]
         meta = c['metadata'].setdefault('mystnb', {})
-        if caption: meta['figure'] = dict(caption=caption.strip('\'"'))
+        if caption: meta['figure'] = dict(caption=unquoted(caption))
         alt = said.get('fig-alt:') or re.sub(r'^Figure\s*\d*\s*[:.]\s*', '',
             sentence(caption or '')) or before
-        meta['image'] = dict(alt=(alt[:1].upper() + alt[1:]).strip('\'"'))
+        meta['image'] = dict(alt=unquoted(alt[:1].upper() + alt[1:]))

@@ -131,6 +131,8 @@ def site(folder, notebooks):
         page, html = f.relative_to(folder).as_posix(), f.read_text(encoding='utf-8')
         if page.startswith('_static/'): continue
         html = lighter(html)
+        if page.startswith('workshop/'):  # code of 100 columns stands open there
+            html = html.replace('<body ', '<body class="segbook-workshop" ', 1)
         html = re.sub(r'(<a href="[^"]*_sources/[^"]*\.ipynb")', r'\1 download', html)
         names |= {n for c in re.findall(r'<i class="([^"]*)"', html) for n in _icon.findall(c)}
         if page == '404.html': html = anywhere(html, cfg['doc_baseurl'])

@@ -117,7 +117,7 @@ def unspoken(page):
     "Alternative texts of an article that are no sentence: empty, short, or the name of a file"
     alts = page.evaluate("[...document.querySelectorAll('article img')].map(i => i.alt)")
     return [a for a in alts if len(a.split()) < 3 or re.search(r'\.(png|svg|jpe?g)\b|_images', a)
-        or not a[:1].isupper() and not a[:1].isdigit()]
+        or a.startswith(('figure', 'Figure'))]
 
 
 def scrolling(page):
