@@ -14,5 +14,5 @@ from segbook.metrics.training import (
 )
 
 # %% ../../nbs/workshop/metrics/face.ipynb #e7b7d9cb
-_all_ = [BoundaryF1, ClassIoU, Confusion, Hausdorff95, MeanDice, MeanIoU, PixelAccuracy, boundary_f1,
-    boundary_pixels, hausdorff95]
+_all_ = [BoundaryF1, ClassIoU, Confusion, Hausdorff95, MeanDice, MeanIoU, PixelAccuracy,
+    boundary_f1, boundary_pixels, hausdorff95]
