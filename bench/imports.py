@@ -1,6 +1,8 @@
-"""How long importing takes, beside fastai: `import segbook.masks` and `from segbook.all import *`, each in fresh processes.
+"""How long importing takes, beside fastai: `import segbook.masks` and `from segbook.all import
+*`, each in fresh processes.
 
-python bench/imports.py [--runs 5]: medians of alternating runs; writes bench/results/imports.json."""
+python bench/imports.py [--runs 5]: medians of alternating runs; writes
+bench/results/imports.json."""
 import argparse, json, subprocess, sys, time
 from pathlib import Path
 from statistics import median

@@ -1,6 +1,8 @@
-"""How fast scenes and cells are drawn and written, on one core: python bench/scenes.py [--n 200] [--rounds 3]
+"""How fast scenes and cells are drawn and written, on one core: python bench/scenes.py [--n 200]
+[--rounds 3]
 
-Processor time counts, of one process and one thread, PNG files included; the best round is reported, since other work on the
+Processor time counts, of one process and one thread, PNG files included; the best round is
+reported, since other work on the
 machine only ever adds to it. Writes bench/results/scenes.json."""
 from __future__ import annotations
 import argparse, json, os, shutil, sys, tempfile, time, warnings

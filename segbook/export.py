@@ -32,6 +32,7 @@ def _check_free(folder, overwrite):
         raise SegbookError(f'{folder} is not a saved segmenter, so it is not overwritten. '
             'Cure: another folder')
 
+# %% ../nbs/15_export.ipynb #5a7e0001
 def save_segmenter(
     learn, # a Learner from `seg_learner`
     folder, # where to write; must not exist, unless `overwrite`

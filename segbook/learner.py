@@ -85,6 +85,24 @@ def seg_splitter(
     groups = [[p for p in every if id(p) in ids], [p for p in every if id(p) not in ids]]
     return L(o for o in groups if o)
 
+# %% ../nbs/12_learner.ipynb #932daf23
+def _seeded_model(seed, facts) -> nn.Module:
+    "A model whose random weights depend on `seed` alone; the random state outside stays as it was."
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None: torch.manual_seed(seed)
+        return seg_model(facts['arch'], facts['n_classes'], facts['encoder'], facts['in_channels'],
+            facts['pretrained'], **facts['model_kwargs'])
+
+# %% ../nbs/12_learner.ipynb #ad16312a
+def _described(learn, facts, codes, ignore) -> Learner:
+    "The learner with what prediction and export need; frozen if pretrained, in 16 bits on a GPU."
+    norm, device = _normalize_of(learn.dls), torch.device(learn.dls.device or 'cpu')
+    learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
+        size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
+        std=norm.std.flatten().tolist())
+    if facts['pretrained']: learn.freeze()
+    return learn.to_fp16() if device.type == 'cuda' else learn
+
 # %% ../nbs/12_learner.ipynb #6cdd4691
 def seg_learner(
     dls:DataLoaders, # from `seg_dataloaders`, or fastai's own with a vocab
@@ -123,21 +141,3 @@ def seg_learner(
     learn = Learner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)), path=path,
         **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
     return _described(learn, facts, codes, ignore)
-
-# %% ../nbs/12_learner.ipynb #932daf23
-def _seeded_model(seed, facts) -> nn.Module:
-    "A model whose random weights depend on `seed` alone; the random state outside stays as it was."
-    with torch.random.fork_rng(devices=[]):
-        if seed is not None: torch.manual_seed(seed)
-        return seg_model(facts['arch'], facts['n_classes'], facts['encoder'], facts['in_channels'],
-            facts['pretrained'], **facts['model_kwargs'])
-
-# %% ../nbs/12_learner.ipynb #ad16312a
-def _described(learn, facts, codes, ignore) -> Learner:
-    "The learner with what prediction and export need; frozen if pretrained, in 16 bits on a GPU."
-    norm, device = _normalize_of(learn.dls), torch.device(learn.dls.device or 'cpu')
-    learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
-        size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
-        std=norm.std.flatten().tolist())
-    if facts['pretrained']: learn.freeze()
-    return learn.to_fp16() if device.type == 'cuda' else learn

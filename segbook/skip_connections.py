@@ -12,25 +12,96 @@ from torch import Tensor, nn
 from .errors import SegbookError
 
 # %% auto #0
-__all__ = ['SKIPS', 'PlainBlock', 'ResidualBlock', 'DenseBlock', 'SkipNet', 'center_crop']
+__all__ = ['SKIPS', 'PlainBlock', 'SkipNet', 'center_crop', 'ResidualBlock', 'DenseBlock']
 
-# %% ../nbs/07_skip_connections.ipynb #14e029b8
+# %% ../nbs/07_skip_connections.ipynb #1b63a72c
 def _conv_bn(c_in, c_out):
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out),
         nn.ReLU())
 
 class PlainBlock(nn.Sequential):
-    "Two 3×3 convolutions, each with batch normalisation and ReLU (U-Net, 1505.04597, with padding)."
+    "Two 3×3 convolutions, each with batch normalisation and ReLU (U-Net, with padding)."
     def __init__(self,
         c_in:int, # channels in
         c_out:int, # channels out
     ): super().__init__(_conv_bn(c_in, c_out), _conv_bn(c_out, c_out))
 
+_BLOCKS = dict(plain=PlainBlock)  # two more kinds come below
+SKIPS = ('none', 'sum', 'concat', 'indices')
+
+def _check_choice(name, value, options):
+    if value in options: return
+    raise SegbookError(f'{name} is {value!r}; expected one of {", ".join(options)}. Cure: choose '
+        'one of these')
+
+def _check_size(x, least):
+    if min(x.shape[-2:]) >= least: return
+    raise SegbookError(f'the image has {x.shape[-2]}×{x.shape[-1]} pixels; at least {least} a side '
+        'are expected. Cure: a larger image or a smaller depth')
+
+# %% ../nbs/07_skip_connections.ipynb #4047fea5
+class SkipNet(nn.Module):
+    """A small encoder-decoder to compare skip connections with.
+
+    skip: 'none'; 'sum' (FCN, LinkNet); 'concat' (U-Net); 'indices' (SegNet). Sizes may be odd.
+    Raises SegbookError: an unknown skip or block, an image too small."""
+    def __init__(self,
+        n_classes:int, # K
+        skip:str='none', # one of SKIPS
+        block:str='plain', # 'plain', 'residual' or 'dense'
+        width:int=6, # channels of the first level; doubled at each further one
+        depth:int=3, # how often the map is halved
+        in_channels:int=1, # of the image
+    ):
+        super().__init__()
+        for o in (('skip', skip, SKIPS), ('block', block, _BLOCKS)): _check_choice(*o)
+        self.skip, make, ws = skip, _BLOCKS[block], [width*2**i for i in range(depth + 1)]
+        self.encoder = nn.ModuleList(make(a, b) for a, b in zip([in_channels] + ws, ws))
+        self.reduce = nn.ModuleList(nn.Conv2d(2*w, w, 1) for w in ws[:-1])
+        self.decoder = nn.ModuleList(make(2*w if skip == 'concat' else w, w) for w in ws[:-1])
+        self.head = nn.Conv2d(width, n_classes, 1)
+
+    def forward(self, x:Tensor) -> Tensor: # [B,in_channels,H,W] -> [B,K,H,W] logits
+        _check_size(x, 2**len(self.decoder))
+        kept = []
+        for enc in self.encoder[:-1]:
+            s = enc(x)
+            x, at = F.max_pool2d(s, 2, return_indices=True)
+            kept.append((s, at))
+        x = self.encoder[-1](x)
+        for i, (s, at) in reversed(list(enumerate(kept))):
+            x = self.decoder[i](self.join(self.reduce[i](x), s, at))
+        return self.head(x)
+
+    def join(self, x, s, at):
+        "The decoder's map x at the size of the encoder's map s, with what the skip hands on."
+        if self.skip == 'indices': return F.max_unpool2d(x, at, 2, output_size=s.shape[-2:])
+        x = F.interpolate(x, size=s.shape[-2:])
+        if self.skip == 'sum': return x + s
+        return torch.cat([s, x], 1) if self.skip == 'concat' else x
+
+# %% ../nbs/07_skip_connections.ipynb #60f1580b
+def center_crop(
+    x:Tensor, # [...,H,W]
+    size:tuple[int, int], # (height, width) to keep
+) -> Tensor: # [...,height,width], a view
+    """The middle of a map, as the U-Net of 2015 crops (arXiv 1505.04597, "copy and crop").
+
+    Where the difference is odd, the pixel too many is cut at the bottom and right.
+    Raises SegbookError: a size below 1 or larger than the map."""
+    (H, W), (h, w) = x.shape[-2:], size
+    if not (1 <= h <= H and 1 <= w <= W):
+        raise SegbookError(f'a map of {H}×{W} cannot be cropped to {h}×{w}; a size from 1×1 to '
+            f'{H}×{W} is expected. Cure: crop the larger map, or pad this one')
+    top, left = (H - h)//2, (W - w)//2
+    return x[..., top:top + h, left:left + w]
+
 # %% ../nbs/07_skip_connections.ipynb #98a5d94e
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions whose result is added to the block's input (He et al. 2015, 1512.03385, fig. 2).
+    """Two 3×3 convolutions whose result is added to the block's input.
 
-    Where the channels differ a 1×1 convolution fits the input."""
+    Source: He et al. 2015, arXiv 1512.03385, fig. 2. Where the channels differ a 1×1 convolution
+    fits the input."""
     def __init__(self,
         c_in:int, # channels in
         c_out:int, # channels out
@@ -43,9 +114,10 @@ class ResidualBlock(nn.Module):
 
 # %% ../nbs/07_skip_connections.ipynb #151b0fbb
 class DenseBlock(nn.Module):
-    """Each layer gets the input and all that the layers before it made, and adds `growth` channels (Huang et al. 2016, 1608.06993).
+    """Each layer gets the input and all that the layers before it made, and adds `growth` channels.
 
-    A 1×1 convolution brings the c_in + n·growth channels to c_out."""
+    Source: Huang et al. 2016, arXiv 1608.06993. A 1×1 convolution brings the c_in + n·growth
+    channels to c_out."""
     def __init__(self,
         c_in:int, # channels in
         c_out:int, # channels out
@@ -62,70 +134,4 @@ class DenseBlock(nn.Module):
         return x
     def forward(self, x:Tensor) -> Tensor: return F.relu(self.last(self.grow(x)))
 
-# %% ../nbs/07_skip_connections.ipynb #4cf9a096
-_BLOCKS = dict(plain=PlainBlock, residual=ResidualBlock, dense=DenseBlock)
-SKIPS = ('none', 'sum', 'concat', 'indices')
-
-# %% ../nbs/07_skip_connections.ipynb #da0f401c
-class SkipNet(nn.Module):
-    """A small encoder-decoder to compare skip connections with.
-
-    skip: 'none'; 'sum' (FCN, 1411.4038; LinkNet, 1707.03718); 'concat' (U-Net, 1505.04597); 'indices' (SegNet, 1511.00561).
-    Sizes may be odd: each map is brought to the size of the encoder's map of its level. Raises SegbookError: an unknown skip or block, an image too small."""
-    def __init__(self,
-        n_classes:int, # K
-        skip:str='none', # one of SKIPS
-        block:str='plain', # 'plain', 'residual' or 'dense'
-        width:int=6, # channels of the first level; doubled at each further one
-        depth:int=3, # how often the map is halved
-        in_channels:int=1, # of the image
-    ):
-        super().__init__()
-        if skip not in SKIPS:
-            raise SegbookError(f'skip is {skip!r}; expected one of {", ".join(SKIPS)}. Cure: '
-                'choose one of these')
-        if block not in _BLOCKS:
-            raise SegbookError(f'block is {block!r}; expected one of {", ".join(_BLOCKS)}. Cure: '
-                'choose one of these')
-        self.skip, make, ws = skip, _BLOCKS[block], [width*2**i for i in range(depth + 1)]
-        self.encoder = nn.ModuleList(make(a, b) for a, b in zip([in_channels] + ws, ws))
-        self.reduce = nn.ModuleList(nn.Conv2d(2*w, w, 1) for w in ws[:-1])
-        self.decoder = nn.ModuleList(make(2*w if skip == 'concat' else w, w) for w in ws[:-1])
-        self.head = nn.Conv2d(width, n_classes, 1)
-
-    def forward(self, x:Tensor) -> Tensor: # [B,in_channels,H,W] -> [B,K,H,W] logits
-        if min(x.shape[-2:]) < 2**len(self.decoder):
-            raise SegbookError(f'the image has {x.shape[-2]}×{x.shape[-1]} pixels; at least '
-                f'{2**len(self.decoder)} a side are expected. Cure: a larger image or a smaller '
-                'depth')
-        kept = []
-        for i, enc in enumerate(self.encoder):
-            x = enc(x)
-            if i == len(self.decoder): break
-            small, at = F.max_pool2d(x, 2, return_indices=True)
-            kept.append((x, at))
-            x = small
-        for red, dec, (s, at) in reversed(list(zip(self.reduce, self.decoder, kept))):
-            x = dec(self.join(red(x), s, at))
-        return self.head(x)
-
-    def join(self, x, s, at):
-        "The decoder's map x, enlarged to the size of the encoder's map s, with what the skip hands on."
-        if self.skip == 'indices': return F.max_unpool2d(x, at, 2, output_size=s.shape[-2:])
-        x = F.interpolate(x, size=s.shape[-2:])
-        return x + s if self.skip == 'sum' else torch.cat([s, x], 1) if self.skip == 'concat' else x
-
-# %% ../nbs/07_skip_connections.ipynb #60f1580b
-def center_crop(
-    x:Tensor, # [...,H,W]
-    size:tuple[int, int], # (height, width) to keep
-) -> Tensor: # [...,height,width], a view
-    """The middle of a map; where the difference is odd, the pixel too many is cut at the bottom and right (U-Net, 1505.04597, copy and crop).
-
-    Raises SegbookError: a size below 1 or larger than the map."""
-    (H, W), (h, w) = x.shape[-2:], size
-    if not (1 <= h <= H and 1 <= w <= W):
-        raise SegbookError(f'a map of {H}×{W} cannot be cropped to {h}×{w}; a size from 1×1 to '
-            f'{H}×{W} is expected. Cure: crop the larger map, or pad this one')
-    top, left = (H - h)//2, (W - w)//2
-    return x[..., top:top + h, left:left + w]
+_BLOCKS.update(residual=ResidualBlock, dense=DenseBlock)

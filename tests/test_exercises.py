@@ -128,7 +128,8 @@ class Odd:
 def odd(pred, targ, ignore_index): return Odd()
 
 @pytest.mark.parametrize('answer,says', [(raising, "AttributeError: 'Tensor' object has no "
-            "attribute 'no_such_name'. In line 1 of your function"), (forgetting, 'is a return missing?'),
+            "attribute 'no_such_name'. In line 1 of your function"),
+        (forgetting, 'is a return missing?'),
         (array, 'A NumPy array [1]'), (leaving, 'ended the check itself'),
         (recursing, 'RecursionError'), (two, 'It takes (pred, targ), but it is called as '
             'accuracy(pred, targ, ignore_index)'), (.5, 'needs your function itself'),

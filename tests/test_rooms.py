@@ -1,4 +1,5 @@
-"""The rooms of the library: which module stands where, how large it may be, and what crosses a wall. Each rule is a function
+"""The rooms of the library: which module stands where, how large it may be, and what crosses a
+wall. Each rule is a function
 that returns its findings, and is itself tested on a case that breaks it."""
 import ast
 import importlib
@@ -9,10 +10,8 @@ import subprocess
 import sys
 
 import pytest
-from test_house import (
-    CHAPTERS, COURSE, FILES, MODULES, ROOT, WORKSHOP, cells, code_lines, library, load, none, notebook,
-    one_line, text_of,
-)
+from test_house import (CHAPTERS, COURSE, FILES, ROOT, WORKSHOP, cells, code_lines,
+    library, load, none, notebook, one_line, text_of,)
 
 MAX_MODULE, MAX_FUNCTION, MAX_POSITIONAL, MEDIAN_EXPORTED = 400, 40, 6, 12
 MAX_BETWEEN_IDEAS, SEEN_WIDTH = 40, 88
@@ -56,8 +55,8 @@ def is_patch(node):
 # ---- size
 
 def long_functions(source):
-    return [f'{o.name} has {lines_of(o)} lines (at most {MAX_FUNCTION})' for o in definitions(source)
-            if isinstance(o, FUNCTION) and lines_of(o) > MAX_FUNCTION]
+    return [f'{o.name} has {lines_of(o)} lines (at most {MAX_FUNCTION})'
+        for o in definitions(source) if isinstance(o, FUNCTION) and lines_of(o) > MAX_FUNCTION]
 
 
 def many_arguments(source):
@@ -124,17 +123,19 @@ def test_a_name_means_one_thing(): none(doubled_names(OURS))
 
 def test_private_names_stay_at_home():
     "Tests, tools and measurements use what is public, too, but for what they test"
-    files = [f for f in FILES if f.endswith('.py') and f.split('/')[0] in ('tools', 'bench', 'docs', 'images')]
-    none([f'{f}: {o}' for f in files for o in private_imports((ROOT/f).read_text(encoding='utf-8'))])
+    files = [f for f in FILES if f.endswith('.py')
+        and f.split('/')[0] in ('tools', 'bench', 'docs', 'images')]
+    none([f'{f}: {o}' for f in files for o in private_imports(
+                (ROOT/f).read_text(encoding='utf-8'))])
 
 
-example = {
-    long_functions: ('def f():\n' + '    x = 1\n'*39, 'def f():\n' + '    x = 1\n'*40),
-    many_arguments: ('def f(self, a, b, c, d, e, g, *, h=1): pass', 'def f(a, b, c, d, e, g, h=1): pass'),
-    undocumented: ('def _long():\n    "Why."\n' + '    x = 1\n'*9, 'class A:\n  def _long(self):\n' + '    x = 1\n'*9),
-    short_names: ('_four = 1\ndef f(): _a = 1', '_abc = 1'),
-    private_imports: ('from .masks import a\nfrom torch import _C', 'from segbook.masks import _a'),
-}
+example = {long_functions: ('def f():\n' + '    x = 1\n'*39, 'def f():\n' + '    x = 1\n'*40),
+    many_arguments: ('def f(self, a, b, c, d, e, g, *, h=1): pass', 'def f(a, b, c, d, e, g, h=1): '
+        'pass'), undocumented: ('def _long():\n    "Why."\n' + '    x = 1\n'*9, 'class A:\n  def '
+        '_long(self):\n' + '    x = 1\n'*9), short_names:
+    ('_four = 1\ndef f(): _a = 1', '_abc = 1'),
+    private_imports: ('from .masks import a\nfrom torch import _C',
+        'from segbook.masks import _a'),}
 
 
 @pytest.mark.parametrize('rule', MODULE_RULES, ids=lambda o: o.__name__)
@@ -162,24 +163,29 @@ def is_import(source):
     "Does the cell only import, or name its module?"
     try: body = ast.parse('\n'.join(l for l in source.split('\n') if not l.startswith('%'))).body
     except SyntaxError: return False
-    return all(isinstance(o, (ast.Import, ast.ImportFrom, ast.With, ast.If)) or '_all_' in ast.dump(o) for o in body)
+    return all(isinstance(o, (ast.Import, ast.ImportFrom, ast.With, ast.If))
+        or '_all_' in ast.dump(o) for o in body)
 
 
 def crowded(nb):
-    "Headings of a chapter with more exported code below them than a reader passes between two ideas"
+    """Headings of a chapter with more exported code below them than a reader passes between two
+    ideas"""
     found, head, n = [], 'the beginning', 0
     for c in [*nb['cells'], dict(cell_type='markdown', source='# end')]:
         text = text_of(c['source'])
         if c['cell_type'] == 'markdown' and (m := re.search(r'^#+ (.+)$', text, re.M)):
-            if n > MAX_BETWEEN_IDEAS: found.append(f'{n} exported lines below "{head}" (at most {MAX_BETWEEN_IDEAS})')
+            if n > MAX_BETWEEN_IDEAS:
+                found.append(f'{n} exported lines below "{head}" (at most {MAX_BETWEEN_IDEAS})')
             head, n = m[1], 0
-        elif c['cell_type'] == 'code' and exported(text) and not is_import(text): n += code_lines(text)
+        elif c['cell_type'] == 'code' and exported(text) and not is_import(text):
+            n += code_lines(text)
     return found
 
 
 def wide_for_a_reader(nb):
     "Lines of cells that a page shows open, wider than its column"
-    seen = [s for s in cells(nb, 'code') if not re.search(r'^#\|\s*(exporti?|hide|default_exp)\b', s, re.M)]
+    seen = [s for s in cells(nb, 'code') if not re.search(r'^#\|\s*(exporti?|hide|default_exp)\b',
+            s, re.M)]
     return [f'{len(l)} columns: {one_line(l)}' for s in seen for l in s.split('\n')
             if len(l) > SEEN_WIDTH and not l.startswith('#|')]  # a page shows no directives
 
@@ -192,7 +198,8 @@ def bunched(nb):
         if (m := re.match(r'<!-- exercise (\S+) -->', text)): row.append(m[1])
         elif c['cell_type'] == 'code' and row and f"check('{row[-1]}'" in text: pass
         else:
-            if len(row) > 2: found.append(f'{", ".join(row)} stand in a row: put each beside its idea')
+            if len(row) > 2:
+                found.append(f'{", ".join(row)} stand in a row: put each beside its idea')
             row = []
     return found
 
@@ -207,7 +214,8 @@ def test_chapter(name, rule): none(rule(load(name)))
 
 def hung_on(nb):
     "`@patch` where no chapter teaches an addition: a class has its own methods in its own cell"
-    return [one_line(m[0]) for s in cells(nb, 'code') if exported(s) for m in re.finditer(r'^@patch.*\n.*def \w+', s, re.M)]
+    return [one_line(m[0]) for s in cells(nb, 'code') if exported(s)
+        for m in re.finditer(r'^@patch.*\n.*def \w+', s, re.M)]
 
 
 @pytest.mark.parametrize('name', WORKSHOP)
@@ -220,10 +228,13 @@ def test_chapters_patch_no_private_method():
 
 
 def introduction(nb):
-    "What is missing from the beginning of a workshop notebook: its title, one sentence, one paragraph"
+    """What is missing from the beginning of a workshop notebook: its title, one sentence, one
+    paragraph"""
     text = [text_of(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown']
-    if not text or not re.match(r'# \S.*\n\n?> \S', text[0]): return ['it begins with "# title" and "> one sentence"']
-    return [] if sum(len(t.split()) for t in text) >= 40 else ['it says too little: what is the room for, and who calls it?']
+    if not text or not re.match(r'# \S.*\n\n?> \S', text[0]):
+        return ['it begins with "# title" and "> one sentence"']
+    return [] if sum(len(t.split()) for t in text) >= 40 else ['it says too little: what is the '
+        'room for, and who calls it?']
 
 
 @pytest.mark.parametrize('name', WORKSHOP)
@@ -234,14 +245,16 @@ heading = dict(cell_type='markdown', source='## A')
 big = '#| export\n' + '\n'.join(f'x{i} = 1' for i in range(41))
 
 
-@pytest.mark.parametrize('rule,nb,n', [
-    (crowded, dict(cells=[heading, *notebook(big)['cells']]), 1),
-    (crowded, dict(cells=[heading, *notebook(big[:200])['cells'], heading, *notebook(big[:200])['cells']]), 0),
-    (wide_for_a_reader, notebook('x'*89, '#| export\n' + 'x'*89), 1),
-    (bunched, notebook(*[f'<!-- exercise 01.{i} -->' for i in (1, 2, 3)], kind='markdown'), 1),
-    (bunched, notebook('<!-- exercise 01.1 -->', 'text', '<!-- exercise 01.2 -->', kind='markdown'), 0),
-    (hung_on, notebook('#| export\n@patch\ndef f(self:A): pass'), 1), (hung_on, notebook('@patch\ndef f(self:A): pass'), 0),
-    (introduction, notebook('# a\n> b', 'word '*50, kind='markdown'), 0), (introduction, notebook('# a\n> b', kind='markdown'), 1)])
+@pytest.mark.parametrize('rule,nb,n', [(crowded, dict(cells=[heading, *notebook(big)['cells']]), 1),
+        (crowded, dict(cells=[heading, *notebook(big[:200])['cells'], heading,
+            *notebook(big[:200])['cells']]), 0),
+        (wide_for_a_reader, notebook('x'*89, '#| export\n' + 'x'*89), 1),
+        (bunched, notebook(*[f'<!-- exercise 01.{i} -->' for i in (1, 2, 3)], kind='markdown'), 1),
+        (bunched, notebook('<!-- exercise 01.1 -->', 'text', '<!-- exercise 01.2 -->',
+            kind='markdown'), 0), (hung_on, notebook('#| export\n@patch\ndef f(self:A): pass'), 1),
+        (hung_on, notebook('@patch\ndef f(self:A): pass'), 0),
+        (introduction, notebook('# a\n> b', 'word '*50, kind='markdown'), 0),
+        (introduction, notebook('# a\n> b', kind='markdown'), 1)])
 def test_chapter_rules_find(rule, nb, n): assert len(rule(nb)) == n
 
 
@@ -255,7 +268,8 @@ def title(nb):
 
 @pytest.mark.parametrize('name', CHAPTERS)
 def test_title_is_for_people(name):
-    assert re.match(r'[A-Z]', title(load(name))), f'{title(load(name))!r}: the name of a module is no title'
+    assert re.match(r'[A-Z]',
+        title(load(name))), f'{title(load(name))!r}: the name of a module is no title'
 
 
 def test_progress_knows_the_titles():
@@ -265,7 +279,8 @@ def test_progress_knows_the_titles():
         about = chapter_module(n).CHAPTER
         if about['notebook'] == 'index.ipynb': continue
         real = title(load(f'nbs/{about["notebook"]}'))
-        if about['title'] != real: found.append(f'{about["title"]!r}, but {about["notebook"]} says {real!r}')
+        if about['title'] != real:
+            found.append(f'{about["title"]!r}, but {about["notebook"]} says {real!r}')
     none(found, 'progress() calls a chapter')
 
 
@@ -273,11 +288,14 @@ def test_progress_knows_the_titles():
 
 PUBLIC = """
 masks: one_hot to_mask overlay show_mask check_masks MaskReport
-data: DATASETS get_data make_scenes make_cells read_image seg_dataloaders from_coco from_labelme mild_tfms
-convolution: conv_output_size conv_matrix transposed_conv_output_size conv_cost DepthwiseSeparableConv
+data: DATASETS get_data make_scenes make_cells read_image seg_dataloaders mild_tfms
+data: from_coco from_labelme
+convolution: conv_output_size conv_matrix transposed_conv_output_size conv_cost
+convolution: DepthwiseSeparableConv
 receptive_field: receptive_field ReceptiveField effective_receptive_field receptive_field_table
 upsampling: Nearest Bilinear Bicubic BedOfNails MaxUnpool TransposedConv PixelShuffleICNR
-losses: CrossEntropyLoss FocalLoss DiceLoss JaccardLoss TverskyLoss LovaszLoss BorderWeightedLoss CombinedLoss class_weights unet_weight_map
+losses: CrossEntropyLoss FocalLoss DiceLoss JaccardLoss TverskyLoss LovaszLoss
+losses: BorderWeightedLoss CombinedLoss class_weights unet_weight_map
 metrics: Confusion PixelAccuracy MeanIoU MeanDice ClassIoU boundary_f1 hausdorff95
 models: MODELS seg_model
 encoders: find_encoder
@@ -285,9 +303,11 @@ learner: seg_learner train_segmenter
 inference: predict_image
 export: save_segmenter load_segmenter
 exercises: check hint solution progress
-widgets: mask_explorer convolution_explorer receptive_field_explorer upsampling_explorer loss_explorer metric_explorer
+widgets: mask_explorer convolution_explorer receptive_field_explorer upsampling_explorer
+widgets: loss_explorer metric_explorer
 """
-PROMISED = [(m, n) for line in PUBLIC.strip().split('\n') for m, names in [line.split(': ')] for n in names.split()]
+PROMISED = [(m, n) for line in PUBLIC.strip().split('\n') for m, names in [line.split(': ')]
+    for n in names.split()]
 # every public name that could be imported before the engine moved out of the chapters
 EARLIER = json.loads((ROOT/'tests'/'public_names.json').read_text())
 
@@ -306,16 +326,19 @@ def test_nothing_public_was_lost(module):
 # ---- ruff
 
 def ruff(*args):
-    cmd = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise', *map(str, args)]
+    cmd = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise',
+        *map(str, args)]
     return subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_ruff_finds_nothing():
     res = ruff('.')
-    if res.returncode: pytest.fail('\n'.join(res.stdout.split('\n')[-60:]) + res.stderr, pytrace=False)
+    if res.returncode:
+        pytest.fail('\n'.join(res.stdout.split('\n')[-60:]) + res.stderr, pytrace=False)
 
 
-@pytest.mark.parametrize('code', ['x = 1; y = 2', 'try: pass\nexcept: pass', 'import os', 'print(unknown)', '#' + ' x'*60])
+@pytest.mark.parametrize('code', ['x = 1; y = 2', 'try: pass\nexcept: pass', 'import os',
+        'print(unknown)', '#' + ' x'*60])
 def test_ruff_finds(tmp_path, code):
     (tmp_path/'a.py').write_text(code + '\n')
     assert ruff('--config', ROOT/'ruff.toml', tmp_path/'a.py').returncode == 1

@@ -13,5 +13,5 @@ from .train import segbook_train
 from segbook.interpretation import (
     class_table, evaluate, overlay_figure, per_class, results_figure,
 )
-_all_ = ['segbook_train', 'segbook_predict', 'segbook_check', 'class_table', 'evaluate',
-    'overlay_figure', 'per_class', 'results_figure']
+_all_ = [segbook_train, segbook_predict, segbook_check, class_table, evaluate, overlay_figure,
+    per_class, results_figure]

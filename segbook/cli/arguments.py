@@ -47,42 +47,42 @@ class Parser(argparse.ArgumentParser):
             + (f'; did you mean {near[0]}?' if len(near) == 1 else ''))
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #070a1e34
-def _unfit(found, expected):
+def _refuse_value(found, expected):
     raise argparse.ArgumentTypeError(f'found {found!r}, expected {expected}')
 
 def _whole_number(least):
     "A type of argument: whole numbers from `least` on."
     def read(s):
         if not s.lstrip('+-').isdecimal() or int(s) < least:
-            _unfit(s, f'a whole number of at least {least}')
+            _refuse_value(s, f'a whole number of at least {least}')
         return int(s)
     return read
 
 def _rate(s):
     try: x = float(s)
     except ValueError: x = -1
-    return x if 0 < x < 1000 else _unfit(s, 'a number above 0, such as 1e-3')
+    return x if 0 < x < 1000 else _refuse_value(s, 'a number above 0, such as 1e-3')
 
 def _true_or_false(s):
     yes, no = ('true', 'yes', 'on', '1'), ('false', 'no', 'off', '0')
-    return s.lower() in yes if s.lower() in yes + no else _unfit(s, 'true or false')
+    return s.lower() in yes if s.lower() in yes + no else _refuse_value(s, 'true or false')
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #5ec74903
 def _height_width(s):
     "96,128 or 96x128 as [96, 128]; one number for both."
     p = s.lower().replace('x', ',').split(',')
     if len(p) > 2 or not all(o.strip().isdecimal() and int(o) > 0 for o in p):
-        _unfit(s, 'height,width in pixels such as 96,128, or one number for both')
+        _refuse_value(s, 'height,width in pixels such as 96,128, or one number for both')
     return [int(p[0]), int(p[-1])]
 
-def file_name_argument(s): return s if s.strip() else _unfit(s, 'a name or a path')
+def file_name_argument(s): return s if s.strip() else _refuse_value(s, 'a name or a path')
 
 def mapping_argument(s):
     "VALUE=CLASS with a number, or red,green,blue, for the value."
     v, eq, c = s.partition('=')
     p = v.split(',')
     if not eq or not c.strip() or len(p) not in (1, 3) or not all(o.strip().isdecimal() for o in p):
-        _unfit(s, 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
+        _refuse_value(s, 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
     return (int(v) if len(p) == 1 else tuple(map(int, p)), c.strip())
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #9acea8a6

@@ -200,7 +200,8 @@ def _finish(run, learn, data, history):
     from segbook.losses.base import training_pixels_by_class
     out = run.out
     confusion, scores = evaluate(learn)
-    table = per_class(confusion, data.folder.codes, training_pixels_by_class(data.dls).sum(0).numpy())
+    pixels = training_pixels_by_class(data.dls).sum(0).numpy()
+    table = per_class(confusion, data.folder.codes, pixels)
     miou, acc = confusion.mean_iou(), confusion.pixel_accuracy()
     save_metrics(out, learn, history)
     _write_classes(out, table)

@@ -27,7 +27,8 @@ An encoder is a chain of six layers. An image of 32 by 48 pixels becomes in them
 | 4 | convolution with stride 2 | 64 × 8 × 12 |
 | 5 | convolution | 96 × 8 × 12 |
 
-Give the positions of the layers whose output the decoder gets through a skip connection, from first to last.""")
+Give the positions of the layers whose output the decoder gets through a skip connection, from
+first to last.""")
 ex1.value('skip_positions', (1, 3), because='behind layer 1 the size changes from 32 x 48, behind '
     'layer 3 from 16 x 24; the last size is where the decoder starts')
 ex1.slip('taking the layer that shrinks instead of the one before it')((2, 4))
@@ -40,7 +41,10 @@ ex1.hint('A skip is taken from the last layer of each size. Look at height and w
 
 # %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #15a1619a
 ex2 = Exercise('a06.2', 'Collect the maps', """
-Write `skip_shapes`: send `x` through the layers of `body`, one after the other, without gradients, and give the shapes `[C, H, W]` (lists of three numbers) of the maps that the decoder gets through skip connections: the output of each layer behind which height or width changes. The image itself is not in the list, and neither is the last map.""")
+Write `skip_shapes`: send `x` through the layers of `body`, one after the other, without
+gradients, and give the shapes `[C, H, W]` (lists of three numbers) of the maps that the decoder
+gets through skip connections: the output of each layer behind which height or width changes. The
+image itself is not in the list, and neither is the last map.""")
 
 @ex2.stub
 def skip_shapes(
@@ -110,7 +114,11 @@ ex2.case('an odd size', nn.Sequential(conv(3, 4, 2), nn.ReLU(), conv(4, 8, 2), c
 
 # %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #39aebb34
 ex3 = Exercise('a06.3', 'Filters for another number of channels', """
-The first convolution of a pretrained encoder has weights for three colours. Write `adapted`: the weights for images with `n` channels. For one channel, the sum of the three filters, so that a grey image gives what the same grey in three channels gave. For three, a copy. For more, the three, and zeros behind them, so that the further channels change nothing at first. (Two channels are not asked for.)""")
+The first convolution of a pretrained encoder has weights for three colours. Write `adapted`: the
+weights for images with `n` channels. For one channel, the sum of the three filters, so that a
+grey image gives what the same grey in three channels gave. For three, a copy. For more, the
+three, and zeros behind them, so that the further channels change nothing at first. (Two channels
+are not asked for.)""")
 
 @ex3.stub
 def adapted(
@@ -161,7 +169,11 @@ def _(rng):
 
 # %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #b07c423c
 ex4 = Exercise('a06.4', 'Meet the skip', """
-Write `merge`: what a block of the decoder does before its convolutions. Bring `x`, which comes from below, to the height and width of `skip` with nearest interpolation (`nn.functional.interpolate(..., mode='nearest')`), and put the two on top of each other as channels: those of `x` first, those of `skip` behind them. Sizes may be odd, so doubling is not always right; `skip` stays as it is.""")
+Write `merge`: what a block of the decoder does before its convolutions. Bring `x`, which comes
+from below, to the height and width of `skip` with nearest interpolation
+(`nn.functional.interpolate(..., mode='nearest')`), and put the two on top of each other as
+channels: those of `x` first, those of `skip` behind them. Sizes may be odd, so doubling is not
+always right; `skip` stays as it is.""")
 
 @ex4.stub
 def merge(
@@ -218,7 +230,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a9e9a833
 ex5 = Exercise('a06.5', 'Make the sides fit', """
-Some encoders want sides that are multiples of a number of pixels. Write `padded`: `x`, continued at its lower and right edge until height and width are the next multiples of `multiple`. New pixels repeat the pixel at the edge. A side that fits already gets nothing.""")
+Some encoders want sides that are multiples of a number of pixels. Write `padded`: `x`, continued
+at its lower and right edge until height and width are the next multiples of `multiple`. New
+pixels repeat the pixel at the edge. A side that fits already gets nothing.""")
 
 @ex5.stub
 def padded(

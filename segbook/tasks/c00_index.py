@@ -31,7 +31,8 @@ ex1.hint('Sky is 0, so Road is 1.', 'How often is there a 1?')
 
 # %% ../../nbs/tasks/index.ipynb #b23dbfec
 ex2 = Exercise('00.2', 'How much of it is road?', """
-Write `share`: the share of the pixels of a mask that have the class `k`, as one number from 0 to 1.""")
+Write `share`: the share of the pixels of a mask that have the class `k`, as one number from 0 to
+1.""")
 
 @ex2.stub
 def share(
@@ -73,7 +74,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/index.ipynb #60eb200f
 ex3 = Exercise('00.3', 'Paint a mask', """
-Write `paint`: a picture of the mask in which each pixel has the colour of its class. Row k of `colours` is the red, green and blue of class k. One short line is enough.""")
+Write `paint`: a picture of the mask in which each pixel has the colour of its class. Row k of
+`colours` is the red, green and blue of class k. One short line is enough.""")
 
 @ex3.stub
 def paint(

@@ -4,7 +4,8 @@
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #ddd1688a
 from __future__ import annotations
-import numpy as np, torch
+import numpy as np
+import torch
 from scipy.ndimage import label
 from torch import tensor
 from ..exercises import Exercise
@@ -34,7 +35,9 @@ ex1.hint('Which pixels are road in the truth? Which are called road?', 'Above th
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #6f0f918e
 ex2 = Exercise('01.2', 'The table of colours', """
-Write `learn_table`, the method that failed at the beginning of this chapter: for each colour the class that its pixels have most often. Pixels of the id `ignore_index` do not count. If two classes are equally frequent, the smaller id wins; a colour that no named pixel has gets class 0.""")
+Write `learn_table`, the rival without a network: for each colour the class that its pixels have \
+most often. Pixels of the id `ignore_index` do not count. If two classes are equally frequent, the \
+smaller id wins; a colour that no named pixel has gets class 0.""")
 
 @ex2.stub
 def learn_table(
@@ -94,7 +97,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #29e676f4
 ex3 = Exercise('01.3', 'Where is it?', """
-Write `where_is`: the box around the largest connected piece of class `k` in a mask, as four whole numbers: first row, first column, last row, last column. The last ones still belong to the piece. Pixels are connected when they share a side; a corner is not enough. If the class does not occur, the answer is None.""")
+Write `where_is`: the box around the largest connected piece of class `k` in a mask, as four whole \
+numbers: first row, first column, last row, last column. The last ones still belong to the piece. \
+Pixels are connected when they share a side; a corner is not enough. If the class does not occur, \
+the answer is None.""")
 
 @ex3.stub
 def where_is(
@@ -174,7 +180,11 @@ def _(rng):
 
 # %% ../../nbs/tasks/01_whole_game.ipynb #ccf5fff6
 ex4 = Exercise('01.4', 'Steps downhill', """
-A network with a single weight w. Its loss is (w - target)², and so its gradient is 2 (w - target), which points uphill. Write `descend`: what the weight is after `steps` steps, each against the gradient and `lr` times as long as it. Before every step the gradient is computed anew. When it works, try lr = 0.9, 1 and 1.1: how does the weight get to the target, or does it?""")
+A network with a single weight w. Its loss is (w - target)², and so its gradient is 2 (w - \
+target), which points uphill. Write `descend`: what the weight is after `steps` steps, each \
+against the gradient and `lr` times as long as it. Before every step the gradient is computed \
+anew. When it works, try lr = 0.9, 1 and 1.1: how does the weight get to the target, or does \
+it?""")
 
 @ex4.stub
 def descend(

@@ -16,7 +16,9 @@ CHAPTER = dict(title='Masks', notebook='02_masks.ipynb')
 
 # %% ../../nbs/tasks/02_masks.ipynb #4f6524e5
 ex1 = Exercise('02.1', 'The shape of the scores', """
-Two grey photographs make a batch. Each is 480 pixels wide and 360 high. Eleven kinds of things are to be found in them, and what is none of these is background. Give the shape of the logits that the network puts out, as a tuple.""")
+Two grey photographs make a batch. Each is 480 pixels wide and 360 high. Eleven kinds of things
+are to be found in them, and what is none of these is background. Give the shape of the logits
+that the network puts out, as a tuple.""")
 ex1.value('logits_shape', (2, 12, 360, 480), because='2 images, 11 + 1 classes, height, width')
 ex1.slip('giving the width before the height')((2, 12, 480, 360))
 ex1.slip('forgetting that background needs a channel')((2, 11, 360, 480))
@@ -28,7 +30,9 @@ ex1.hint('The table of shapes in this chapter has the order of the four numbers.
 
 # %% ../../nbs/tasks/02_masks.ipynb #a09f3b41
 ex2 = Exercise('02.2', 'One map a class', """
-Write `maps`: from a mask of ids one map for each class, 1 where the pixel is of the class and 0 elsewhere. Pixels of the id `ignore_index` are 0 in every map; this id may be one of the `n_classes` or lie beyond them. Do it without `one_hot`.""")
+Write `maps`: from a mask of ids one map for each class, 1 where the pixel is of the class and 0
+elsewhere. Pixels of the id `ignore_index` are 0 in every map; this id may be one of the
+`n_classes` or lie beyond them. Do it without `one_hot`.""")
 
 @ex2.stub
 def maps(
@@ -61,7 +65,8 @@ def maps(mask, n_classes, ignore_index):
     return torch.stack([(mask == k) & (mask != ignore_index) for k in mask.unique()]).float()
 
 ex2.hint('`mask == k` is the map of class k, as bools. Make one for each k in `range(n_classes)`.',
-    'Void: a second mask of bools, `mask != ignore_index`; `&` joins the two.', '`torch.stack` lays a list of maps one behind the other, and `.float()` makes numbers of bools.')
+    'Void: a second mask of bools, `mask != ignore_index`; `&` joins the two.',
+    '`torch.stack` lays a list of maps one behind the other; `.float()` makes numbers of bools.')
 ex2.case('one pixel', tensor([[1]]), 3, 255, want=tensor([[[0.]], [[1.]], [[0.]]]))
 ex2.case('Void beyond the classes', tensor([[1, 255]]), 2, 255,
     want=tensor([[[0., 0.]], [[1., 0.]]]))
@@ -85,7 +90,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/02_masks.ipynb #508f9c70
 ex3 = Exercise('02.3', 'Void is never an answer', """
-A network has a channel for every id, Void's too, but Void is no answer. Write `best`: at each pixel the id with the highest score, Void left out of the contest. All other ids stay what they are. `ignore_index` is None when there is no Void; then every class may win.""")
+A network has a channel for every id, Void's too, but Void is no answer. Write `best`: at each
+pixel the id with the highest score, Void left out of the contest. All other ids stay what they
+are. `ignore_index` is None when there is no Void; then every class may win.""")
 
 @ex3.stub
 def best(
@@ -137,7 +144,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/02_masks.ipynb #2996d376
 ex4 = Exercise('02.4', 'Tint an image', """
-Write `tint`: the image under the colours of its mask. With the opacity alpha, a value x of the image and the value c of the class's colour become (1 - alpha) x + alpha c, rounded to the nearest whole number. Pixels of the id `ignore_index` keep the image's values. What comes back has the dtype uint8.""")
+Write `tint`: the image under the colours of its mask. With the opacity alpha, a value x of the
+image and the value c of the class's colour become (1 - alpha) x + alpha c, rounded to the
+nearest whole number. Pixels of the id `ignore_index` keep the image's values. What comes back
+has the dtype uint8.""")
 
 @ex4.stub
 def tint(
@@ -206,7 +216,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/02_masks.ipynb #e33e983d
 ex5 = Exercise('02.5', "Other people's values", """
-A mask file has values of its own: 255 for a vessel, or ids in another order. Write `recode`: a new mask in which each value is replaced by the id that `table` gives for it. A value that is not in the table becomes `ignore_index`. The mask that was given stays as it is.""")
+A mask file has values of its own: 255 for a vessel, or ids in another order. Write `recode`: a
+new mask in which each value is replaced by the id that `table` gives for it. A value that is not
+in the table becomes `ignore_index`. The mask that was given stays as it is.""")
 
 @ex5.stub
 def recode(

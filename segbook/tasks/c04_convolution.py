@@ -75,7 +75,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/04_convolution.ipynb #1795cd0c
 ex2 = Exercise('04.2', 'What a layer costs', """
-Write `cost`: the weights of a convolution without bias, and the multiplications that it does for one image.""")
+Write `cost`: the weights of a convolution without bias, and the multiplications that it does for
+one image.""")
 
 @ex2.stub
 def cost(
@@ -141,7 +142,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/04_convolution.ipynb #fa0401b4
 ex3 = Exercise('04.3', 'Convolution as a matrix', """
-Write `matrix_of`: the matrix of a convolution in one dimension, stride 1, no padding. `matrix_of(kernel, n) @ x` must be what PyTorch gives for a row `x` of `n` pixels.""")
+Write `matrix_of`: the matrix of a convolution in one dimension, stride 1, no padding.
+`matrix_of(kernel, n) @ x` must be what PyTorch gives for a row `x` of `n` pixels.""")
 
 @ex3.stub
 def matrix_of(
@@ -197,7 +199,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/04_convolution.ipynb #f95eb3c5
 ex4 = Exercise('04.4', 'A fully connected layer as a convolution', """
-A network flattens its last map [C,h,w] and sends it through a linear layer. Write `answer_map`: the same layer as a convolution, used on a map that may be larger. Where the map is [C,h,w], the only answer is that of the linear layer.""", tol=1e-4)
+A network flattens its last map [C,h,w] and sends it through a linear layer. Write `answer_map`:
+the same layer as a convolution, used on a map that may be larger. Where the map is [C,h,w], the
+only answer is that of the linear layer.""", tol=1e-4)
 
 @ex4.stub
 def answer_map(
@@ -263,7 +267,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/04_convolution.ipynb #5d7f5254
 ex5 = Exercise('04.5', 'Smoothed labels of a mask', """
-Write `smoothed`: the target of label smoothing for each pixel of a mask. Of the probability, the share `eps` is spread evenly over all classes, the true one among them. The rest belongs to the true class.""")
+Write `smoothed`: the target of label smoothing for each pixel of a mask. Of the probability, the
+share `eps` is spread evenly over all classes, the true one among them. The rest belongs to the
+true class.""")
 
 @ex5.stub
 def smoothed(

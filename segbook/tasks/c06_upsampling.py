@@ -62,7 +62,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/06_upsampling.ipynb #45296b8c
 ex2 = Exercise('06.2', 'Stamps', """
-Write `stamp`: the transposed convolution of a row, without padding. Each value multiplies the kernel, stamps lie `stride` apart, overlaps are added.""", tol=1e-5)
+Write `stamp`: the transposed convolution of a row, without padding. Each value multiplies the
+kernel, stamps lie `stride` apart, overlaps are added.""", tol=1e-5)
 
 @ex2.stub
 def stamp(
@@ -107,7 +108,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/06_upsampling.ipynb #c85949c1
 ex3 = Exercise('06.3', 'Put the maxima back', """
-Write `unpool` for one map without `F.max_unpool2d`: each value goes to the pixel its switch names, counted row by row in the map before pooling; all others are zero.""")
+Write `unpool` for one map without `F.max_unpool2d`: each value goes to the pixel its switch
+names, counted row by row in the map before pooling; all others are zero.""")
 
 @ex3.stub
 def unpool(

@@ -16,7 +16,10 @@ CHAPTER = dict(title='Skip connections', notebook='07_skip_connections.ipynb')
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #13db69e2
 ex1 = Exercise('07.1', 'Sizes of an unpadded U', """
-A small U-Net without padding: at each level two 3×3 convolutions, 2×2 pooling between the levels, two levels and the bottom; on the way up doubling, crop and concatenate, two 3×3 convolutions. The image has 60 by 60 pixels. Give three numbers: the side of the answer, and how many pixels are cut at *each side* of the encoder's map at level 0 and at level 1.""")
+A small U-Net without padding: at each level two 3×3 convolutions, 2×2 pooling between the
+levels, two levels and the bottom; on the way up doubling, crop and concatenate, two 3×3
+convolutions. The image has 60 by 60 pixels. Give three numbers: the side of the answer, and how
+many pixels are cut at *each side* of the encoder's map at level 0 and at level 1.""")
 ex1.value('sizes', (20, 16, 4), because='60, 56 | 28, 24 | 12, 8 at the bottom; 16 against 24 cuts '
     '4, then 12; 24 against 56 cuts 16, then 20')
 ex1.slip('counting with padding')((60, 0, 0))
@@ -29,7 +32,8 @@ ex1.hint('Two unpadded 3×3 convolutions take off 4 pixels: 60 becomes 56, and p
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #6ca13e9b
 ex2 = Exercise('07.2', 'The middle of a map', """
-Write `crop`: cut the middle of a map to a smaller size. Where the difference is odd, the pixel too many goes at the bottom or right. The size may also be that of the map.""")
+Write `crop`: cut the middle of a map to a smaller size. Where the difference is odd, the pixel
+too many goes at the bottom or right. The size may also be that of the map.""")
 
 @ex2.stub
 def crop(
@@ -83,7 +87,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #6184df6b
 ex3 = Exercise('07.3', 'Where the maximum stood', """
-Write `unpool`, SegNet's skip: put each value where the maximum of its block stood, and zeros elsewhere. The index counts the pixels of the *large* map row by row from 0, as PyTorch's `max_pool2d(..., return_indices=True)` gives it. Do it without `max_unpool2d`.""")
+Write `unpool`, SegNet's skip: put each value where the maximum of its block stood, and zeros
+elsewhere. The index counts the pixels of the *large* map row by row from 0, as PyTorch's
+`max_pool2d(..., return_indices=True)` gives it. Do it without `max_unpool2d`.""")
 
 @ex3.stub
 def unpool(
@@ -142,7 +148,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #4be4137a
 ex4 = Exercise('07.4', 'A size that fits', """
-Write `pad_to_fit`: pad an image with zeros at the bottom and right, as few as possible, so that both sides can be halved `depth` times without a remainder.""")
+Write `pad_to_fit`: pad an image with zeros at the bottom and right, as few as possible, so that
+both sides can be halved `depth` times without a remainder.""")
 
 @ex4.stub
 def pad_to_fit(

@@ -25,7 +25,8 @@ Two classes have the weights 1 and 3, and Void is ignored. Three pixels:
 | b | 1 | 3/4 | 1/4 |
 | c | Void | 7/8 | 1/8 |
 
-What is the weighted cross entropy of the three? Three digits after the point are enough. (`log` of this notebook is the natural logarithm.)""", tol=1e-3)
+What is the weighted cross entropy of the three? Three digits after the point are enough. (`log`
+of this notebook is the natural logarithm.)""", tol=1e-3)
 ex1.value('weighted_loss', round(7/4*math.log(2), 4), because='pixel a costs log 2, pixel b 3 '
     'times log 4 = 2 log 2: 7 log 2 together; the weights 1 + 3 = 4')
 ex1.slip('dividing by the number of pixels')(7/2*math.log(2))
@@ -41,7 +42,9 @@ ex1.hint('Pixel c takes no part, neither above nor below the line.', 'Pixel a co
 
 # %% ../../nbs/tasks/08_losses.ipynb #8ec61e91
 ex2 = Exercise('08.2', 'Cross entropy, without Void', """
-Write `cross_entropy`: the mean of -log(probability of the true class) over the pixels whose truth is not `ignore_index`. Logits of ±1000 must not break it. If no pixel counts, the answer is 0.
+Write `cross_entropy`: the mean of -log(probability of the true class) over the pixels whose
+truth is not `ignore_index`. Logits of ±1000 must not break it. If no pixel counts, the answer is
+0.
 
 `F.log_softmax` or `torch.logsumexp` may be used, `F.cross_entropy` would be too easy.""", tol=1e-5)
 
@@ -114,7 +117,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/08_losses.ipynb #5a47ed62
 ex3 = Exercise('08.3', 'The gradient of cross entropy', """
-Write `gradient`: how the cross entropy, the mean over the pixels that are not Void, changes with each logit. Use the formula of this chapter, not `backward`. A Void pixel has the gradient 0; if all are Void, all is 0.""")
+Write `gradient`: how the cross entropy, the mean over the pixels that are not Void, changes with
+each logit. Use the formula of this chapter, not `backward`. A Void pixel has the gradient 0; if
+all are Void, all is 0.""")
 
 @ex3.stub
 def gradient(
@@ -179,7 +184,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/08_losses.ipynb #6275a75d
 ex4 = Exercise('08.4', 'Tversky of one class, without Void', """
-Write `tversky_loss`: 1 minus the Tversky score of class `k`. `p` holds the probability of class `k` at each pixel. With I, P and T as in this chapter the score is I/(I + alpha*(P-I) + beta*(T-I)): alpha weighs what was found and is not there, beta what is there and was not found. Void pixels are in none of the three sums. If no pixel is of class `k`, the answer is NaN.""")
+Write `tversky_loss`: 1 minus the Tversky score of class `k`. `p` holds the probability of class
+`k` at each pixel. With I, P and T as in this chapter the score is I/(I + alpha*(P-I) +
+beta*(T-I)): alpha weighs what was found and is not there, beta what is there and was not found.
+Void pixels are in none of the three sums. If no pixel is of class `k`, the answer is NaN.""")
 
 @ex4.stub
 def tversky_loss(
@@ -262,7 +270,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/08_losses.ipynb #783e45e7
 ex5 = Exercise('08.5', 'The Lovász loss of one class', """
-Write `lovasz`: the errors of all pixels for one class, sorted, the largest first, each times the step $J_i - J_{i-1}$ by which the Jaccard loss grows when its pixel joins those that are wrong. At least one pixel is of the class, and $J_0 = 0$.""", tol=1e-5)
+Write `lovasz`: the errors of all pixels for one class, sorted, the largest first, each times the
+step $J_i - J_{i-1}$ by which the Jaccard loss grows when its pixel joins those that are wrong.
+At least one pixel is of the class, and $J_0 = 0$.""", tol=1e-5)
 
 @ex5.stub
 def lovasz(
@@ -336,7 +346,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/08_losses.ipynb #7e4928d0
 ex6 = Exercise('08.6', 'The weight between two cells', """
-Write `row_weights`: the U-Net weight of each pixel in one row of pixels, 1 + w0·exp(-(d1 + d2)²/(2 sigma²)). d1 is the distance to the nearest cell, d2 that to the second nearest *cell*, both between pixel centres; inside a cell d1 is 0. With fewer than two cells every weight is 1.""", tol=1e-5)
+Write `row_weights`: the U-Net weight of each pixel in one row of pixels, 1 + w0·exp(-(d1 +
+d2)²/(2 sigma²)). d1 is the distance to the nearest cell, d2 that to the second nearest *cell*,
+both between pixel centres; inside a cell d1 is 0. With fewer than two cells every weight is 1.""",
+    tol=1e-5)
 
 @ex6.stub
 def row_weights(

@@ -15,7 +15,9 @@ CHAPTER = dict(title='Imbalance', notebook='10_imbalance.ipynb')
 
 # %% ../../nbs/tasks/10_imbalance.ipynb #2ebaa8ce
 ex1 = Exercise('10.1', 'The useless segmenter', """
-A picture has 20 000 pixels, and 100 of them are ship. A network answers "sea" everywhere. Give three numbers between 0 and 1: its pixel accuracy, the IoU of ship, and the mean IoU of sea and ship.""")
+A picture has 20 000 pixels, and 100 of them are ship. A network answers "sea" everywhere. Give
+three numbers between 0 and 1: its pixel accuracy, the IoU of ship, and the mean IoU of sea and
+ship.""")
 ex1.value('scores', (.995, 0, .4975), because='19 900 of 20 000 are right; no ship pixel was '
     'found; sea has TP 19 900 and FP 100, so 0.995, and half of that is the mean')
 ex1.slip('taking the accuracy for the mean IoU')((.995, 0, .995))
@@ -26,7 +28,8 @@ ex1.hint('Accuracy: right pixels over all pixels.', 'IoU of sea: TP is 19 900. W
 
 # %% ../../nbs/tasks/10_imbalance.ipynb #708e3bba
 ex2 = Exercise('10.2', 'How many windows show it?', """
-Write `informative`: the share of all places of a window at which it holds at least one pixel that is not 0. The window lies inside the mask; every place counts once.""")
+Write `informative`: the share of all places of a window at which it holds at least one pixel
+that is not 0. The window lies inside the mask; every place counts once.""")
 
 @ex2.stub
 def informative(
@@ -88,7 +91,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/10_imbalance.ipynb #794e2ce5
 ex3 = Exercise('10.3', 'Around a pixel', """
-Write `places`: all top left corners of windows that lie inside an image and hold one given pixel. A window is drawn fairly if each of them is as likely. Give a sorted list of pairs (top, left).""")
+Write `places`: all top left corners of windows that lie inside an image and hold one given
+pixel. A window is drawn fairly if each of them is as likely. Give a sorted list of pairs (top,
+left).""")
 
 @ex3.stub
 def places(
@@ -143,7 +148,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/10_imbalance.ipynb #886a5de7
 ex4 = Exercise('10.4', 'A gap between cells', """
-Write `part`: a mask that is 1 where a cell is, and 0 in the background and at each pixel that has a pixel of *another cell* above, below, left or right of it. (The library looks at the corners too.) The edge of the picture is no cell.""")
+Write `part`: a mask that is 1 where a cell is, and 0 in the background and at each pixel that
+has a pixel of *another cell* above, below, left or right of it. (The library looks at the
+corners too.) The edge of the picture is no cell.""")
 
 @ex4.stub
 def part(

@@ -17,7 +17,9 @@ CHAPTER = dict(title='A learner that trains', notebook='12_learner.ipynb')
 
 # %% ../../nbs/tasks/12_learner.ipynb #2f6dbad3
 ex1 = Exercise('12.1', 'Normalise for an encoder', """
-Write `normalise`: from each channel subtract its mean, and divide by its deviation. The statistics given are those of three colours. Images with a single channel get the average of the three means, and the average of the three deviations.""", tol=1e-5)
+Write `normalise`: from each channel subtract its mean, and divide by its deviation. The
+statistics given are those of three colours. Images with a single channel get the average of the
+three means, and the average of the three deviations.""", tol=1e-5)
 
 @ex1.stub
 def normalise(
@@ -78,7 +80,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/12_learner.ipynb #16005dc9
 ex2 = Exercise('12.2', 'The rate of one cycle', """
-Write `rate`: the learning rate of one cycle when the share `done` of all steps is behind. In the first quarter it rises from `top`/25 to `top`, then it falls to `top`/100,000. Both parts are half a cosine: flat, steep, flat.""", tol=1e-9)
+Write `rate`: the learning rate of one cycle when the share `done` of all steps is behind. In the
+first quarter it rises from `top`/25 to `top`, then it falls to `top`/100,000. Both parts are
+half a cosine: flat, steep, flat.""", tol=1e-9)
 
 @ex2.stub
 def rate(
@@ -133,7 +137,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/12_learner.ipynb #a384013b
 ex3 = Exercise('12.3', 'The best epoch', """
-Write `best_epoch`: the number of the epoch, counted from 0, whose weights are worth keeping. If the word `loss` is in the name of the column, the lowest value is the best, else the highest. NaN is never the best. Of equal values the first one wins. If there is nothing to choose from, the answer is None.""")
+Write `best_epoch`: the number of the epoch, counted from 0, whose weights are worth keeping. If
+the word `loss` is in the name of the column, the lowest value is the best, else the highest. NaN
+is never the best. Of equal values the first one wins. If there is nothing to choose from, the
+answer is None.""")
 
 @ex3.stub
 def best_epoch(
@@ -197,7 +204,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/12_learner.ipynb #0098453d
 ex4 = Exercise('12.4', 'Early stopping', """
-Write `epochs_trained`: how many epochs are trained when training ends as soon as the score has not risen above its best so far for `patience` epochs in a row. An equal score is no rise, and neither is NaN. If that never happens, all epochs are trained.""")
+Write `epochs_trained`: how many epochs are trained when training ends as soon as the score has
+not risen above its best so far for `patience` epochs in a row. An equal score is no rise, and
+neither is NaN. If that never happens, all epochs are trained.""")
 
 @ex4.stub
 def epochs_trained(
@@ -263,7 +272,11 @@ def _(rng):
 
 # %% ../../nbs/tasks/12_learner.ipynb #4e78b426
 ex5 = Exercise('12.5', 'The order of an epoch', """
-A run that was stopped after epoch 5 can only go on as if nothing had happened when epoch 6 has the order that it would have had. Write `image_order`: the numbers 0 to n-1, shuffled. The order depends on `seed` and `epoch`, and on nothing else: not on what was drawn before. Another epoch has another order, another seed too; seed 1 in epoch 2 must not shuffle like seed 2 in epoch 1. The random state of the program stays as it was.
+A run that was stopped after epoch 5 can only go on as if nothing had happened when epoch 6 has
+the order that it would have had. Write `image_order`: the numbers 0 to n-1, shuffled. The order
+depends on `seed` and `epoch`, and on nothing else: not on what was drawn before. Another epoch
+has another order, another seed too; seed 1 in epoch 2 must not shuffle like seed 2 in epoch 1.
+The random state of the program stays as it was.
 
 Any order that does all this is right.""", via=lambda f, *args: _facts(f, *args))
 
@@ -342,7 +355,10 @@ ex5.case('an odd number of images', 31, 0, 7, want='as asked')
 
 # %% ../../nbs/tasks/12_learner.ipynb #6921d33d
 ex6 = Exercise('12.6', 'Clip a gradient', """
-Write `clip`: the gradients of all parameters, shortened together so that their common length is at most `limit`. The common length is the root of the sum of the squares of all numbers in all tensors. Gradients that are short enough stay as they are; the others keep their direction.""", tol=1e-5)
+Write `clip`: the gradients of all parameters, shortened together so that their common length is
+at most `limit`. The common length is the root of the sum of the squares of all numbers in all
+tensors. Gradients that are short enough stay as they are; the others keep their direction.""",
+    tol=1e-5)
 
 @ex6.stub
 def clip(
@@ -399,7 +415,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/12_learner.ipynb #5c830c49
 ex7 = Exercise('12.7', 'Look ahead', """
-Write `lookahead`: where a single weight, which starts at 0, ends after all `moves`. Each move is added to the fast weight. After every `k` moves the slow weight goes the share `alpha` of the way to the fast one, and the fast one is put where the slow one is then. The answer is the fast weight.""", tol=1e-6)
+Write `lookahead`: where a single weight, which starts at 0, ends after all `moves`. Each move is
+added to the fast weight. After every `k` moves the slow weight goes the share `alpha` of the way
+to the fast one, and the fast one is put where the slow one is then. The answer is the fast
+weight.""", tol=1e-6)
 
 @ex7.stub
 def lookahead(
@@ -463,7 +482,8 @@ def _(rng):
 
 # %% ../../nbs/tasks/12_learner.ipynb #d55af3ca
 ex8 = Exercise('12.8', 'One channel of two', """
-Write `one_of_two`: from the logits of two classes make the logit of class 1 alone, so that its sigmoid is the probability that the softmax of the two gave to class 1.""", tol=1e-5)
+Write `one_of_two`: from the logits of two classes make the logit of class 1 alone, so that its
+sigmoid is the probability that the softmax of the two gave to class 1.""", tol=1e-5)
 
 @ex8.stub
 def one_of_two(

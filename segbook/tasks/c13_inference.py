@@ -17,7 +17,10 @@ CHAPTER = dict(title='Inference', notebook='13_inference.ipynb')
 
 # %% ../../nbs/tasks/13_inference.ipynb #6b381f70
 ex1 = Exercise('13.1', 'Shapes along the chain', """
-A network for 12 classes was trained on colour images which were all resized to 48 rows and 64 columns. Now comes a PNG with an alpha channel, 150 rows high and 203 columns wide. Give three shapes, each as a tuple: what goes into the network (with the batch dimension), what it answers, and the mask that `predict_image` returns.""")
+A network for 12 classes was trained on colour images which were all resized to 48 rows and 64
+columns. Now comes a PNG with an alpha channel, 150 rows high and 203 columns wide. Give three
+shapes, each as a tuple: what goes into the network (with the batch dimension), what it answers,
+and the mask that `predict_image` returns.""")
 ex1.value('shapes', ((1, 3, 48, 64), (1, 12, 48, 64), (150, 203)),
     because='alpha is dropped, the image resized as in training; the mask has one id a pixel, at '
     'the size of the image')
@@ -34,7 +37,8 @@ ex1.hint('Images and logits are [B,C,H,W]: batch, channels, rows, columns. A mas
 
 # %% ../../nbs/tasks/13_inference.ipynb #5457f327
 ex2 = Exercise('13.2', 'From an array to a tensor', """
-Write `to_tensor`: an image of bytes becomes a float32 tensor [3,H,W] in 0 to 1. A grey image is repeated in three channels, an alpha channel is dropped.""")
+Write `to_tensor`: an image of bytes becomes a float32 tensor [3,H,W] in 0 to 1. A grey image is
+repeated in three channels, an alpha channel is dropped.""")
 
 @ex2.stub
 def to_tensor(
@@ -96,7 +100,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/13_inference.ipynb #3e529a1f
 ex3 = Exercise('13.3', 'Back to the size of the image', """
-Write `mask_at`: from logits the mask of another size. The *logits* are resized, bilinear, then the highest wins; the class `ignore_index` never wins. Leave `align_corners` and `antialias` of `F.interpolate` as they are. (`import torch.nn.functional as F`, or `torch.nn.functional.interpolate`.)""")
+Write `mask_at`: from logits the mask of another size. The *logits* are resized, bilinear, then
+the highest wins; the class `ignore_index` never wins. Leave `align_corners` and `antialias` of
+`F.interpolate` as they are. (`import torch.nn.functional as F`, or
+`torch.nn.functional.interpolate`.)""")
 
 @ex3.stub
 def mask_at(
@@ -170,7 +177,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/13_inference.ipynb #7c4e65a2
 ex4 = Exercise('13.4', 'The answer, and how sure it is', """
-Write `answer_and_certainty`: for each pixel the class with the highest score, Void left out, and its probability among the classes that may be answered. Void gets no share of the probability. Logits may be large.""", tol=1e-5)
+Write `answer_and_certainty`: for each pixel the class with the highest score, Void left out, and
+its probability among the classes that may be answered. Void gets no share of the probability.
+Logits may be large.""", tol=1e-5)
 
 @ex4.stub
 def answer_and_certainty(
@@ -240,9 +249,14 @@ def _(rng):
 
 # %% ../../nbs/tasks/13_inference.ipynb #45487c59
 ex5 = Exercise('13.5', 'Predict, and leave no trace', """
-Write `predict`: what the model says in evaluation mode, without a gradient. (In evaluation mode Dropout does nothing, and BatchNorm uses its stored statistics instead of those of the batch.) Afterwards the model is in the mode that it was in before, training or not, with no weight or statistic changed. (`model.training` tells the mode; `model.train(True)` and `model.train(False)` set it.)
+Write `predict`: what the model says in evaluation mode, without a gradient. (In evaluation mode
+Dropout does nothing, and BatchNorm uses its stored statistics instead of those of the batch.)
+Afterwards the model is in the mode that it was in before, training or not, with no weight or
+statistic changed. (`model.training` tells the mode; `model.train(True)` and `model.train(False)`
+set it.)
 
-Models may raise an error. The mode is put back then too, and the error goes on to the caller.""", via=lambda f, *args: _traces(f, *args))
+Models may raise an error. The mode is put back then too, and the error goes on to the caller.""",
+    via=lambda f, *args: _traces(f, *args))
 
 @ex5.stub
 def predict(

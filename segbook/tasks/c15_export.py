@@ -18,7 +18,10 @@ CHAPTER = dict(title='Saving and loading', notebook='15_export.ipynb')
 
 # %% ../../nbs/tasks/15_export.ipynb #5fcf845a
 ex1 = Exercise('15.1', 'How large will the file be?', """
-Write `weight_bytes`: how many bytes the numbers in `module.state_dict()` take. Not all of them are trained: a normalisation layer also keeps running means, and counts batches in a whole number of 8 bytes. Each tensor knows how many numbers it holds (`numel()`) and how many bytes one of them takes (`element_size()`).""")
+Write `weight_bytes`: how many bytes the numbers in `module.state_dict()` take. Not all of them
+are trained: a normalisation layer also keeps running means, and counts batches in a whole number
+of 8 bytes. Each tensor knows how many numbers it holds (`numel()`) and how many bytes one of
+them takes (`element_size()`).""")
 
 @ex1.stub
 def weight_bytes(
@@ -51,7 +54,9 @@ ex1.case('a chain', nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU
 
 # %% ../../nbs/tasks/15_export.ipynb #e3bfd8d1
 ex2 = Exercise('15.2', 'Read the facts', """
-Write `missing_facts`: which of the names in `needed` the text of a `segmenter.json` lacks, as a list in the order of `needed`. A name whose value is `null` is there: no Void is a fact too. If the text is no JSON, or no JSON object (a list, say), everything is missing. Nothing is raised.""")
+Write `missing_facts`: which of the names in `needed` the text of a `segmenter.json` lacks, as a
+list in the order of `needed`. A name whose value is `null` is there: no Void is a fact too. If
+the text is no JSON, or no JSON object (a list, say), everything is missing. Nothing is raised.""")
 
 @ex2.stub
 def missing_facts(
@@ -99,7 +104,9 @@ for edge, text, want in [('all there', '{"arch": "x", "size": 3}', []),
 
 # %% ../../nbs/tasks/15_export.ipynb #25478efa
 ex3 = Exercise('15.3', 'Weights of another network', """
-Loading fills weights in by name, and refuses what does not fit exactly. Write `misfits`: the names, in the order of the alphabet, that only one of the two has, or whose tensors have different shapes. Values and dtypes do not matter here.""")
+Loading fills weights in by name, and refuses what does not fit exactly. Write `misfits`: the
+names, in the order of the alphabet, that only one of the two has, or whose tensors have
+different shapes. Values and dtypes do not matter here.""")
 
 @ex3.stub
 def misfits(
@@ -146,7 +153,12 @@ ex3.case('several', {'z': a, 'a': b, 'm': b}, {'z': b, 'm': b, 'c': b}, want=['a
 
 # %% ../../nbs/tasks/15_export.ipynb #a56fd130
 ex4 = Exercise('15.4', 'Open a safetensors file by hand', """
-A safetensors file begins with 8 bytes: a whole number *n*, lowest byte first. The next *n* bytes are JSON: for each tensor its name with an object that holds `dtype`, `shape` and `data_offsets`; everything behind is numbers. An entry `__metadata__` may be among them and is no tensor. Write `shapes_in`: a dict from each name to its shape, a list, from the bytes of such a file. `json` and `struct` of Python are all it takes, and `int.from_bytes(data[:8], 'little')` will do for the number. If the file ends before its table does, the answer is `None`.""")
+A safetensors file begins with 8 bytes: a whole number *n*, lowest byte first. The next *n* bytes
+are JSON: for each tensor its name with an object that holds `dtype`, `shape` and `data_offsets`;
+everything behind is numbers. An entry `__metadata__` may be among them and is no tensor. Write
+`shapes_in`: a dict from each name to its shape, a list, from the bytes of such a file. `json`
+and `struct` of Python are all it takes, and `int.from_bytes(data[:8], 'little')` will do for the
+number. If the file ends before its table does, the answer is `None`.""")
 
 @ex4.stub
 def shapes_in(
@@ -205,7 +217,11 @@ def _(rng):
 
 # %% ../../nbs/tasks/15_export.ipynb #98fd2a19
 ex5 = Exercise('15.5', 'Is this pickle a program?', """
-A pickle is a list of small instructions, and some of them import a name or call it. `pickletools.genops(data)` (`import pickletools`) lists them *without running any*: it gives triples of an instruction, its argument and its position, and an instruction has a `name`. Write `is_program`: `True` if one of them is named `GLOBAL`, `STACK_GLOBAL`, `INST`, `OBJ`, `NEWOBJ`, `NEWOBJ_EX`, `REDUCE` or `BUILD`. Never load the file to find out.""")
+A pickle is a list of small instructions, and some of them import a name or call it.
+`pickletools.genops(data)` (`import pickletools`) lists them *without running any*: it gives
+triples of an instruction, its argument and its position, and an instruction has a `name`. Write
+`is_program`: `True` if one of them is named `GLOBAL`, `STACK_GLOBAL`, `INST`, `OBJ`, `NEWOBJ`,
+`NEWOBJ_EX`, `REDUCE` or `BUILD`. Never load the file to find out.""")
 
 @ex5.stub
 def is_program(
@@ -239,7 +255,7 @@ def is_program(data): return True
 
 # %% ../../nbs/tasks/15_export.ipynb #417b65b4
 class Greedy:
-    "Pickled, it asks for a call of `len` when loaded: as harmless as can be, and a program all the same."
+    "Pickled, it asks for a call of `len` when loaded: harmless, and a program all the same."
     def __reduce__(self): return len, ('abc',)
 
 ex5.hint('`for op, arg, at in pickletools.genops(data): ...`, and look at `op.name`.',

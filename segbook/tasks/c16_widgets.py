@@ -15,7 +15,10 @@ CHAPTER = dict(title='Explorers', notebook='16_widgets.ipynb')
 
 # %% ../../nbs/tasks/16_widgets.ipynb #f453f07b
 ex1 = Exercise('16.1', 'An overlay by hand', """
-Write `blend`: the image tinted with the colour of each pixel's class. Each value of the answer is `(1 - alpha)` times the image's value plus `alpha` times the colour's, rounded to the nearest whole number (a half goes up), as uint8 `[H,W,3]`. At pixels of Void the image stays as it is. The image must not be changed. (NumPy is imported as `np`.)""")
+Write `blend`: the image tinted with the colour of each pixel's class. Each value of the answer
+is `(1 - alpha)` times the image's value plus `alpha` times the colour's, rounded to the nearest
+whole number (a half goes up), as uint8 `[H,W,3]`. At pixels of Void the image stays as it is.
+The image must not be changed. (NumPy is imported as `np`.)""")
 
 @ex1.stub
 def blend(
@@ -87,7 +90,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/16_widgets.ipynb #18f7dfb6
 ex2 = Exercise('16.2', 'Outlines of a mask', """
-A fifth view could show only where one class meets another. Write `outline`: a bool array `[H,W]` that is `True` at each pixel that has another class directly above, below, to the left or to the right of it. So both sides of a border belong to it; corners do not count as neighbours; the edge of the picture is no border.""")
+A fifth view could show only where one class meets another. Write `outline`: a bool array `[H,W]`
+that is `True` at each pixel that has another class directly above, below, to the left or to the
+right of it. So both sides of a border belong to it; corners do not count as neighbours; the edge
+of the picture is no border.""")
 
 @ex2.stub
 def outline(
@@ -166,7 +172,12 @@ def _(rng):
 
 # %% ../../nbs/tasks/16_widgets.ipynb #73660e57
 ex3 = Exercise('16.3', 'What is in the window?', """
-An explorer shows a window of the image, and below it what the window holds. Write `shares_in_view`: a list of pairs `(name, share)` of the classes that occur in the window, the largest share first, and of equals the smaller id first. The window begins at row `top` and column `left` and may reach beyond the lower and right edge; only what lies inside the picture counts. All pixels there count, Void too. If nothing of the picture is in the window, the list is empty.""")
+An explorer shows a window of the image, and below it what the window holds. Write
+`shares_in_view`: a list of pairs `(name, share)` of the classes that occur in the window, the
+largest share first, and of equals the smaller id first. The window begins at row `top` and
+column `left` and may reach beyond the lower and right edge; only what lies inside the picture
+counts. All pixels there count, Void too. If nothing of the picture is in the window, the list is
+empty.""")
 
 @ex3.stub
 def shares_in_view(
@@ -238,7 +249,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/16_widgets.ipynb #bdc1665c
 ex4 = Exercise('16.4', 'One class alone', """
-The view *one class* lets one class stand out. Write `spotlight`: a new uint8 array `[H,W,3]` in which the pixels of class `only` keep their colours, and every other pixel is grey: its three values become the mean of its red, green and blue, rounded down. The image must not be changed: the next move of a slider needs it again.""")
+The view *one class* lets one class stand out. Write `spotlight`: a new uint8 array `[H,W,3]` in
+which the pixels of class `only` keep their colours, and every other pixel is grey: its three
+values become the mean of its red, green and blue, rounded down. The image must not be changed:
+the next move of a slider needs it again.""")
 
 @ex4.stub
 def spotlight(
@@ -287,7 +301,11 @@ ex4.case('an absent class', px([9, 0, 0], [0, 0, 12]), ids(0, 1), 2, want=px([3,
 
 # %% ../../nbs/tasks/16_widgets.ipynb #e56beb74
 ex5 = Exercise('16.5', 'Move a mask', """
-The metric explorer moves a prediction that was perfect. Write `moved`: a new array `[H,W]` in which everything lies `down` pixels further down and `right` pixels further to the right than in `mask`; negative numbers move up and to the left. What leaves the picture is gone, and where nothing was, 0 comes in. A move may be larger than the picture. The mask must not be changed. (NumPy is imported as `np`.)""")
+The metric explorer moves a prediction that was perfect. Write `moved`: a new array `[H,W]` in
+which everything lies `down` pixels further down and `right` pixels further to the right than in
+`mask`; negative numbers move up and to the left. What leaves the picture is gone, and where
+nothing was, 0 comes in. A move may be larger than the picture. The mask must not be changed.
+(NumPy is imported as `np`.)""")
 
 @ex5.stub
 def moved(
@@ -353,7 +371,12 @@ def _(rng):
 
 # %% ../../nbs/tasks/16_widgets.ipynb #f12afe27
 ex6 = Exercise('16.6', 'Colours for a gradient', """
-The loss explorer shows which way training pushes each logit: *against* the gradient. Write `push_colours`: a uint8 array `[H,W,3]`. A pixel whose gradient is 0 has the colour `rest`. The largest gradient in size, of either sign, has the full colour: `up` where the logit is pushed up, `down` where it is pushed down. In between the colour goes in a straight line from `rest` to that end, by the gradient's size as a part of the largest. Values are rounded to the nearest whole number (a half goes up). If all gradients are 0, all pixels are `rest`.""")
+The loss explorer shows which way training pushes each logit: *against* the gradient. Write
+`push_colours`: a uint8 array `[H,W,3]`. A pixel whose gradient is 0 has the colour `rest`. The
+largest gradient in size, of either sign, has the full colour: `up` where the logit is pushed up,
+`down` where it is pushed down. In between the colour goes in a straight line from `rest` to that
+end, by the gradient's size as a part of the largest. Values are rounded to the nearest whole
+number (a half goes up). If all gradients are 0, all pixels are `rest`.""")
 
 @ex6.stub
 def push_colours(

@@ -18,7 +18,9 @@ CHAPTER = dict(title='Exercises', notebook='17_exercises.ipynb')
 
 # %% ../../nbs/tasks/17_exercises.ipynb #8984c217
 ex1 = Exercise('17.1', 'Same or not?', """
-Write `same`: `True` if two float tensors have the same shape, and each number is at most `tol` away from its counterpart. NaN counts as the same as NaN, and as different from everything else. An infinity is the same as itself. What comes back is a `bool`, not a tensor.""")
+Write `same`: `True` if two float tensors have the same shape, and each number is at most `tol`
+away from its counterpart. NaN counts as the same as NaN, and as different from everything else.
+An infinity is the same as itself. What comes back is a `bool`, not a tensor.""")
 
 @ex1.stub
 def same(
@@ -74,7 +76,10 @@ for edge, a, b, tol, want in [('equal', [1.], [1.], 0., True), ('near', [1.], [1
 
 # %% ../../nbs/tasks/17_exercises.ipynb #b5a6df7e
 ex2 = Exercise('17.2', 'The smallest case that fails', """
-Write `smallest_failing`. `cases` is a list of pairs `(xs, want)`, where `xs` is a list of numbers. A case fails if `answer(xs)` is not equal to `want`, or if it raises an `Exception`. Give the failing pair with the shortest `xs`; of equally short ones the first; `None` if no case fails. (The check shows `answer` as the text of a function.)""",
+Write `smallest_failing`. `cases` is a list of pairs `(xs, want)`, where `xs` is a list of
+numbers. A case fails if `answer(xs)` is not equal to `want`, or if it raises an `Exception`.
+Give the failing pair with the shortest `xs`; of equally short ones the first; `None` if no case
+fails. (The check shows `answer` as the text of a function.)""",
     via=lambda f, answer, cases: f(eval(answer), cases))
 
 @ex2.stub
@@ -131,9 +136,16 @@ ex2.case('two are equally short', 'lambda xs: -1', [([1, 2], 2), ([8, 6], 8), ([
 
 # %% ../../nbs/tasks/17_exercises.ipynb #d94d1955
 ex3 = Exercise('17.3', 'The old or the new, never half', """
-`write(path)` writes a file to `path`, slowly, and may raise in the middle. Write `replace_whole`: afterwards `file` holds what `write` wrote; if `write` raises, `file` is as it was before (also if it was not there), and the exception goes on to the caller. As long as `write` is at work, whoever opens `file` sees the old contents. No other file is left in its folder. Let `write` work under another name in the same folder, and then use `os.replace(other, file)`, which happens as a whole or not at all (`import os`).
+`write(path)` writes a file to `path`, slowly, and may raise in the middle. Write
+`replace_whole`: afterwards `file` holds what `write` wrote; if `write` raises, `file` is as it
+was before (also if it was not there), and the exception goes on to the caller. As long as
+`write` is at work, whoever opens `file` sees the old contents. No other file is left in its
+folder. Let `write` work under another name in the same folder, and then use `os.replace(other,
+file)`, which happens as a whole or not at all (`import os`).
 
-The check calls your function with a file in an empty folder, and shows, as text, what was in the file and what happens in `write`. What it expects is a dict: the files in the folder afterwards, what the file held while `write` was at work, and whether an exception came through.""",
+The check calls your function with a file in an empty folder, and shows, as text, what was in the
+file and what happens in `write`. What it expects is a dict: the files in the folder afterwards,
+what the file held while `write` was at work, and whether an exception came through.""",
     via=lambda f, before, does: seen_after(f, before, does))
 
 @ex3.stub
@@ -154,7 +166,7 @@ def replace_whole(file, write):
 
 # %% ../../nbs/tasks/17_exercises.ipynb #b37893c0
 def seen_after(f, before, does):
-    "What `f` leaves in a folder with a file that held `before` (None: no file), when writing does what the text says."
+    "What `f` leaves in a folder with a file that held `before` (None: no file)."
     with tempfile.TemporaryDirectory() as d:
         file, during = Path(d)/'progress.json', []
         if before is not None: file.write_text(before)

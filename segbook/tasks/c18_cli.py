@@ -35,7 +35,10 @@ ex1.hint('2 stands for arguments or data that cannot be used, 1 for a failure on
 
 # %% ../../nbs/tasks/18_cli.ipynb #88e056bc
 ex2 = Exercise('18.2', 'Read a size', """
-Write `parse_size`: the text of a `--size` argument as a list `[height, width]` of two whole numbers, in pixels. `96,128` and `96x128` and `96X128` mean the same; one number stands for both sides; blanks around a number do not matter. Whatever else comes (no number, a side of 0, a minus, a point, three numbers, nothing at all) gives `None`.""")
+Write `parse_size`: the text of a `--size` argument as a list `[height, width]` of two whole
+numbers, in pixels. `96,128` and `96x128` and `96X128` mean the same; one number stands for both
+sides; blanks around a number do not matter. Whatever else comes (no number, a side of 0, a
+minus, a point, three numbers, nothing at all) gives `None`.""")
 
 @ex2.stub
 def parse_size(
@@ -95,7 +98,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/18_cli.ipynb #7dbe3790
 ex3 = Exercise('18.3', 'A name that is still free', """
-Nothing that exists is overwritten, so a new run needs a free folder. Write `free_name`: `name` itself when it is not taken; otherwise the first free one of `name-2`, `name-3`, ... Some disks hold `Scenes` and `scenes` for the same name, so compare without looking at capitals; what comes back is written as `name` was.""")
+Nothing that exists is overwritten, so a new run needs a free folder. Write `free_name`: `name`
+itself when it is not taken; otherwise the first free one of `name-2`, `name-3`, ... Some disks
+hold `Scenes` and `scenes` for the same name, so compare without looking at capitals; what comes
+back is written as `name` was.""")
 
 @ex3.stub
 def free_name(
@@ -154,7 +160,11 @@ def _(rng):
 
 # %% ../../nbs/tasks/18_cli.ipynb #df6b48ac
 ex4 = Exercise('18.4', 'May this run be resumed?', """
-`--resume` goes on with the arguments that the run began with. Write `differing`: the names of the arguments that were given now *and* mean something else than in the old run, in the order of the alphabet. What was not given now is no difference. Repeating an argument is allowed. `workers`, the number of processes that read images, may differ, because no result depends on it. Zero and `False` are values like any other.""")
+`--resume` goes on with the arguments that the run began with. Write `differing`: the names of
+the arguments that were given now *and* mean something else than in the old run, in the order of
+the alphabet. What was not given now is no difference. Repeating an argument is allowed.
+`workers`, the number of processes that read images, may differ, because no result depends on it.
+Zero and `False` are values like any other.""")
 
 @ex4.stub
 def differing(
@@ -200,14 +210,16 @@ ex4.case('several', dict(size=[48, 64], seed=42, workers=0, lr=.01), old, want=[
 
 # %% ../../nbs/tasks/18_cli.ipynb #a6ae2db4
 ex5 = Exercise('18.5', 'From an exception to an exit code', """
-Write `guarded`, a small form of the function that runs every command of this chapter. It calls `body()` and returns
+Write `guarded`, a small form of the function that runs every command of this chapter. It calls
+`body()` and returns
 
 - what `body()` returns, when nothing is raised,
 - 2 for a `SegbookError`,
 - 130 for a `KeyboardInterrupt`, which is what Ctrl-C raises,
 - 1 for every other `Exception`.
 
-A `SystemExit` is left alone. (The check shows what the body does, as text, in place of the function.)""",
+A `SystemExit` is left alone. (The check shows what the body does, as text, in place of the
+function.)""",
     via=lambda f, does: ran(f, does))
 
 @ex5.stub

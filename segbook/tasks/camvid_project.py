@@ -5,7 +5,7 @@
 # %% ../../nbs/tasks/projects_camvid.ipynb #937bff82
 from __future__ import annotations
 import collections
-import numpy as np, torch
+import torch
 from torch import tensor
 from ..exercises import Exercise
 
@@ -13,11 +13,13 @@ from ..exercises import Exercise
 __all__ = []
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #2a53b531
-CHAPTER = dict(title='Project CamVid', notebook='projects/camvid.ipynb')
+CHAPTER = dict(title='CamVid', notebook='projects/camvid.ipynb')
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #de6d3161
 ex1 = Exercise('camvid.1', 'How much of the street is it?', """
-Write `shares`: for each class, its share of the *labelled* pixels of all masks together, a float tensor `[K]`. Void pixels are not labelled: Void's own entry is 0, and they are not in the sum that is divided by. If nothing is labelled at all, every share is 0.""")
+Write `shares`: for each class, its share of the *labelled* pixels of all masks together, a float \
+tensor `[K]`. Void pixels are not labelled: Void's own entry is 0, and they are not in the sum \
+that is divided by. If nothing is labelled at all, every share is 0.""")
 
 @ex1.stub
 def shares(
@@ -74,7 +76,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #630ab5d5
 ex2 = Exercise('camvid.2', 'A picture that never looks', """
-Write `blind_picture`: at each position the class that was most frequent *there* in the training masks, `[H,W]` int64. Void does not vote, and is never the answer. Among classes with equally many votes the smallest id wins; where nobody voted, the answer is 0. (Void is not class 0.)""")
+Write `blind_picture`: at each position the class that was most frequent *there* in the training \
+masks, `[H,W]` int64. Void does not vote, and is never the answer. Among classes with equally many \
+votes the smallest id wins; where nobody voted, the answer is 0. (Void is not class 0.)""")
 
 @ex2.stub
 def blind_picture(
@@ -135,7 +139,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #9b2f8f08
 ex3 = Exercise('camvid.3', 'Which image went worst?', """
-Write `worst_image`: the position of the image with the smallest share of right pixels among those that are labelled. An image whose truth is only Void cannot be judged and is never the answer. Of equals the first counts. If no image can be judged, the answer is `None`.""")
+Write `worst_image`: the position of the image with the smallest share of right pixels among those \
+that are labelled. An image whose truth is only Void cannot be judged and is never the answer. Of \
+equals the first counts. If no image can be judged, the answer is `None`.""")
 
 @ex3.stub
 def worst_image(
@@ -185,7 +191,10 @@ ex3.case('much Void', tensor([[[1, 1, 0, 0]], [[1, 0, 0, 0]]]),
 
 # %% ../../nbs/tasks/projects_camvid.ipynb #18e032ed
 ex4 = Exercise('camvid.4', 'Which classes vanish?', """
-A mask is made smaller by nearest resampling; in its simplest form every `step`-th pixel of every `step`-th row is kept, beginning with the first. Write `vanished`: the ids of the classes that are in the mask and no longer in the small one, as a list in rising order. Void is no class and is never named.""")
+A mask is made smaller by nearest resampling; in its simplest form every `step`-th pixel of every \
+`step`-th row is kept, beginning with the first. Write `vanished`: the ids of the classes that are \
+in the mask and no longer in the small one, as a list in rising order. Void is no class and is \
+never named.""")
 
 @ex4.stub
 def vanished(
