@@ -257,36 +257,6 @@ def data_folder(c):
         c.label(x + 56, 394, t, bold=True, size=TEXT)
         c.label(x + 56, 411, what)
 
-def resized(mask, size, mode):
-    "Ids [4,4] resampled and rounded to whole ids again, as a list of rows."
-    import torch
-    x = torch.tensor(mask)[None, None].float()
-    kw = {} if mode == 'nearest' else dict(antialias=size < 4)
-    return torch.nn.functional.interpolate(x, size=(size, size),
-        mode='nearest-exact' if mode == 'nearest' else mode, **kw).round().int()[0, 0].tolist()
-
-@diagram('A mask enlarged and shrunk: nearest keeps its ids, bilinear invents new ones', 470)
-def mask_resize(c):
-    codes, cols = classes()
-    mask = [[0, 0, 0, 0], [0, 0, 0, 3], [0, 0, 3, 3], [3, 3, 3, 3]]
-    invented = {v for n in (8, 2) for row in resized(mask, n, 'bilinear') for v in row} - {0, 3}
-    assert not {v for n in (8, 2) for row in resized(mask, n, 'nearest') for v in row} - {0, 3}
-    c.grid(20, 20, mask, 24, lambda v: cols[v])
-    for i, k in enumerate(sorted({0, 3} | invented)):
-        c.rect(140, 22 + 24*i, 16, 16, cols[k], width=2.2 if k in invented else 1)
-        c.label(164, 30 + 24*i, f'{k}  {codes[k]}'
-            + (': is not in the mask' if k in invented else ''), bold=k in invented)
-    for x, mode in ((20, 'nearest'), (214, 'bilinear')):
-        c.text(x + 80, 146, mode, BIG, bold=True)
-        c.grid(x, 180, resized(mask, 8, mode), 20, lambda v: cols[v], size=SMALL,
-            bold=lambda v: v in invented)
-        c.grid(x + 52, 384, resized(mask, 2, mode), 28, lambda v: cols[v],
-            bold=lambda v: v in invented)
-        c.text(x + 80, 455, 'ids stay ids' if mode == 'nearest' else 'ids are averaged: wrong',
-            SMALL)
-    c.text(200, 168, 'enlarged, 4 × 4 to 8 × 8', SMALL, fill=DIM)
-    c.text(200, 368, 'shrunk, 4 × 4 to 2 × 2', SMALL, fill=DIM)
-
 def column(c, x, y, values, head, lo=0, width=56, mark=None):
     "Numbers below each other, with a bar for each."
     c.text(x + width/2, y - 12, head, SMALL, bold=True)

@@ -103,6 +103,7 @@ def class_id(
     "The id of a class. Raises SegbookError, with the nearest name, when there is no such class."
     names = [c.lower() for c in codes]
     if isinstance(only, str):
+        if only in codes: return list(codes).index(only)  # as it is written, before any case
         if only.lower() in names: return names.index(only.lower())
         near = nearest_names(only, codes, 1, .6)
         raise SegbookError(f'No class {only!r}'

@@ -27,7 +27,9 @@ def _class_rows(r):
     "Rows of a report's class table, the header first."
     share = lambda x: [f'{100*v/max(x.sum(), 1):.2f}' for v in x]
     cols = [['id', *range(len(r.codes))], ['class', *r.codes],
-        ['pixels', *[f'{n:,}' for n in r.class_pixels]], ['%', *share(r.class_pixels)],
+        ['pixels', *[f'{n:,}' for n in r.class_pixels]],
+        # an error can mean pixels of no class, which are in no row of this table
+        ['%' if r.ok else '% of these', *share(r.class_pixels)],
         ['masks', *r.class_masks]]
     if r.valid_pixels is not None:
         cols += [['% of train', *share(r.train_pixels)], ['% of valid', *share(r.valid_pixels)]]
