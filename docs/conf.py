@@ -46,12 +46,17 @@ ogp_social_cards = dict(enable=False)
 ogp_enable_meta_description = True
 
 
+OF_A_NOTEBOOK = 'download-buttons', 'launch-buttons', 'source-file-button', 'source-edit-button'
+
+
 def buttons(app, pagename, templatename, context, doctree):
     "No page that docs/build.py makes up is a notebook: it has no source to show, to edit or to run"
-    if pagename.startswith('api/') or pagename in ('workshop/index', '404') or not doctree:
-        for name in ('use_source_button', 'use_edit_page_button', 'launch_buttons',
-                'use_download_button'):
-            context[f'theme_{name}'] = False
+    if not (pagename.startswith('api/') or pagename in ('workshop/index', '404')): return
+    def kept(found): return [b for b in found if b.get('label') not in OF_A_NOTEBOOK]
+    context['header_buttons'] = kept(context['header_buttons'])
+    for b in context['header_buttons']:
+        if 'buttons' in b: b['buttons'] = kept(b['buttons'])
 
 
-def setup(app): app.connect('html-page-context', buttons, priority=100)
+# after the theme has made its buttons
+def setup(app): app.connect('html-page-context', buttons, priority=600)

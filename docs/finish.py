@@ -142,6 +142,11 @@ def site(folder, notebooks):
     with (folder/'_static'/'segbook.css').open('a', encoding='utf-8') as css:
         css.write('\n/* icons, added by docs/finish.py */\n'
             + icons(names, font.read_text(encoding='utf-8')))
+    # the fonts whose outlines these are
+    css = folder/'_static'/'styles'/'pydata-sphinx-theme.css'
+    css.write_text(re.sub(r'@font-face\s*\{[^}]*webfonts/[^}]*\}', '',
+            css.read_text(encoding='utf-8')), encoding='utf-8')
+    shutil.rmtree(folder/'_static'/'vendor'/'fontawesome', ignore_errors=True)
     (folder/'search-index.json').write_text(json.dumps(index, ensure_ascii=False,
             separators=(',', ':')), encoding='utf-8')
     shutil.rmtree(folder/'_sources', ignore_errors=True)
