@@ -51,15 +51,16 @@ def lighter(html):
 def icons(names, font):
     """Style sheet that draws the icons `names`, each from its outline in the theme's own script
     `font`"""
-    rules = ['i[class*="fa-"]::before { content: "" !important; display: inline-block; width: 1em; '
-        'height: 1em; background: currentColor; mask: var(--outline) center / contain '
+    rules = [':is(i, span)[class*="fa-"]::before { content: "" !important; display: '
+        'inline-block; width: 1em; height: 1em; background: currentColor; mask: var(--outline) center / contain '
         'no-repeat; vertical-align: -.125em; }']
     for n in sorted(names):
         m = re.search(rf'\b{re.escape(n)}["\']?:\[(\d+),(\d+),\[[^]]*\],"[^"]*",{OUTLINE}', font)
         if not m: continue
         svg = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {m[1]} {m[2]}"><path '
             f'd="{m[3] or m[4]}"/></svg>')
-        rules.append(f'i.fa-{n} {{ --outline: url("data:image/svg+xml,{quote(svg)}"); }}')
+        url = f'url("data:image/svg+xml,{quote(svg)}")'
+        rules.append(f'i.fa-{n}, span.fa-{n} {{ --outline: {url}; }}')
     return '\n'.join(rules) + '\n'
 
 
@@ -134,7 +135,8 @@ def site(folder, notebooks):
         if page.startswith('workshop/'):  # code of 100 columns stands open there
             html = html.replace('<body ', '<body class="segbook-workshop" ', 1)
         html = re.sub(r'(<a href="[^"]*_sources/[^"]*\.ipynb")', r'\1 download', html)
-        names |= {n for c in re.findall(r'<i class="([^"]*)"', html) for n in _icon.findall(c)}
+        classes = re.findall(r'<(?:i|span) class="([^"]*\bfa-[^"]*)"', html)
+        names |= {n for c in classes for n in _icon.findall(c)}
         if page == '404.html': html = anywhere(html, cfg['doc_baseurl'])
         elif page not in ('genindex.html', 'search.html'): index += sections(html, page)
         f.write_text(html, encoding='utf-8')
