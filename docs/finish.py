@@ -52,7 +52,8 @@ def icons(names, font):
     """Style sheet that draws the icons `names`, each from its outline in the theme's own script
     `font`"""
     rules = [':is(i, span)[class*="fa-"]::before { content: "" !important; display: '
-        'inline-block; width: 1em; height: 1em; background: currentColor; mask: var(--outline) center / contain '
+        'inline-block; width: 1em; height: 1em; background: currentColor; '
+        'mask: var(--outline) center / contain '
         'no-repeat; vertical-align: -.125em; }']
     for n in sorted(names):
         m = re.search(rf'\b{re.escape(n)}["\']?:\[(\d+),(\d+),\[[^]]*\],"[^"]*",{OUTLINE}', font)
