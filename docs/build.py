@@ -179,7 +179,9 @@ def write_pages(strict=False):
     (site/'api'/'index.md').write_text(api.index(), encoding='utf-8')
     (site/'workshop').mkdir(exist_ok=True)
     (site/'workshop'/'index.md').write_text(course.workshop(pages), encoding='utf-8')
-    shutil.copy(DOCS/'404.md', site)
+    # the page lies beside the front page on the site
+    lost = (DOCS/'404.md').read_text(encoding='utf-8').replace('](../nbs/', '](')
+    (site/'404.md').write_text(lost, encoding='utf-8')
 
 
 def sphinx():

@@ -33,7 +33,8 @@ from .widgets import *
 from .exercises import *
 
 # %% ../nbs/workshop/all.ipynb #8b0614d0
-__all__ = [o for o in globals() if not o.startswith('_') and o not in ('annotations', 'functools', 'inspect')]
+_ours = ('annotations', 'functools', 'inspect')
+__all__ = [o for o in globals() if not o.startswith('_') and o not in _ours]
 
 # %% ../nbs/workshop/all.ipynb #7d01a004
 def _help_text(obj):

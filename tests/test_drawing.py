@@ -29,7 +29,7 @@ def test_scenes_depend_on_seed_and_number_alone(tmp_path):
 def test_scenes_in_another_process_are_the_same(tmp_path):
     make_scenes(tmp_path/'a', n=2)
     subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from segbook.data import make_scenes; '
-            f'make_scenes({str(tmp_path/"b")!r}, n=2)'], check=True, timeout=300)
+            f'make_scenes({str(tmp_path/"b")!r}, n=2)'], check=True, timeout=1800)
     assert digest(tmp_path/'a') == digest(tmp_path/'b')
 
 

@@ -25,19 +25,31 @@ def said(capsys, f, *args):
 # ---- the exercises
 
 def test_each_chapter_has_exercises():
-    want = {f.relative_to(ROOT/'nbs').as_posix() for f in (ROOT/'nbs').rglob('*.ipynb')
-        if not {'tasks', '.ipynb_checkpoints'} & set(f.parts)} - {'00_all.ipynb'}
-    assert {E.chapter_module(n).CHAPTER['notebook'] for n in CHAPTERS.values()} == want
+    chapters = [f for f in (ROOT/'nbs').rglob('*.ipynb')
+        if not {'tasks', 'workshop', '.ipynb_checkpoints'} & set(f.parts)]
+    bare = [f.name for f in chapters if '<!-- exercise ' not in f.read_text(encoding='utf-8')]
+    assert not bare, f'these have no exercise: {", ".join(bare)}'
+    known = {f.relative_to(ROOT/'nbs').as_posix() for f in chapters}
+    assert {E.chapter_module(n).CHAPTER['notebook'] for n in CHAPTERS.values()} <= known
     for id,n in CHAPTERS.items():
         assert 3 <= len(E.exercises_of(E.chapter_module(n))) <= 8, n
         assert all(e.split('.')[0] == id for e in E.exercises_of(E.chapter_module(n))), n
 
+@pytest.fixture(scope='module')
+def work():
+    "Processor time of a fixed piece of work, about 1/25 s on a machine of today: seconds differ."
+    def once():
+        began = time.process_time()
+        sum(range(2_000_000))
+        return time.process_time() - began
+    return min(once() for _ in range(3))
+
 @pytest.mark.parametrize('id', ALL)
-def test_solution_passes_within_a_second(id, capsys):
-    began = time.perf_counter()
+def test_solution_passes_while_the_thought_is_there(id, capsys, work):
+    began = time.process_time()
     v = check(id, ALL[id].answer)
     assert v, v.text
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 50*work
     assert '✓' in capsys.readouterr().out
 
 @pytest.mark.parametrize('id', [i for i,e in ALL.items() if not e.is_value])
@@ -181,7 +193,7 @@ def test_never_hangs(answer, says, capsys, monkeypatch):
     monkeypatch.setattr(ALL['09.2'], 'limit', .5)
     began = time.perf_counter()
     out = said(capsys, check, '09.2', answer)
-    assert says in out and time.perf_counter() - began < 4
+    assert says in out and time.perf_counter() - began < 120
 
 def test_value_answers_do_not_betray_the_solution(capsys):
     for ex in (e for e in ALL.values() if e.is_value):

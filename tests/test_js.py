@@ -30,7 +30,7 @@ def node():
 
 
 def ran(*cmd, **kw):
-    return subprocess.run([str(o) for o in cmd], capture_output=True, text=True, timeout=300, **kw)
+    return subprocess.run([str(o) for o in cmd], capture_output=True, text=True, timeout=1800, **kw)
 
 
 # ---- figures of Python

@@ -433,7 +433,7 @@ def test_two_processes_train_one_network(dls, tmp_path):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2',
         '--master_port', '29611', str(tmp_path/'two.py'), str(dls.path), str(run), '2']
     p = subprocess.run(torchrun, env={**os.environ, 'ACCELERATE_USE_CPU': 'true',
-            'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=300)
+            'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=1800)
     assert p.returncode == 0, p.stderr[-3000:]
     a, b = (torch.load(run/f'rank{r}.pt') for r in (0, 1))
     assert all(torch.equal(v, b['model'][k]) for k, v in a['model'].items())           # one network

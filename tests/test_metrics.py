@@ -446,7 +446,7 @@ def test_two_processes_count_each_image_once(tmp_path):
     ps = [subprocess.Popen([sys.executable, tmp_path/'two.py', tmp_path/'meet',
                 Path(__file__).parent], env={**os.environ, 'RANK': str(r), 'WORLD_SIZE': '2'},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
-    try: outs = [p.communicate(timeout=180)[0] for p in ps]
+    try: outs = [p.communicate(timeout=1800)[0] for p in ps]
     finally: [p.kill() for p in ps]
     for r,o in enumerate(outs): assert f'rank {r} agrees' in o, o
 

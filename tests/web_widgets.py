@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import web_check
 from PIL import Image
-from web_check import AXE, Server, Watched, in_lab, lab, notebook
+from web_check import AXE, PATIENCE, Server, Watched, in_lab, lab, notebook
 
 PAGE = '16_widgets.html'
 base, chromium, folder = web_check.base, web_check.chromium, web_check.folder  # fixtures
@@ -23,7 +23,7 @@ def opened(w, base, hash=''):
     if not hash: w.page.locator('.segbook-live').first.scroll_into_view_if_needed()
     w.page.wait_for_function("""() => [...document.querySelectorAll('.segbook-live')].every(e =>
         e.dataset.live === 'ready' && e.querySelector('canvas[data-shown], img'))""",
-        timeout=90_000)
+        timeout=PATIENCE)
     return w.page
 
 
@@ -57,7 +57,7 @@ def by_name(page, word):
     "The explorer whose drawing says `word`"
     has = page.locator(f'canvas[data-shown*="{word}"]')
     e = page.locator('.segbook-explorer', has=has).first
-    e.wait_for(timeout=90_000)
+    e.wait_for(timeout=PATIENCE)
     e.evaluate('(e, word) => e.dataset.name = word', word)
     return page.locator(f'[data-name="{word}"]')  # the same one, whatever it says next
 
@@ -590,7 +590,7 @@ EXPLORER = 'from segbook.widgets import mask_explorer\nmask_explorer()'
 def moves(page):
     "The explorer of a page with a kernel: a move of its slider changes the picture"
     e = page.locator('.segbook-explorer').first
-    e.wait_for(timeout=90_000)
+    e.wait_for(timeout=PATIENCE)
     before = shown(e, '0|overlay')
     e.get_by_label('image').first.focus()
     page.keyboard.press('ArrowRight')
@@ -639,7 +639,7 @@ def test_without_anywidget_a_figure_is_shown_and_the_notebook_goes_on(folder, ch
     with lab(folder) as server, Watched(chromium) as w:
         cells = in_first_cell(w, server, folder, 'still.ipynb', STILL, "print('row', e.row)")
         out = cells.first.locator('.jp-OutputArea-output')
-        out.locator('img[alt]').wait_for(timeout=90_000)
+        out.locator('img[alt]').wait_for(timeout=PATIENCE)
         assert 'pip install "segbook[widgets]"' in out.inner_text()
         w.page.keyboard.press('Shift+Enter')
         cells.nth(1).locator('.jp-OutputArea-output', has_text='row 20').wait_for()
@@ -653,5 +653,5 @@ def test_explorer_in_voila(folder, chromium):
             answer = stranger.page.goto(f'http://127.0.0.1:{server.port}/')
             known = answer.status in (401, 403) or '/login' in stranger.page.url
             assert known, 'the server answers without its token'
-        w.page.goto(server.url(''), timeout=90_000)
+        w.page.goto(server.url(''), timeout=PATIENCE)
         moves(w.page)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['example_pixels', 'example_kernels', 'telling_unit', 'convolution_explorer', 'draw_convolution']
 
-# %% ../../nbs/workshop/widgets/convolution.ipynb #a765ae6c
+# %% ../../nbs/workshop/widgets/convolution.ipynb #7ccb9b76
 _CONVOLUTION_RANGES = dict(size=(3, 12), kernel=(1, 7), stride=(1, 3), padding=(0, 4),
     dilation=(1, 3))
 
@@ -42,7 +42,6 @@ def example_kernels():
     return {'vertical edge': edge, 'horizontal edge': lambda k: edge(k).T,
         'sum': lambda k: np.ones((k, k), int), 'the middle alone': middle}
 
-# %% ../../nbs/workshop/widgets/convolution.ipynb #6ac862eb
 def telling_unit(kernel, n, *, size, stride, padding, dilation):
     "(row, column) of the largest output in the middle row of n×n: an edge is seen there."
     pixels = np.pad(example_pixels()[:size,:size], padding)
