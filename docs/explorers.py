@@ -15,13 +15,14 @@ STATE, VIEW = (f'application/vnd.jupyter.widget-{o}+json' for o in ('state', 'vi
 
 
 def shows_explorer(source):
-    "Does the code cell end on an explorer, or display one?"
+    "Does the code cell end on an explorer, or display one? Its still figure, `draw_...`, is none."
     try:
         body = ast.parse('\n'.join(l for l in source.split('\n')
                 if not l.startswith(('%', '!')))).body
     except SyntaxError: return False
+    explorer = r'^(?!draw_)\w*_explorer$|^figure_slider$'
     def makes(node):
-        return isinstance(node, ast.Call) and re.search(r'_explorer$|^figure_slider$', called(node))
+        return isinstance(node, ast.Call) and re.search(explorer, called(node))
     def called(node): return getattr(node.func, 'id', getattr(node.func, 'attr', ''))
     last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
     displayed = [a for n in ast.walk(ast.Module(body, [])) if isinstance(n, ast.Call)

@@ -203,7 +203,7 @@ def test_an_explorer_without_state_stops_the_build():
 @pytest.mark.parametrize('source,want', [('loss_explorer()', True),
         ('%time x\nwidgets.loss_explorer(row=3)', True), ('figure_slider(figs)', True),
         ('display(mask_explorer(path))', True), ('e = loss_explorer()', False),
-        ('draw_loss_explorer(1)', True), ('def loss_explorer(): pass', False),
+        ('draw_loss_explorer(1)', False), ('def loss_explorer(): pass', False),
         ('"loss_explorer()"', False), ('1 +', False)])
 def test_cells_that_show_an_explorer(source, want): assert explorers.shows_explorer(source) == want
 

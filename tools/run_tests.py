@@ -206,7 +206,8 @@ def explorers_in(nb):
     """Does the notebook hold an explorer? The site needs its state, so it is run as the site
     runs it, once for both"""
     cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
-    return any(re.search(r'_explorer\(|figure_slider\(', ''.join(c['source'])) for c in cells
+    return any(re.search(r'(?<!\w)(?!draw_)\w*_explorer\(|figure_slider\(',
+        ''.join(c['source'])) for c in cells
         if c['cell_type'] == 'code')
 
 
