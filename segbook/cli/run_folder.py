@@ -16,7 +16,7 @@ from ..files import check_writable, write_csv, write_text
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'CHECKPOINT_FILES', 'clear_run', 'new_run', 'old_run', 'locked_folder', 'check_space', 'run_facts',
-           'date_text', 'save_run', 'score_names', 'save_metrics']
+           'date_text', 'save_run', 'save_metrics']
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #1142dcc2
 OWN_FILES = ('results.png', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors',
@@ -177,11 +177,7 @@ def date_text(): return datetime.now().astimezone().isoformat(timespec='seconds'
 
 def save_run(out, run): write_text(out/'run.json', json.dumps(run, indent=1) + '\n')
 
-def score_names(learn) -> list[str]:
-    "What the numbers of a row of the history are, in their order."
-    return ['train_loss', 'valid_loss', *(m.name for m in learn.metrics)]
-
-def save_metrics(out, learn, history):
+def save_metrics(out, history):
     "A row an epoch; nothing in it depends on the clock, so that equal runs leave equal files."
     rows = [[i, *row] for i, row in enumerate(history, 1)]
-    write_csv(out/'metrics.csv', [['epoch', *score_names(learn)], *rows])
+    write_csv(out/'metrics.csv', [['epoch', *history.names], *rows])

@@ -18,7 +18,7 @@ from segbook.cli.arguments import (
 )
 from segbook.cli.run_folder import (
     CHECKPOINT_FILES, check_space, clear_run, date_text, locked_folder, new_run, old_run, run_facts,
-    save_metrics, save_run, score_names,
+    save_metrics, save_run,
 )
 from .terminal import EpochLines, guarded
 from ..errors import SegbookError
@@ -139,10 +139,10 @@ def _learner(dls, a):
     loss = None if a.weights else CrossEntropyLoss(ignore_index=dls.ignore_index)
     return seg_learner(dls, a.arch, a.encoder, loss=loss, pretrained=a.pretrained, seed=a.seed)
 
-def _best_epoch(names, history) -> int:
-    "The epoch, counted from 1, whose mean IoU is the highest."
-    scores = [dict(zip(names, row))['mean_iou'] for row in history]
-    return int(np.argmax(np.nan_to_num(scores, nan=-1))) + 1
+def _epoch_kept(history) -> int:
+    "The epoch, counted from 1, whose weights are kept: the best, or the last if none has a score."
+    best = history.best_epoch('mean_iou')
+    return len(history) if best is None else best + 1
 
 # %% ../../nbs/workshop/cli/train.ipynb #c5aa7055
 def _epoch_recorder(run):
@@ -153,12 +153,12 @@ def _epoch_recorder(run):
         order = Checkpoint.order + 1  # what stands in metrics.csv is in the checkpoint too
         def before_fit(self):
             self.check = next(o for o in self.learn.cbs if isinstance(o, Checkpoint))
-            n, done, self.names = run.record['arguments']['epochs'], self.check.done, score_names(
-                self.learn)
+            n, done = run.record['arguments']['epochs'], self.check.done
             if done: print(f'going on after epoch {done} of {n}')
             run.lines = EpochLines(n, done, max([-1., *(r['mean_iou'] for r in self.rows())]))
             self.save()
-        def rows(self): return [dict(zip(self.names, r)) for r in self.check.history]
+        def rows(self):
+            return [dict(zip(self.check.history.names, r)) for r in self.check.history]
         def after_batch(self):
             run.signals.ask()
             what = 'batches' if self.training else 'validation batches'
@@ -170,7 +170,7 @@ def _epoch_recorder(run):
             run.lines.epoch(self.rows()[-1])  # last: who reads the line can rely on the files
             run.signals.ask()
         def save(self):
-            save_metrics(run.out, self.learn, self.check.history)
+            save_metrics(run.out, self.check.history)
             run.save(status='running', epochs_done=self.check.done)
     return EpochRecorder()
 
@@ -203,14 +203,14 @@ def _finish(run, learn, data, history):
     pixels = training_pixels_by_class(data.dls).sum(0).numpy()
     table = per_class(confusion, data.folder.codes, pixels)
     miou, acc = confusion.mean_iou(), confusion.pixel_accuracy()
-    save_metrics(out, learn, history)
+    save_metrics(out, history)
     _write_classes(out, table)
     fig = _picture(learn, data, scores, f'{out.resolve().name}: mean IoU {miou:.3f} over '
         f'{len(table)} classes, pixel accuracy {acc:.3f}, on {len(scores)} validation images')
     replace_file(out/'results.png', lambda f: fig.savefig(f, format='png'))
     save_segmenter(learn, out/'model', overwrite=True, mean_iou=miou, pixel_accuracy=acc)
     run.save(status='finished', epochs_done=len(history), mean_iou=miou, pixel_accuracy=acc,
-        best_epoch=_best_epoch(score_names(learn), history), finished=date_text())
+        best_epoch=_epoch_kept(history), finished=date_text())
     clear_run(out, CHECKPOINT_FILES)
     print(f'\n{class_table(table)}\n{data.void_line}')
 
