@@ -167,7 +167,8 @@ def figure_slider(
             'one figure, and a label for each.')
     def page(figure, label):
         url = f'data:image/png;base64,{base64.b64encode(png_of(figure)).decode()}'
-        image = f'<img alt="{html.escape(label)}" style="max-width: 100%" src="{url}">'
+        alt = html.escape(f'the figure behind the slider at {label}')
+        image = f'<img alt="{alt}" style="max-width: 100%" src="{url}">'
         return w.VBox([w.Label(label), w.HTML(image)])
     pages = [page(f, l) for f,l in zip(figures, labels)]
     slider = w.IntSlider(0, 0, len(pages) - 1, description=description, readout=False)
