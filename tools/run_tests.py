@@ -300,7 +300,7 @@ def web():
     if code == 0:
         # each in a process of its own: both drive a browser, and only one may in a process
         for file in ('tests/web_check.py', 'tests/web_widgets.py'):
-            yield from pytest(f'pytest {file}', file)
+            yield from pytest(f'pytest {file}', file, '-n', str(WORKERS))
 
 STEPS = {
     'export': ('the library is in step with the notebooks', export),
