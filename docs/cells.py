@@ -28,15 +28,16 @@ def fold(directives, source):
     return ('hide-input', f'Set-up, {lines}') if _imports.fullmatch(source) else None
 
 
-def sentence(text):
+def sentence(text, which=-1):
     """The last sentence of Markdown `text`, without its marks: what stands in for a figure that
-    follows it"""
+    follows it; of a caption it is the first, `which=0`"""
     text = re.sub(r'^(```|~~~).*?^\1[^\n]*$', '', text, flags=re.M | re.S)
     text = re.sub(r'<[^>]+>|^\s*\|.*$|^#+ .*$', '', text, flags=re.M)
     text = re.sub(r'!?\[([^][]*)\]\([^()]*\)', r'\1', text)
     words = ' '.join(re.sub(r'[*`>]|\$', '', text).split())
     found = [s for s in re.split(r'(?<=[.!?:])\s+(?=[^a-z])', words) if len(s.split()) > 2]
-    return found[-1].rstrip(':') + ('.' if found[-1][-1] not in '.!?' else '') if found else ''
+    if not found: return ''
+    return found[which].rstrip(':') + ('.' if found[which][-1] not in '.!?' else '')
 
 
 def unquoted(text):
@@ -57,9 +58,12 @@ def describe(cells, title):
         below = _caption.match(after['source']) if after is not None and after[
             'cell_type'] == 'markdown' else None
         caption = said.get('fig-cap:') or (below and below[1])
-        if below and 'fig-cap:' not in said: after['source'] = after['source'][below.end():]
         meta = c['metadata'].setdefault('mystnb', {})
-        if caption: meta['figure'] = dict(caption=unquoted(caption))
+        # a page repeats the caption of a cell below each of its outputs: where there are several,
+        # it stays the text that it is
+        if caption and sum('data' in o for o in c['outputs']) == 1:
+            if below and 'fig-cap:' not in said: after['source'] = after['source'][below.end():]
+            meta['figure'] = dict(caption=unquoted(caption))
         alt = said.get('fig-alt:') or re.sub(r'^Figure\s*\d*\s*[:.]\s*', '',
-            sentence(caption or '')) or before
+            sentence(caption or '', 0)) or before
         meta['image'] = dict(alt=unquoted(alt[:1].upper() + alt[1:]))

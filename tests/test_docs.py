@@ -148,6 +148,15 @@ def test_figures_have_a_sentence(before, source, after, says, below):
     assert cells[3]['source'] == 'More.', 'a caption is shown below its figure, and nowhere else'
 
 
+def test_a_caption_is_not_repeated_below_a_table():
+    table = dict(output_type='execute_result', metadata={}, data={'text/html': '<table></table>'},
+        execution_count=None)
+    below = '*Figure: three ships in the sea. Two are found.*\n\nMore.'
+    cells = page(md('Text.'), code('plot()', 'c', figure(), table), md(below))['cells']
+    assert caption(cells[2]) is None and cells[3]['source'] == below
+    assert alt(cells[2]) == 'Three ships in the sea.'
+
+
 # ---- explorers
 
 def model(name, **state):
