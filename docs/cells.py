@@ -64,6 +64,6 @@ def describe(cells, title):
         if caption and sum('data' in o for o in c['outputs']) == 1:
             if below and 'fig-cap:' not in said: after['source'] = after['source'][below.end():]
             meta['figure'] = dict(caption=unquoted(caption))
-        alt = said.get('fig-alt:') or re.sub(r'^Figure\s*\d*\s*[:.]\s*', '',
+        alt = said.get('fig-alt:') or re.sub(r'^Figure\b[^:.]*[:.]\s*', '',
             sentence(caption or '', 0)) or before
         meta['image'] = dict(alt=unquoted(alt[:1].upper() + alt[1:]))

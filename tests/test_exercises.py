@@ -49,7 +49,7 @@ def test_solution_passes_while_the_thought_is_there(id, capsys, work):
     began = time.process_time()
     v = check(id, ALL[id].answer)
     assert v, v.text
-    assert time.process_time() - began < 50*work
+    assert time.process_time() - began < 25*work
     assert '✓' in capsys.readouterr().out
 
 @pytest.mark.parametrize('id', [i for i,e in ALL.items() if not e.is_value])

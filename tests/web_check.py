@@ -116,9 +116,8 @@ def settled(page):
 def unspoken(page):
     "Alternative texts of an article that are no sentence: empty, short, or the name of a file"
     alts = page.evaluate("[...document.querySelectorAll('article img')].map(i => i.alt)")
-    def is_file(a): return re.fullmatch(r'\S*\.(png|svg|jpe?g)', a.strip()) or '_images' in a
-    return [a for a in alts if len(a.split()) < 3 or is_file(a)
-        or re.match(r'[Ff]igure\W*\d*$', a)]
+    return [a for a in alts if len(a.split()) < 3 or re.search(r'\.(png|svg|jpe?g)\b|_images', a)
+        or a.startswith(('figure', 'Figure'))]
 
 
 def scrolling(page):
