@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import web_check
 from PIL import Image
+from playwright.sync_api import expect
 from web_check import AXE, PATIENCE, Server, Watched, in_lab, lab, notebook
 
 PAGE = '16_widgets.html'
@@ -243,7 +244,9 @@ def drive_metrics(page):
         becomes(page, e, old)
     assert 'moved 0 down and -12 right, grown by 1, 1 %' in said(e)
     for name, key in (('grow', 'ArrowLeft'), ('lost', 'Home')): press(page, e, 'slider', name, key)
+    old = said(e)
     e.get_by_role('combobox', name='truth').select_option(label='a small ship')
+    becomes(page, e, old)
     accuracy, mean, _, iou, *_ = numbers(e)
     assert accuracy > .97 and iou == 0 and mean < .5, (
         'the lesson: the ship is missed, and nearly all pixels are right')
@@ -440,9 +443,8 @@ def test_own_mask_in_the_metric_explorer(base, chromium):
         mask = np.zeros((30, 50), np.uint8)
         mask[5:20, 10:40] = 255
         e.get_by_label('own mask', exact=True).set_input_files(file_of(mask))
-        page.wait_for_function('e => e.querySelectorAll("[data-value]").length === 7',
-            arg=e.element_handle())
-        assert e.locator('select').evaluate('s => s.selectedOptions[0].textContent') == 'own mask'
+        expect(e.locator('select option:checked')).to_have_text('own mask', timeout=PATIENCE)
+        assert len(numbers(e)) == 7
         press(page, e, 'slider', 'right', 'ArrowRight')
         page.wait_for_function('c => c.dataset.shown.includes("1 right")',
             arg=e.locator('canvas').element_handle())
