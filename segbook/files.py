@@ -4,7 +4,7 @@
 
 # %% ../nbs/workshop/files.ipynb #c90a00ea
 from __future__ import annotations
-import csv, io, json, os, shutil, sys, tempfile, uuid
+import codecs, csv, io, json, os, shutil, sys, tempfile, uuid
 from pathlib import Path
 
 from PIL import Image
@@ -14,7 +14,7 @@ from .errors import SegbookError
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'image_files', 'progress_bar', 'replace_file', 'write_png', 'write_lines', 'write_text', 'write_csv',
-           'read_json', 'new_folder', 'NewFolder', 'check_writable']
+           'read_text', 'read_json', 'new_folder', 'NewFolder', 'check_writable']
 
 # %% ../nbs/workshop/files.ipynb #77b2d69a
 IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm',
@@ -80,12 +80,27 @@ def write_csv(file, rows):
     csv.writer(s, lineterminator='\n').writerows(rows)
     write_text(file, s.getvalue())
 
+# %% ../nbs/workshop/files.ipynb #dd9b3580
+_MARKS = {codecs.BOM_UTF8: 'utf-8', codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
+    codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
+
+def read_text(
+    file, # path of a text file
+) -> str:
+    """The text of a file: UTF-8, or UTF-16 as Windows writes it, with a byte-order mark or without.
+
+    Raises UnicodeDecodeError for other bytes."""
+    b = Path(file).read_bytes()
+    code = next((code for mark,code in _MARKS.items() if b.startswith(mark)), None)
+    if code is None and b'\0' in b[:4]: code = 'utf-16-le' if b[1:2] == b'\0' else 'utf-16-be'
+    return b.decode(code or 'utf-8').removeprefix('\ufeff')
+
 # %% ../nbs/workshop/files.ipynb #353f21b9
 def read_json(
     file, # path of an annotation file
 ):
     "What a JSON file holds. Raises SegbookError when it is not there, or is no JSON."
-    try: return json.loads(Path(file).read_text(encoding='utf-8'))
+    try: return json.loads(read_text(file))
     except OSError as e:
         raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
     except ValueError as e:
