@@ -4,25 +4,31 @@
 
 # %% ../nbs/workshop/errors.ipynb #601b5bcb
 from __future__ import annotations
-import difflib
+import difflib, unicodedata
 from pathlib import Path
 
 import numpy as np
 
 # %% auto #0
-__all__ = ['SegbookError', 'listed', 'counted', 'height_width', 'nearest_names']
+__all__ = ['SegbookError', 'printable', 'listed', 'counted', 'height_width', 'nearest_names']
 
 # %% ../nbs/workshop/errors.ipynb #32395d74
 class SegbookError(ValueError):
     "Input that cannot be used: the message says what was found, where, what was expected, a cure."
 
 # %% ../nbs/workshop/errors.ipynb #5a1ebdd8
+def printable(name):
+    "A name on one line that any terminal takes: line breaks and undecodable bytes are written out."
+    odd = ('Cc', 'Cs', 'Zl', 'Zp') # controls, halves of a pair, ends of lines and paragraphs
+    return ''.join(c.encode('unicode_escape').decode() if unicodedata.category(c) in odd else c
+        for c in str(name))
+
 def listed(
     xs, # names, or paths, of which the last part is taken
     n=4, # how many of them to name
 ):
     "The first `n` names of `xs`, and how many more there are."
-    xs = [x.name if isinstance(x, Path) else str(x) for x in xs]
+    xs = [printable(x.name if isinstance(x, Path) else x) for x in xs]
     return ', '.join(xs[:n]) + (f' and {len(xs)-n} more' if len(xs) > n else '')
 
 def counted(n, word):
