@@ -150,7 +150,7 @@ def _fetch(src, root):
     elif bad := _mismatch(file, src):
         raise SegbookError(f'{file} {bad}; it is not the file published as {src.url}. Delete it to '
             'download it again.')
-    with NewFolder(path) as tmp:
+    with NewFolder(path, shared=True) as tmp:
         if file.suffix == '.npz': _npz_to(file, tmp, src.classes)
         else: _unpack_to(file, tmp)
         try: SegFolder(tmp)

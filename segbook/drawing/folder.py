@@ -42,7 +42,8 @@ def write_drawn(path, recipe, codes, items, valid=None):
     recipe stays as it is."""
     path = Path(path)
     if _is_drawn(path, recipe): return path
-    with NewFolder(path) as tmp:
+    with NewFolder(path, shared=True) as tmp:
+        if _is_drawn(path, recipe): return path  # another process was faster
         for d in ('images','labels'): (tmp/d).mkdir()
         for name,x,y,*instances in items:
             write_png(x, tmp/'images'/f'{name}.png')
