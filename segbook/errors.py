@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 
 # %% auto #0
-__all__ = ['SegbookError', 'printable', 'listed', 'counted', 'height_width', 'nearest_names']
+__all__ = ['SegbookError', 'composed', 'printable', 'listed', 'counted', 'figure_text', 'height_width', 'nearest_names']
 
 # %% ../nbs/workshop/errors.ipynb #32395d74
 class SegbookError(ValueError):
     "Input that cannot be used: the message says what was found, where, what was expected, a cure."
 
 # %% ../nbs/workshop/errors.ipynb #5a1ebdd8
+def composed(name):
+    "A name with composed letters: macOS decomposes them, `u` and a diaeresis, in files and zips."
+    return unicodedata.normalize('NFC', str(name))
+
 def printable(name):
     "A name on one line that any terminal takes: line breaks and undecodable bytes are written out."
     odd = ('Cc', 'Cs', 'Zl', 'Zp') # controls, halves of a pair, ends of lines and paragraphs
@@ -35,6 +39,12 @@ def counted(n, word):
     "Count and noun: `1 file`, `2 files`, `1,000 classes`."
     plural = word + ('es' if word.endswith('s') else 's')
     return f'{n:,} {word if n == 1 else plural}'
+
+# %% ../nbs/workshop/errors.ipynb #e191b44d
+def figure_text(name):
+    "A name as matplotlib shall draw it: letter by letter, never as mathematics, on one line."
+    s = printable(name).replace('$', r'\$')
+    return '\u200a' + s if s.startswith('_') else s
 
 # %% ../nbs/workshop/errors.ipynb #68b88001
 def height_width(size):

@@ -14,9 +14,9 @@ import front
 
 # Imports run downward: a module imports from those before it, and from its own row only what is
 # said below.
-LAYERS = [['errors'], ['files'], ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.folder',
-        'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'], ['convolution'],
-    ['upsampling', 'skip_connections'], ['imbalance'],
+LAYERS = [['errors'], ['files'], ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
+        'masks.folder', 'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'],
+    ['convolution'], ['upsampling', 'skip_connections'], ['imbalance'],
     ['augmentation.moves', 'augmentation.elastic', 'augmentation.alignment',
         'augmentation.albumentations_bridge', 'augmentation'],
     ['receptive_field.boxes', 'receptive_field.taps', 'receptive_field.maps',
@@ -29,7 +29,8 @@ LAYERS = [['errors'], ['files'], ['masks.arrays', 'masks.colours', 'masks.mask',
         'data.items', 'data.batches', 'data.loaders', 'data'],
     ['losses.base', 'losses.pixels', 'losses.overlap', 'losses.borders', 'losses'],
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries',
-        'metrics.training', 'metrics'], ['models'], ['callbacks', 'learner_checks', 'optimiser'],
+        'metrics.training', 'metrics'], ['models'], ['model_facts'], ['model_files'],
+    ['callbacks', 'learner_checks', 'optimiser'],
     ['training'], ['learner'], ['inference'], ['interpretation', 'export'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',

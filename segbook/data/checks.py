@@ -21,13 +21,14 @@ __all__ = ['open_folder', 'image_shapes', 'find_size', 'find_channels', 'n_valid
 
 # %% ../../nbs/workshop/data/checks.ipynb #9569a382
 def open_folder(path, images, labels, codes, valid):
-    "`path` as SegFolder; images without a mask are left out, and that is said."
+    "`path` as SegFolder; what is left out, and images without a mask, are said."
     if isinstance(path, SegFolder): folder = path
     else: folder = SegFolder(path, images=images, labels=labels, codes=codes, valid=valid)
     if bare := folder.unmatched_images:
         print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a '
             f'mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists '
             'them.')
+    if text := folder.left_out(harm=True): print(f'{folder.path.name}: left out {text}.')
     return folder
 
 # %% ../../nbs/workshop/data/checks.ipynb #3f0f22f9

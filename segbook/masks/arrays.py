@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import SegbookError, counted, nearest_names
+from ..errors import SegbookError, composed, counted, nearest_names
 
 # %% auto #0
 __all__ = ['is_tensor', 'mask_array', 'image_array', 'raise_bad_ids', 'codes_for', 'class_id', 'StoredMask', 'bits_of',
@@ -101,9 +101,10 @@ def class_id(
     codes, # class names, in the order of their ids
 ) -> int:
     "The id of a class. Raises SegbookError, with the nearest name, when there is no such class."
-    names = [c.lower() for c in codes]
     if isinstance(only, str):
-        if only in codes: return list(codes).index(only)  # as it is written, before any case
+        only, codes = composed(only), [composed(c) for c in codes]
+        names = [c.lower() for c in codes]
+        if only in codes: return codes.index(only)  # as it is written, before any case
         if only.lower() in names: return names.index(only.lower())
         near = nearest_names(only, codes, 1, .6)
         raise SegbookError(f'No class {only!r}'

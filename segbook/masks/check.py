@@ -63,11 +63,13 @@ def _as_markdown(r):
     return '\n'.join([f'**{_headline(r)}**', '', *found, *note, '', *table])
 
 # %% ../../nbs/workshop/masks/check.ipynb #9e7fc47f
+_ORDER = ('error', 'warning', 'note')
+
 class MaskReport:
     "What `check_masks` found: printed, it is a report with a table of the classes."
     def __init__(self,
         folder: SegFolder, # the folder that was checked
-        problems: list, # of MaskProblem, errors first
+        problems: list, # of MaskProblem, errors first, notes last
         class_pixels: np.ndarray, # [K] int64 pixels of each class over all masks
         train_pixels: np.ndarray | None = None, # [K] over the training masks, if there is a split
         valid_pixels: np.ndarray | None = None, # [K] over the validation masks, if there is a split
@@ -75,7 +77,7 @@ class MaskReport:
     ):
         self.path, self.codes, self.ignore_index = folder.path, folder.codes, folder.ignore_index
         self.n_images = len(folder)
-        self.problems = sorted(problems, key=lambda p: p.severity != 'error')
+        self.problems = sorted(problems, key=lambda p: _ORDER.index(p.severity))
         self.class_pixels, self.class_masks = class_pixels, class_masks
         self.train_pixels, self.valid_pixels = train_pixels, valid_pixels
         self.copy, self.note = None, '' # report of the corrected copy, and a line about it

@@ -13,7 +13,8 @@ from ..errors import counted, listed, nearest_names
 from .seen import LOSSY_FORMATS, holds_colours
 
 # %% auto #0
-__all__ = ['MaskProblem', 'pair_problems', 'valid_problems', 'image_problems', 'mask_problems', 'count_files', 'class_problems']
+__all__ = ['MaskProblem', 'pair_problems', 'left_out_problems', 'valid_problems', 'image_problems', 'mask_problems',
+           'count_files', 'class_problems']
 
 # %% ../../nbs/workshop/masks/problems.ipynb #0e0316d7
 @dataclass
@@ -22,7 +23,7 @@ class MaskProblem:
     kind: str # what is wrong, in a word: 'missing', 'ids', '0/255', 'rgb', ...
     files: list # paths of the files concerned
     message: str # finding, expectation and cure
-    severity: str = 'error' # 'error' stops a training, 'warning' does not
+    severity: str = 'error' # 'error' stops a training, 'warning' does not, 'note' is only said
 
     def __str__(self): return f'{self.severity} [{self.kind}] {self.message}'
 
@@ -49,7 +50,19 @@ def pair_problems(
         ps.append(MaskProblem('one image', list(sf.images), f'{sf.images[0].name} is the only '
                 'image with a mask. Expected two at least, one to train on and one to '
                 'validate with. Add images, or cut this one into tiles.'))
-    return ps + valid_problems(sf)
+    return ps + left_out_problems(sf) + valid_problems(sf)
+
+# %% ../../nbs/workshop/masks/problems.ipynb #bf903c7c
+def left_out_problems(sf):
+    "What the listings of both folders pass over: a warning where it may be data, else a note."
+    ps = []
+    for harm,severity in ((True, 'warning'), (False, 'note')):
+        if text := sf.left_out(harm):
+            cures = dict.fromkeys(o.cure() for o in sf.listings if harm)
+            ps.append(MaskProblem('left out', [f for o in sf.listings for f in o.entries(harm)],
+                    f'Left out: {text}. Expected files such as NAME.png. '
+                    + (' '.join(filter(None, cures)) or 'Nothing has to be done.'), severity))
+    return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #edf9c533
 def valid_problems(sf):
