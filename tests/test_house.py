@@ -14,7 +14,9 @@ import front
 
 # Imports run downward: a module imports from those before it, and from its own row only what is
 # said below.
-LAYERS = [['errors'], ['files'], ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
+LAYERS = [['errors'], ['files'],
+    ['reading.failures', 'reading.orientation', 'reading.tiff', 'reading.stored', 'reading'],
+    ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
         'masks.folder', 'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'],
     ['convolution'], ['upsampling', 'skip_connections'], ['imbalance'],
     ['augmentation.moves', 'augmentation.elastic', 'augmentation.alignment',
