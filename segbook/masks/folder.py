@@ -88,7 +88,8 @@ def _raise_no_images(found):
 # %% ../../nbs/workshop/masks/folder.ipynb #562c6753
 def _best_label(stem, cands):
     "The label to use of several: NAME_P before NAME, PNG before the rest."
-    return min(cands, key=lambda o: (composed(o.stem) != stem + '_P', o.suffix.lower() != '.png', o.name))
+    return min(cands, key=lambda o: (composed(o.stem) != stem + '_P',
+            o.suffix.lower() != '.png', o.name))
 
 def _pair(imgs, labs):
     "Match by name: images, their labels, lone images, lone labels, groups that claim one name."
@@ -163,13 +164,30 @@ def _list_both(path, images_dir, labels_dir):
         labs.left_out = {}
     return imgs, labs
 
+# %% ../../nbs/workshop/masks/folder.ipynb #64f627a5
+def _open_both(sf, images, labels, codes, valid):
+    "List both folders of `sf`, read the lists of names, and pair the files."
+    if not sf.path.is_dir():
+        raise SegbookError(f'{sf.path} is {_what_is_there(sf.path)}; expected a folder with '
+            f'{images}/, {labels}/ and codes.txt. Check the path.')
+    sf.images_dir = _sub_folder(sf.path, images, 'images')
+    sf.labels_dir = _sub_folder(sf.path, labels, 'labels')
+    sf.codes = _read_codes(codes, sf.path)
+    sf.ignore_index = find_void(sf.codes)
+    imgs, labs = sf.listings = _list_both(sf.path, sf.images_dir, sf.labels_dir)
+    sf.valid, sf.valid_source = _validation_names(valid, sf.path, imgs.files)
+    if not imgs.files: _raise_no_images(imgs)
+    (sf.images, sf.labels, sf.unmatched_images, sf.unmatched_labels,
+        sf.doubled) = _pair(imgs.files, labs.files)
+    if not sf.images: _raise_no_pair(imgs, labs)
+
 # %% ../../nbs/workshop/masks/folder.ipynb #3f1e3214
 class SegFolder:
     """A data folder in fastai's layout: images, masks with the same names, class names, a split.
 
     `.images` and `.labels` run in parallel; what is left over stands in `.unmatched_images`,
-    `.unmatched_labels` and `.doubled`, and what was left out in `.left_out()`. Raises SegbookError when there is no folder, no image, no
-    class names, a doubled class name, or no pair at all."""
+    `.unmatched_labels` and `.doubled`, what was not read at all in `.left_out()`. Raises
+    SegbookError without a folder, an image, class names or a pair, and for doubled names."""
     def __init__(self,
         path: str | Path, # folder that holds the images' and the labels' folder
         images: str = 'images', # name of the images' folder
@@ -178,26 +196,10 @@ class SegFolder:
         valid = None, # validation images: a list of file names, a text file, or None for valid.txt
     ):
         self.path = Path(path)
-        try: self._open(images, labels, codes, valid)
+        try: _open_both(self, images, labels, codes, valid)
         except OSError as e: # a name that is too long, a folder in which nothing may be looked up
             raise SegbookError(f'{path} cannot be read ({e.strerror}); expected a folder that you '
                 'may read. Check the path and its permissions.') from e
-
-    def _open(self, images, labels, codes, valid):
-        "List both folders, read the lists of names, and pair the files."
-        if not self.path.is_dir():
-            raise SegbookError(f'{self.path} is ' + _what_is_there(self.path)
-                + f'; expected a folder with {images}/, {labels}/ and codes.txt. Check the path.')
-        self.images_dir = _sub_folder(self.path, images, 'images')
-        self.labels_dir = _sub_folder(self.path, labels, 'labels')
-        self.codes = _read_codes(codes, self.path)
-        self.ignore_index = find_void(self.codes)
-        imgs, labs = self.listings = _list_both(self.path, self.images_dir, self.labels_dir)
-        self.valid, self.valid_source = _validation_names(valid, self.path, imgs.files)
-        if not imgs.files: _raise_no_images(imgs)
-        (self.images, self.labels, self.unmatched_images, self.unmatched_labels,
-            self.doubled) = _pair(imgs.files, labs.files)
-        if not self.images: _raise_no_pair(imgs, labs)
         self._label = {composed(f.name): o for f,o in zip(self.images, self.labels)}
     def label_of(self, image: str | Path) -> Path:
         "The mask of `image`, a path or a file name. Raises SegbookError when it has none."
@@ -206,8 +208,7 @@ class SegFolder:
         raise SegbookError(f'{f.name} has no mask in {self.labels_dir}; expected {f.stem}_P.png or '
             f'{f.stem}.png. Add it, or leave the image out.')
     def left_out(self, harm=None):
-        """What both listings leave out, in words, '' for nothing: all of it, what may be part of
-        the data, or (False) what does no harm."""
+        "What is not read, in words, '' for nothing: all of it, what may be data, or (False) not."
         told = [(o.folder.name, o.told(harm)) for o in self.listings]
         return '; '.join(f'in {name}/ {text}' for name,text in told if text)
     def __len__(self): return len(self.images)
