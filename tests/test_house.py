@@ -15,7 +15,8 @@ import front
 # Imports run downward: a module imports from those before it, and from its own row only what is
 # said below.
 LAYERS = [['errors'], ['files'],
-    ['reading.failures', 'reading.orientation', 'reading.tiff', 'reading.stored', 'reading'],
+    ['reading.failures', 'reading.orientation', 'reading.tiff', 'reading.stored',
+        'reading.pixels', 'reading.facts', 'reading'],
     ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
         'masks.folder', 'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'],
     ['convolution'], ['upsampling', 'skip_connections'], ['imbalance'],

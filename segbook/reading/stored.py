@@ -16,7 +16,7 @@ from .orientation import exif_orientation, turned, turned_size
 from .tiff import TIFF_MARKS, beyond_pillow, read_tiff
 
 # %% auto #0
-__all__ = ['NPY_MARK', 'StoredImage', 'stored_bits', 'open_stored']
+__all__ = ['NPY_MARK', 'StoredImage', 'stored_bits', 'open_stored', 'stored_picture']
 
 # %% ../../nbs/workshop/reading/stored.ipynb #28128f5c
 @dataclass
@@ -117,7 +117,7 @@ def _jp2_bits(file):
     at = head.find(b'\xff\x4f\xff\x51')
     return 8 if at < 0 or len(head) < at + 43 else (head[at + 42] & 127) + 1
 
-# %% ../../nbs/workshop/reading/stored.ipynb #8f71bc27
+# %% ../../nbs/workshop/reading/stored.ipynb #8c7e1466
 def _palette_of(im):
     "Colours of a palette, [256,3] uint8, or None."
     if im.mode not in ('P', 'PA'): return None
@@ -144,10 +144,11 @@ def _open_picture(file, head, quick):
             im.draft('RGB', (hw[1]//8, hw[0]//8))
         x = np.asarray(im) if deep is None else deep
         turn = exif_orientation(im) # of a TIFF, newer Pillows have turned the pixels already
-        return StoredImage(turned(x, turn), 'LA' if rawmode == 'LA;16B' else mode, bits, form,
+        if turn > 1: x = np.ascontiguousarray(turned(x, turn))
+        return StoredImage(x, 'LA' if rawmode == 'LA;16B' else mode, bits, form,
             max(o, turn), pages, _palette_of(im), turned_size(hw, turn))
 
-# %% ../../nbs/workshop/reading/stored.ipynb #01975de0
+# %% ../../nbs/workshop/reading/stored.ipynb #85e1daa8
 def _load_plugin(file, head):
     "Let Pillow learn the format of a file; an UnreadableFile that names the package it is in."
     if not (need := plugin_for(head)): return False
@@ -181,3 +182,17 @@ def open_stored(
     head = first_bytes(file)
     try: return _checked(file, _open_any(file, head, quick))
     except Exception as e: raise failure(file, e, head) from e
+
+def stored_picture(
+    im, # a PIL image, opened or made
+) -> StoredImage:
+    "A picture in memory, as a viewer would display it. Raises UnreadableFile as `open_stored`."
+    file, where = getattr(im, 'filename', ''), getattr(im, 'filename', '') or 'the image'
+    try:
+        # not read yet, and its file holds more than Pillow would give
+        if file and getattr(im, 'tile', None) and getattr(im, 'n_frames', 1) == 1 and (stored_bits(
+                im) > 8 or im.format == 'TIFF' and beyond_pillow(im)): return open_stored(file)
+        x, turn = np.asarray(im), exif_orientation(im)
+        return _checked(where, StoredImage(turned(x, turn), im.mode, 8*x.itemsize,
+            im.format or 'memory', turn, palette=_palette_of(im)))
+    except Exception as e: raise failure(where, e) from e
