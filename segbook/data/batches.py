@@ -46,9 +46,9 @@ class SegDL(TfmdDL):
         return res
 
     def _pictures(self, b, n):
-        "The first `n` images and masks of a batch, as they are drawn."
-        xs,ys = [o.detach().cpu() for o in self.decode(b)[:2]]
-        return [_as_picture(x) for x in xs[:n]],ys[:n].numpy()
+        "The first `n` images and masks of a batch, as they are drawn; None for masks it lacks."
+        xs,*ys = [o.detach().cpu() for o in self.decode(b)[:2]]
+        return [_as_picture(x) for x in xs[:n]],ys[0][:n].numpy() if ys else None
 
     def show_batch(self, b=None, max_n=6, ncols=3, alpha=.6, figsize=None, show=True, **kwargs):
         "Draw `max_n` images of a batch under their masks, with a legend of the classes seen."
@@ -56,21 +56,25 @@ class SegDL(TfmdDL):
         if not show: return self._pre_show_batch(b, max_n=max_n)
         xs,ys = self._pictures(b, max_n)
         ncols = min(ncols, len(xs))
-        fig,axs = panel_grid(-(-len(xs)//ncols), ncols, ys.shape[-2:], figsize)
-        for ax,x,y in zip(axs.flat, xs, ys):
-            ax.imshow(overlay(x, y, self.vocab, alpha), interpolation='nearest')
-        _add_legend(fig, self.vocab, ys)
+        fig,axs = panel_grid(-(-len(xs)//ncols), ncols, xs[0].shape[:2], figsize, ys is not None)
+        for i,(ax,x) in enumerate(zip(axs.flat, xs)):
+            if ys is not None: x = overlay(x, ys[i], self.vocab, alpha)
+            ax.imshow(x, cmap='gray', interpolation='nearest')
+        if ys is not None: _add_legend(fig, self.vocab, ys)
 
-    def show_results(self, b, out, max_n=4, figsize=None, **kwargs):
-        "Draw images, their true masks and the predicted ones side by side, with a legend."
+    def show_results(self, b, out, max_n=4, figsize=None, show=True, **kwargs):
+        "Draw images, their true masks if known, and the predicted ones, with a legend."
+        out = out[0] if isinstance(out, (tuple,list)) else out
+        if not show: return super().show_results(b, out, max_n=max_n, show=False)
         xs,ys = self._pictures(b, max_n)
         ps = torch.as_tensor(out).cpu().numpy()[:len(xs)]
-        fig,axs = panel_grid(len(xs), 3, ys.shape[-2:], figsize)
-        for row,x,y,p in zip(axs, xs, ys, ps):
-            pictures = (x, *(overlay(x, m, self.vocab, .6) for m in (y,p)))
+        masks = {'truth': ys, 'prediction': ps} if ys is not None else {'prediction': ps}
+        fig,axs = panel_grid(len(xs), 1+len(masks), ps.shape[-2:], figsize)
+        for i,(row,x) in enumerate(zip(axs, xs)):
+            pictures = (x, *(overlay(x, m[i], self.vocab, .6) for m in masks.values()))
             for ax,o in zip(row, pictures): ax.imshow(o, cmap='gray', interpolation='nearest')
-        for ax,t in zip(axs[0], ('image','truth','prediction')): ax.set_title(t, fontsize=10)
-        _add_legend(fig, self.vocab, ys, ps)
+        for ax,t in zip(axs[0], ('image', *masks)): ax.set_title(t, fontsize=10)
+        _add_legend(fig, self.vocab, *masks.values())
 
 # %% ../../nbs/workshop/data/batches.ipynb #3b543c1c
 def tell_loaders(dls, folder, channels, size):

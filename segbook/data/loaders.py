@@ -9,7 +9,7 @@ import random
 import torch
 from PIL import Image
 from fastai.vision.all import (
-    AddMaskCodes, DataBlock, DataLoaders, IntToFloatTensor, PILMask, TensorImage, Transform,
+    AddMaskCodes, DataBlock, DataLoaders, IntToFloatTensor, L, PILMask, TensorImage, Transform,
     TransformBlock, aug_transforms,
 )
 
@@ -59,7 +59,7 @@ def pair_block(folder, channels, split, item_tfms, batch_tfms):
     y = TransformBlock(type_tfms=[OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes),
         batch_tfms=IntToFloatTensor)
     return DataBlock((x,y), splitter=lambda items: split, dl_type=SegDL, item_tfms=item_tfms,
-        batch_tfms=list(batch_tfms or []))
+        batch_tfms=list(L(batch_tfms)))
 
 # %% ../../nbs/03_data.ipynb #1026e438
 def seg_dataloaders(
@@ -77,8 +77,8 @@ def seg_dataloaders(
     crops: str | None = None, # train on windows: 'random' anywhere, 'positive' where something is
     crops_per_image: int = 1, # windows cut from each training image in an epoch
     crop_classes = None, # for 'positive': names or ids; None: all classes but the commonest
-    item_tfms = None, # further transforms of single items: PILImage and PILMask, or tensors
-    batch_tfms = 'default', # 'default' for `mild_tfms()`, None for none, or a list
+    item_tfms = None, # one or more for single items: PILImage and PILMask, or tensors
+    batch_tfms = 'default', # 'default' for `mild_tfms()`, None for none, or one or more
     num_workers: int | None = None, # reading processes; None: 0 on a CPU, a few for a GPU
     device = None, # where the batches go; None: the GPU if there is one
     val_bs: int | None = None, # images in a validation batch; None for `bs`
@@ -94,7 +94,7 @@ def seg_dataloaders(
     hw = None if window else find_size(folder, shapes, size)
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
-    tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(item_tfms or [])
+    tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(L(item_tfms))
     block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SegbookError
-from ..masks.mask import void_of
+from ..masks.mask import vocab_of, void_of
 
 # %% auto #0
 __all__ = ['pixels_by_class', 'training_pixels_by_class', 'Batch', 'Validator', 'SegLoss', 'negative_log_likelihood', 'sum_dtype',
@@ -75,13 +75,16 @@ def _unknown_ids(mask, K, ignore_index):
 # %% ../../nbs/workshop/losses/base.ipynb #5b3e990f
 def training_pixels_by_class(dls):
     "Pixels of each class in each training mask of DataLoaders, float64 [N,K]; ignored ones are 0."
-    if not hasattr(dls, 'vocab'):
+    codes = vocab_of(dls)
+    if codes is None:
         raise SegbookError('the DataLoaders have no vocab, the list of class names; expected those '
             'of seg_dataloaders, or set dls.vocab = codes')
     if not hasattr(dls, '_segbook_counts'):
-        masks,K,ignore = dls.train_ds.tls[-1],len(dls.vocab),void_of(dls)
+        K,ignore,pairs = len(codes),void_of(dls),dls.train_ds
+        masks = pairs.tls[-1] if hasattr(pairs, 'tls') else None
         def count(i):
-            return pixels_by_class(torch.as_tensor(np.array(masks[i])).long(), K, ignore)
+            mask = pairs[i][-1] if masks is None else masks[i]
+            return pixels_by_class(torch.as_tensor(np.array(mask)).long(), K, ignore)
         with ThreadPoolExecutor(4) as ex:
             dls._segbook_counts = torch.stack(list(ex.map(count, range(len(masks))))).double()
     return dls._segbook_counts
@@ -318,6 +321,9 @@ class CombinedLoss(_PartSettings):
 
     def _of_images(self, logits, mask):
         "[B]: the sum of each image by itself."
+        _check_shapes(logits, mask)
         self.reduction = 'mean'
-        try: return torch.stack([self(x[None], t[None]) for x,t in zip(logits, mask)])
+        try:
+            if not len(mask): return self(logits, mask).expand(0)
+            return torch.stack([self(x[None], t[None]) for x,t in zip(logits, mask)])
         finally: self.reduction = 'none'
