@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from .boxes import NO_PIXEL
 from segbook.receptive_field.channels import (
     LOST, channel_shape, channels_together, for_map_and_parts, joined_maps, kinds_together,
     map_of_kinds, settled,
@@ -16,7 +17,9 @@ from segbook.receptive_field.channels import (
 from segbook.receptive_field.maps import (
     CannotFollow, Parts, axes_in, map_reading, moved_dims, without_place,
 )
-from .taps import Interpolation, Window, bin_taps, picked_taps
+from segbook.receptive_field.taps import (
+    Interpolation, Window, bin_taps, picked_taps, taps_within,
+)
 
 # %% auto #0
 __all__ = ['both_axes', 'channels_repeated', 'convolved_rule', 'max_pooled_rule', 'avg_pooled_rule', 'adaptive_rule',
@@ -128,6 +131,12 @@ def repeated_rule(c, x, pad):
     return both_axes(c.map(x), x, c.out, taps, lambda a: 1)
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #b3cefeba
+def _cut_off(m, axis, units):
+    """Whether a unit of the map that sees something would continue it at an edge, next to which it
+    does not stand any more: padding there has no place beyond the image."""
+    real = units[(units >= 0) & (units < m.n[axis])]
+    return len(real) > 0 and bool((np.take(m.exact.lo[axis], real, axis) < NO_PIXEL).any())
+
 def _taken(m, x, dim, n, index, jump=1):
     """The map of `n` places along a dimension, the u-th of which is the place index(u) of `x`:
     of rows, of columns, or of channels."""
@@ -136,8 +145,10 @@ def _taken(m, x, dim, n, index, jump=1):
     if axes:
         a = axes[0]
         if len(axes) == 2 or m.dims[a] != (dim, 1) or m.n[a] != x.shape[dim]: raise CannotFollow
-        return for_map_and_parts(m, lambda o:
-            map_reading(o, a, n, picked_taps(index), o.jump[a]*jump))
+        before,behind = (_cut_off(m, a, index(u)) for u in (np.arange(-m.n[a], 0),
+                n + np.arange(m.n[a])))
+        taps = taps_within(picked_taps(index), 0 if before else None, n if behind else None)
+        return for_map_and_parts(m, lambda o: map_reading(o, a, n, taps, o.jump[a]*jump))
     at = index(np.arange(n))
     if m.parts is None or np.array_equal(at, np.arange(x.shape[dim])): return m
     if m.parts is LOST: raise CannotFollow

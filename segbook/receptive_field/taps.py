@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # %% auto #0
-__all__ = ['as_pair', 'Window', 'picked_taps', 'bin_taps', 'Interpolation', 'nearest_taps', 'smooth_taps', 'antialiased_taps']
+__all__ = ['as_pair', 'Window', 'picked_taps', 'taps_within', 'bin_taps', 'Interpolation', 'nearest_taps', 'smooth_taps',
+           'antialiased_taps']
 
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #af2c4b4f
 def as_pair(v):
@@ -55,6 +56,15 @@ class Window:
 def picked_taps(index, exact=None):
     "Unit u reads the one unit `index(u)`; `exact` differs where the edge is mirrored or repeated."
     return lambda u, e: ((exact if e and exact else index)(u)[:,None], None)
+
+def taps_within(taps, start, stop):
+    "The same, but units before `start` and from `stop` on read nothing; None: no such limit."
+    if start is None and stop is None: return taps
+    def within(u, exact):
+        idx,read = taps(u, exact)
+        inside = ((start is None) | (u >= (start or 0))) & ((stop is None) | (u < (stop or 0)))
+        return idx,inside[:,None] & (True if read is None else read)
+    return within
 
 def bin_taps(n, out):
     "Adaptive pooling of n units to `out`: from floor(u*n/out) to ceil((u+1)*n/out)."
