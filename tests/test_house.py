@@ -14,31 +14,35 @@ import front
 
 # Imports run downward: a module imports from those before it, and from its own row only what is
 # said below.
-LAYERS = [['errors'], ['files'],
+LAYERS = [['errors'], ['files'], ['apart'],
     ['reading.failures', 'reading.orientation', 'reading.tiff', 'reading.stored',
         'reading.pixels', 'reading.facts', 'reading'],
     ['masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
-        'masks.folder', 'masks.seen', 'masks.problems', 'masks.mappings', 'masks.check', 'masks'],
+        'masks.folder', 'masks.seen', 'masks.problems', 'masks.pictures',
+        'masks.mappings', 'masks.check', 'masks'],
     ['convolution'], ['upsampling', 'skip_connections'], ['imbalance'],
     ['augmentation.moves', 'augmentation.elastic', 'augmentation.alignment',
         'augmentation.albumentations_bridge', 'augmentation'],
     ['receptive_field.boxes', 'receptive_field.taps', 'receptive_field.maps',
         'receptive_field.channels', 'receptive_field.rules_places', 'receptive_field.rules_values',
-        'receptive_field.rules', 'receptive_field.recorder', 'receptive_field.answers',
+        'receptive_field.rules', 'receptive_field.elements', 'receptive_field.element_moves',
+        'receptive_field.element_sums', 'receptive_field.recorder', 'receptive_field.answers',
         'receptive_field.gradients', 'receptive_field.field', 'receptive_field'],
     ['drawing.canvas', 'drawing.street', 'drawing.folder', 'drawing.scenes', 'drawing.films',
         'drawing.cells', 'drawing'], ['encoders'], ['architectures'],
-    ['data.images', 'data.sources', 'data.download', 'data.annotations', 'data.checks',
-        'data.items', 'data.batches', 'data.loaders', 'data'],
+    ['data.images', 'data.sources', 'data.download', 'data.regions', 'data.polygons',
+        'data.run_lengths', 'data.annotation_files', 'data.import_report', 'data.painting',
+        'data.coco', 'data.labelme', 'data.annotations', 'data.checks', 'data.items',
+        'data.batches', 'data.loaders', 'data'],
     ['losses.base', 'losses.pixels', 'losses.overlap', 'losses.borders', 'losses'],
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries',
         'metrics.training', 'metrics'], ['models'], ['model_facts'], ['model_files'],
-    ['callbacks', 'learner_checks', 'optimiser'],
+    ['callbacks', 'learner_batches', 'learner_checks', 'optimiser', 'contract'],
     ['training'], ['learner'], ['inference'], ['interpretation', 'export'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
-        'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_folder', 'cli.predict', 'cli.check',
-        'cli.train', 'cli'], ['tasks']]
+        'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
+        'cli.predict', 'cli.check', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm',
     'ipywidgets'}
