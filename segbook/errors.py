@@ -42,8 +42,8 @@ def counted(n, word):
 
 # %% ../nbs/workshop/errors.ipynb #e191b44d
 def figure_text(name):
-    "A name as matplotlib shall draw it: letter by letter, never as mathematics, on one line."
-    s = printable(name).replace('$', r'\$')
+    "A name as matplotlib shall draw it: letter by letter, never as mathematics; its lines stay."
+    s = '\n'.join(map(printable, str(name).split('\n'))).replace('$', r'\$')
     return '\u200a' + s if s.startswith('_') else s
 
 # %% ../nbs/workshop/errors.ipynb #68b88001

@@ -17,7 +17,7 @@ __all__ = ['TRAIN_OPTIONS', 'DEFAULT_BATCH', 'SMALL_SET', 'SMALL_SET_BATCH', 'Pa
 # the arguments of a run, and what they are when not given
 TRAIN_OPTIONS = dict(data='scenes', root=None, images='images', labels='labels', codes=None, n=None,
     size=None, arch='dynamic_unet', encoder='resnet34', pretrained=True, epochs=20, bs=None,
-    lr=1e-3, weights=True, seed=42, workers=None)
+    lr=1e-3, weights=True, seed=42, workers=None, value_range=None)
 
 # images in a batch, or fewer when there are fewer training images than this
 DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH = 8, 160, 4
@@ -57,6 +57,12 @@ def _whole_number(least):
             _refuse_value(s, f'a whole number of at least {least}')
         return int(s)
     return read
+
+def _finite_number(s):
+    "A type of argument: any number but NaN and infinity."
+    try: x = float(s)
+    except ValueError: x = float('nan')
+    return x if abs(x) < 1e300 else _refuse_value(s, 'a number')
 
 def _rate(s):
     try: x = float(s)
@@ -114,6 +120,9 @@ def _add_data(group):
         'data folder)')
     group.add_argument('--size', type=_height_width, metavar='H,W',
         help='resize images and masks, in pixels (default: as they are)')
+    group.add_argument('--value-range', type=_finite_number, nargs=2, metavar=('LOW', 'HIGH'),
+        help='the values that mean black and white in images of more than 8 bits (default: found '
+        'over all images)')
     group.add_argument('--n', type=_whole_number(2), metavar='N',
         help='how many pictures to draw, for --data scenes or cells')
 
