@@ -39,10 +39,11 @@ def _add_legend(fig, codes, *masks):
 # %% ../../nbs/workshop/data/batches.ipynb #165dfe6a
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
-    vocab = ignore_index = channels = size = None
+    vocab = ignore_index = channels = size = value_range = None
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
-        for o in ('vocab', 'ignore_index', 'channels', 'size'): setattr(res, o, getattr(self, o))
+        for o in ('vocab', 'ignore_index', 'channels', 'size', 'value_range'):
+            setattr(res, o, getattr(self, o))
         return res
 
     def _pictures(self, b, n):
@@ -77,8 +78,8 @@ class SegDL(TfmdDL):
         _add_legend(fig, self.vocab, *masks.values())
 
 # %% ../../nbs/workshop/data/batches.ipynb #3b543c1c
-def tell_loaders(dls, folder, channels, size):
+def tell_loaders(dls, folder, channels, size, value_range=None):
     "Give the DataLoaders `dls`, and each of them, what is known of the classes and the images."
     for o in (dls, *dls.loaders):
         o.vocab,o.ignore_index = list(folder.codes),folder.ignore_index
-        o.channels,o.size = channels,size
+        o.channels,o.size,o.value_range = channels,size,value_range

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .images import image_shape
 from ..errors import SegbookError, height_width
 from ..masks.arrays import read_mask
 from ..masks.folder import SegFolder
+from ..reading.facts import EXIF_TURNS, common_channels, common_range, image_facts
 
 # %% auto #0
-__all__ = ['open_folder', 'image_shapes', 'find_size', 'find_channels', 'n_validation_images', 'n_training_images',
+__all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_range', 'n_validation_images', 'n_training_images',
            'split_indices', 'check_training_set']
 
 # %% ../../nbs/workshop/data/checks.ipynb #9569a382
@@ -32,16 +32,18 @@ def open_folder(path, images, labels, codes, valid):
     return folder
 
 # %% ../../nbs/workshop/data/checks.ipynb #3f0f22f9
-def image_shapes(folder):
-    "Shapes of all images; a SegbookError when an image and its mask differ in size."
+def folder_facts(folder, channels=None):
+    "ImageFacts of all images; a SegbookError when an image and its mask differ in size."
     with ThreadPoolExecutor(8) as ex:
-        xs,ys = list(ex.map(image_shape, folder.images)),list(ex.map(image_shape, folder.labels))
-    bad = [(f,x,y) for f,x,y in zip(folder.images, xs, ys) if x[:2] != y[:2]]
+        xs = list(ex.map(lambda f: image_facts(f, channels), folder.images))
+        ys = list(ex.map(image_facts, folder.labels))
+    bad = [(f,x,y) for f,x,y in zip(folder.images, xs, ys) if x.size != y.size]
     if bad:
         f,x,y = bad[0]
         raise SegbookError(f'{len(bad)} of {len(xs)} images differ in size from their masks; '
-            f'{f.name} is {x[0]}x{x[1]} and its mask {y[0]}x{y[1]} (height x width). Expected '
-            'equal sizes: resize those masks with nearest, or the images.')
+            '{} is {}x{} and its mask {}x{} (height x width). '.format(f.name, *x.size, *y.size)
+            + (EXIF_TURNS if x.size == y.size[::-1] and max(x.orientation, y.orientation) > 4 else
+                'Expected equal sizes: resize those masks with nearest, or the images.'))
     return xs
 
 def find_size(folder, shapes, size):
@@ -61,10 +63,19 @@ def find_channels(folder, shapes, channels):
     "`channels`, or 1 when all images are grey, 3 when some have colour, else what they all have."
     if channels is not None: return int(channels)
     found = {s[2] for s in shapes}
-    if len(found) == 1: return found.pop()
-    if found <= {1,3}: return 3
+    if n := common_channels(found): return n
     raise SegbookError(f'Images with {", ".join(map(str, sorted(found)))} channels in '
         f'{folder.path}; expected one number. Pass channels=..., or save them alike.')
+
+# %% ../../nbs/workshop/data/checks.ipynb #40f54517
+def find_range(folder, facts, value_range):
+    "The range of values of a set, or None for that of each type; a SegbookError for NaN."
+    choice = common_range(facts, [f.name for f in folder.images], value_range)
+    if choice.errors:
+        raise SegbookError(f'The images of {folder.path} cannot be trained on: '
+            + ' '.join(text for _,text in choice.errors))
+    if choice.told: print(f'{folder.path.name}: the images are not of 8 bits. {choice.told}')
+    return choice.value_range
 
 # %% ../../nbs/workshop/data/checks.ipynb #3c87cd7d
 def n_validation_images(n, valid_pct):

@@ -28,12 +28,12 @@ class OpenImage(Transform):
 
     `learn.predict` and `test_dl` also hand it images at hand: PIL's, arrays and tensors."""
     input_types = str,Path,Image.Image,np.ndarray,torch.Tensor # asked by fastai's `infer_idx`
-    def __init__(self, channels):
+    def __init__(self, channels, value_range=None):
         super().__init__()
-        self.channels = channels
+        self.channels,self.value_range = channels,value_range
     def encodes(self, o):
         if isinstance(o, torch.Tensor): o = o.as_subclass(torch.Tensor).cpu().numpy()
-        x = read_image(o, self.channels)
+        x = read_image(o, self.channels, self.value_range)
         whole = x.dtype == np.uint8
         if self.channels == 1:
             return PILImageBW(Image.fromarray(x[...,0] if whole else x[...,0]*np.float32(255)))

@@ -19,7 +19,7 @@ from .stored import StoredImage, open_stored, stored_bits
 from .tiff import beyond_pillow
 
 # %% auto #0
-__all__ = ['ImageFacts', 'facts_of', 'image_facts', 'common_channels', 'RangeChoice', 'given_range', 'common_range']
+__all__ = ['EXIF_TURNS', 'ImageFacts', 'facts_of', 'image_facts', 'common_channels', 'RangeChoice', 'given_range', 'common_range']
 
 # %% ../../nbs/workshop/reading/facts.ipynb #9eaac82a
 @dataclass
@@ -104,6 +104,11 @@ def image_facts(
     file = Path(file)
     first_bytes(file)
     return _from_header(file) or facts_of(open_stored(file), file, channels)
+
+# %% ../../nbs/workshop/reading/facts.ipynb #1ecbe82b
+EXIF_TURNS = ('They differ by a turn alone: files with an EXIF orientation are read as a viewer '
+    'displays them, and only one of image and mask has it. Turn the other alike, or, if the mask '
+    'was drawn on the picture as it lies in the file, take the EXIF note out of the image.')
 
 # %% ../../nbs/workshop/reading/facts.ipynb #9bc8da31
 def common_channels(

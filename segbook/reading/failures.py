@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import SegbookError
 
 # %% auto #0
-__all__ = ['RESTORE', 'UnreadableFile', 'first_bytes', 'plugin_for', 'failure']
+__all__ = ['RESTORE', 'UnreadableFile', 'NoPicture', 'first_bytes', 'plugin_for', 'failure']
 
 # %% ../../nbs/workshop/reading/failures.ipynb #a7b84257
 class UnreadableFile(SegbookError):
@@ -25,6 +25,9 @@ class UnreadableFile(SegbookError):
         super().__init__(f'{file} cannot be read as an image: {finding}. {cure}')
         self.file, self.finding, self.cure = file, finding, cure
     def __reduce__(self): return type(self), (self.file, self.finding, self.cure)
+
+class NoPicture(UnreadableFile):
+    "A whole file whose array is no picture: of another shape, or of other things than numbers."
 
 # %% ../../nbs/workshop/reading/failures.ipynb #e18e205d
 RESTORE = 'Restore it from its source, or leave it out.'

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .failures import UnreadableFile, failure, first_bytes, plugin_for
+from .failures import NoPicture, UnreadableFile, failure, first_bytes, plugin_for
 from .orientation import exif_orientation, turned, turned_size
 from .tiff import TIFF_MARKS, beyond_pillow, read_tiff
 
@@ -45,11 +45,11 @@ def _checked(file, stored):
     "A StoredImage whose pixels are numbers in rows and columns; else an UnreadableFile."
     x = stored.pixels = _native(stored.pixels)
     if x.dtype.kind not in 'biuf':
-        raise UnreadableFile(file, f'it holds values of dtype {x.dtype}; expected whole or real '
+        raise NoPicture(file, f'it holds values of dtype {x.dtype}; expected whole or real '
             'numbers', 'Save np.abs(x), or its two parts as channels.' if x.dtype.kind == 'c'
             else 'Save numbers.')
     if x.ndim not in (2, 3):
-        raise UnreadableFile(file, f'it has shape {x.shape}; expected [H,W] or [H,W,channels]',
+        raise NoPicture(file, f'it has shape {x.shape}; expected [H,W] or [H,W,channels]',
             'Save one image a file.')
     if not x.size:
         raise UnreadableFile(file, f'it has no pixels: its shape is {x.shape}',
