@@ -16,8 +16,8 @@ from .errors import SegbookError
 __all__ = ['image_logits', 'predict_image']
 
 # %% ../nbs/13_inference.ipynb #1be01ac7
-def _to_chw(image, channels) -> Tensor:
-    "Any image as float [C,H,W] in 0..1 with `channels` channels."
+def _to_chw(image, channels, value_range=None) -> Tensor:
+    "Any image as float [C,H,W] in 0..1; `value_range` is of raw values, not of tensors."
     if isinstance(image, Tensor):
         x = image.as_subclass(Tensor).detach().cpu()
         if x.ndim == 2: x = x[None]
@@ -30,7 +30,7 @@ def _to_chw(image, channels) -> Tensor:
             raise SegbookError(f'the image holds values from {x.min():.2f} to {x.max():.2f}; a '
                 'float image is expected in 0 to 1, not normalised (that is done here)')
         return x
-    x = read_image(image, channels=channels)
+    x = read_image(image, channels, value_range)
     return torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8
         else np.ascontiguousarray(x, np.float32)).permute(2, 0, 1)
 
@@ -72,6 +72,6 @@ def predict_image(
     if cfg is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
             'with seg_learner(dls), or load it with load_segmenter(folder)')
-    x = _to_chw(image, cfg['in_channels'])
+    x = _to_chw(image, cfg['in_channels'], cfg.get('value_range'))
     out = image_logits(learn.model, x, cfg['mean'], cfg['std'], cfg['size'], cfg['ignore_index'])
     return (out[0] > 0).long() if out.shape[0] == 1 else out.max(0).indices

@@ -100,6 +100,7 @@ def _described(learn, facts, codes, ignore) -> Learner:
     learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
         size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())
+    if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
     if facts['pretrained']: learn.freeze()
     return learn.to_fp16() if device.type == 'cuda' else learn
 
