@@ -16,7 +16,6 @@ from .callbacks import KeepBest, SeedEpochs, StopDiverged
 from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearner
 from .encoders import encoder_stats
 from .errors import SegbookError
-from .learner_batches import try_metrics
 from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
 from .losses.pixels import CrossEntropyLoss, class_weights
 from .masks.mask import void_of
@@ -135,14 +134,13 @@ def seg_learner(
     n_counted = max(facts['n_classes'], 2)
     check_loss(loss, facts['n_classes'], ignore)
     if metrics is None: metrics = [o(n_counted, ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
-    metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes)
-    try_metrics(metrics, dls, facts['n_classes'])
+    metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes, dls)
     model, new = _seeded_model(seed, facts), _normalized(dls, encoder, channels)
     if loss is None:
         weight = class_weights(dls, ignore_index=ignore)[:n_counted]
         loss = CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
     own = [ChannelsLast(), StopDiverged()]
     own += [SeedEpochs(seed)]*(seed is not None) + [KeepBest()]*keep_best
-    learn = SegLearner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)), path=path,
-        **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
+    learn = SegLearner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)),
+        path=path, **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
     return _described(learn, facts, codes, ignore)

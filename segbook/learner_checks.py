@@ -4,7 +4,7 @@
 
 # %% ../nbs/workshop/learner_checks.ipynb #dd840be7
 from __future__ import annotations
-import copy, math
+import copy, math, warnings
 from pathlib import Path
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from .callbacks import trackers_of
 from .errors import SegbookError, nearest_names
 from .files import read_text
-from .learner_batches import batch_channels, check_choice_of_class, made_metrics
+from segbook.learner_batches import (
+    batch_channels, check_choice_of_class, made_metrics, try_metrics,
+)
 from .masks.mask import find_void, vocab_of
 from .metrics.training import class_of_name
 
@@ -78,11 +80,20 @@ def check_loss(loss, n_classes, ignore):
             raise SegbookError(f'{name} has ignore_index={o.ignore_index}, and Void has id '
                 f'{ignore}; with one channel there is no class {ignore} that it could be. Cure: '
                 f'ignore_index={ignore}')
+    if not one and ignore is not None: _warn_of_void(loss, ignore)
+
+def _warn_of_void(loss, ignore):
+    "A warning where a loss with an `ignore_index` counts the pixels of Void."
+    parts = [*loss.modules()] if isinstance(loss, nn.Module) else [getattr(loss, 'func', loss)]
+    for o in parts:
+        if getattr(o, 'ignore_index', ignore) == ignore: continue
+        warnings.warn(f'{type(o).__name__} learns Void like a class: its ignore_index is '
+            f'{o.ignore_index}, and Void has id {ignore}. Cure: ignore_index={ignore}')
 
 # %% ../nbs/workshop/learner_checks.ipynb #a161c9fc
-def fitted_metrics(metrics, n_classes, ignore, codes):
+def fitted_metrics(metrics, n_classes, ignore, codes, dls=None):
     """A list of the metrics, made where a class was given, told of one channel where they ask the
-    codes; a SegbookError for those that count other classes."""
+    codes; a SegbookError for those that count other classes, or fail on a batch of `dls`."""
     metrics, expected = made_metrics(metrics), max(n_classes, 2)
     for m in metrics:
         n, name = getattr(m, 'n_classes', n_classes), type(m).__name__
@@ -92,6 +103,7 @@ def fitted_metrics(metrics, n_classes, ignore, codes):
         if n is None and n_classes == 1: m.n_classes = 2
         check_choice_of_class(m, n_classes)
         if getattr(m, 'cls', None) is not None: class_of_name(m.cls, expected, ignore, codes)
+    if dls is not None: try_metrics(metrics, dls, n_classes)
     return metrics
 
 # %% ../nbs/workshop/learner_checks.ipynb #650a9fbd
