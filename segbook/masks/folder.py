@@ -113,7 +113,7 @@ def _pair(imgs, labs):
     return images, labels, lone, [f for f in labs if f not in used], doubled
 
 # %% ../../nbs/workshop/masks/folder.ipynb #7f15f62d
-def _what_is_there(path):
+def _kind_of_path(path):
     "What a path is that is no folder."
     return 'a file' if path.exists() else 'a link that leads nowhere' if path.is_symlink() else (
         'not there')
@@ -168,7 +168,7 @@ def _list_both(path, images_dir, labels_dir):
 def _open_both(sf, images, labels, codes, valid):
     "List both folders of `sf`, read the lists of names, and pair the files."
     if not sf.path.is_dir():
-        raise SegbookError(f'{sf.path} is {_what_is_there(sf.path)}; expected a folder with '
+        raise SegbookError(f'{sf.path} is {_kind_of_path(sf.path)}; expected a folder with '
             f'{images}/, {labels}/ and codes.txt. Check the path.')
     sf.images_dir = _sub_folder(sf.path, images, 'images')
     sf.labels_dir = _sub_folder(sf.path, labels, 'labels')
