@@ -26,7 +26,7 @@ def laid_out(
     shape = x.shape
     if x.ndim == 2: x = x[...,None]
     if x.ndim == 3 and shape[-1] != channels:
-        colours = shape[-1] in (3,4) and shape[0] not in (1,3,4)
+        colours = shape[-1] in (3,4) and (shape[0] not in (1,3,4) or shape[:2] == (1,1))
         if shape[0] == channels or shape[0] < x.shape[-1] and not colours: x = np.moveaxis(x, 0, -1)
     if x.ndim != 3 or not x.size or x.shape[-1] > MOST_CHANNELS:
         raise SegbookError(f'{where} has shape {shape}; expected [H,W], [H,W,channels] or '

@@ -137,6 +137,7 @@ def _open_picture(file, head, quick):
                 x, *rest = read_tiff(file)
                 return StoredImage(x, rest[0], rest[1], form, *rest[2:])
             o = exif_orientation(im)
+            im.filename = '' # mapped into memory, Pillow would give rows of the wrong length
         rawmode = im.tile[0][3] if im.tile else ''
         rawmode = rawmode if isinstance(rawmode, str) else str((rawmode or ('',))[0])
         deep = _sixteen_bits(file, rawmode) if bits == 16 and not mode.startswith('I') else None
@@ -189,9 +190,9 @@ def stored_picture(
     "A picture in memory, as a viewer would display it. Raises UnreadableFile as `open_stored`."
     file, where = getattr(im, 'filename', ''), getattr(im, 'filename', '') or 'the image'
     try:
-        # not read yet, and its file holds more than Pillow would give
-        if file and getattr(im, 'tile', None) and getattr(im, 'n_frames', 1) == 1 and (stored_bits(
-                im) > 8 or im.format == 'TIFF' and beyond_pillow(im)): return open_stored(file)
+        # not read yet, and its file may hold more than Pillow would give
+        if file and getattr(im, 'tile', None) and getattr(im, 'n_frames', 1) == 1 and (
+                stored_bits(im) > 8 or im.format == 'TIFF'): return open_stored(file)
         x, turn = np.asarray(im), exif_orientation(im)
         return _checked(where, StoredImage(turned(x, turn), im.mode, 8*x.itemsize,
             im.format or 'memory', turn, palette=_palette_of(im)))

@@ -39,7 +39,9 @@ def beyond_pillow(
     bits, kind = tags.get(258, (1,)), tags.get(339, (1,))
     said = re.search(r'ImageJ=[\s\S]*?\bimages=(\d+)', str(tags.get(270, '')))
     return (getattr(im, 'n_frames', 1) > 1 and full_pages(im) > 1 or said and int(said[1]) > 1
-        or tags.get(277, 1) > len(im.getbands()) or 'X' in raw or 'RGBa;16' in raw
+        or tags.get(277, 1) > len(im.getbands()) or 'RGBa;16' in raw
+        or 'X' in raw and tags.get(262) != 6
+        or bits[0] == 16 and len(im.getbands()) > 2 and tags.get(284, 1) == 2
         or bits[0] == 32 and kind[0] == 1 or bits[0] == 8 and kind[0] == 2)
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #7195e9ab
@@ -60,6 +62,7 @@ def _check_strips(file, pages):
 def _one_series(file, tif):
     "The one picture of an open TIFF: a series of tifffile, thumbnails and masks left out."
     series = [s for s in tif.series if not int(s.keyframe.subfiletype) & _REDUCED]
+    if not series: raise UnreadableFile(file, 'no picture is left in it', RESTORE)
     if len(series) != 1 or None in series[0].pages[:]:
         raise UnreadableFile(file, f'it holds {len(series)} pictures of different kinds; expected '
             'one' if len(series) != 1 else 'pages of it are missing, or stand in other files',
