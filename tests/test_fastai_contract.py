@@ -8,8 +8,15 @@ from types import ModuleType, SimpleNamespace
 import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
-from fastai.callback.all import *
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.hook import ActivationStats
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import CSVLogger, ShowGraphCallback
+from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.callback.tracker import TerminateOnNaNCallback
+from fastai.callback.training import BnFreeze, GradientAccumulation, GradientClip
+from fastai.callback.training import ShortEpochCallback
 from fastai.metrics import Dice, DiceMulti, JaccardCoeff, JaccardCoeffMulti, accuracy, error_rate
 from fastai.metrics import foreground_acc
 from fastai.vision.all import (
