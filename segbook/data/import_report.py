@@ -55,7 +55,7 @@ class ClassNames:
         self._ids = {c: i for i,c in enumerate(self.codes)}
         lost = [n for n in (names if used is None else used) if self.id_of(n) is None]
         if lost:
-            near = nearest_names(lost[0], self.codes, 1, .7)
+            near = nearest_names(lost[0], self.codes, 1, .6)
             raise SegbookError(f'The annotations name {", ".join(map(repr, lost[:5]))}, which '
                 f'codes does not have: {listed(self.codes, 12)}. Add them, or leave codes out.'
                 + (f' Is {near[0]!r} meant?' if len(near) == 1 < len(self.codes) else ''))

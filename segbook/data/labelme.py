@@ -71,7 +71,7 @@ def _outline(points, size):
 # %% ../../nbs/workshop/data/labelme.ipynb #54326320
 def _mask_shape(s, size):
     "A small mask in its box, whose two corners belong to it."
-    box = _two_points(s['points'], 'mask').astype(int)
+    box = _two_points(s.get('points'), 'mask').astype(int)
     (x0,y0),(x1,y1) = box.tolist()
     try:
         with Image.open(io.BytesIO(base64.b64decode(s.get('mask') or ''))) as im:
