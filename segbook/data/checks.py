@@ -8,16 +8,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import SegbookError, height_width
 from ..masks.arrays import read_mask
-from ..masks.folder import SegFolder
+from ..masks.folder import SegFolder, n_validation_images, random_validation
 from ..reading.facts import EXIF_TURNS, common_channels, common_range, image_facts
 
 # %% auto #0
-__all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_range', 'n_validation_images', 'n_training_images',
-           'split_indices', 'check_training_set']
+__all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_range', 'n_training_images', 'split_indices',
+           'check_training_set']
 
 # %% ../../nbs/workshop/data/checks.ipynb #9569a382
 def open_folder(path, images, labels, codes, valid):
@@ -78,10 +76,6 @@ def find_range(folder, facts, value_range):
     return choice.value_range
 
 # %% ../../nbs/workshop/data/checks.ipynb #3c87cd7d
-def n_validation_images(n, valid_pct):
-    "How many of `n` images a random split takes for validation: one at least, and never all."
-    return min(n-1, max(1, round(n*valid_pct)))
-
 def n_training_images(folder, valid_pct=.2):
     "How many images of `folder` `split_indices` leaves for training."
     n = len(folder.images)
@@ -93,11 +87,11 @@ def _drawn_for_validation(folder, valid_pct, seed):
     if not 0 < valid_pct < 1:
         raise SegbookError(f'valid_pct={valid_pct}; expected a share between 0 and 1, such as '
             '0.2.')
-    n = len(folder.images)
-    order,k = np.random.default_rng(seed).permutation(n),n_validation_images(n, valid_pct)
+    n,drawn = len(folder.images),random_validation(len(folder.images), valid_pct, seed)
+    k = len(drawn)
     print(f'{folder.path.name}: no valid.txt, so {k} of {n} images are drawn at random for '
         f'validation (seed {seed}).')
-    return set(order[:k].tolist())
+    return drawn
 
 # %% ../../nbs/workshop/data/checks.ipynb #65ec92d6
 def split_indices(folder, valid_pct, seed):
@@ -132,13 +126,16 @@ def _without_image(folder, lost):
 
 # %% ../../nbs/workshop/data/checks.ipynb #75b002cd
 def check_training_set(folder, train, bs, repeat=1, what='images'):
-    "Raise a SegbookError when training would have no batch, or nothing to learn from."
+    """Raise a SegbookError when training would have no batch, nothing to learn from, or nothing to
+    be judged by."""
     if bs < 1: raise SegbookError(f'bs={bs}; expected 1 or more.')
     if bs > (n := len(train)*repeat):
         raise SegbookError(f'Batches of {bs} from {n} training {what}: an incomplete batch is '
             f'dropped, so there would be none at all. Pass bs={n} or less.')
-    v = folder.ignore_index
-    if v is not None and not any((read_mask(folder.labels[i]) != v).any() for i in train):
-        raise SegbookError(f'All pixels of all {len(train)} training masks are {folder.codes[v]} '
-            f'(id {v}): there is nothing to learn from. Expected ids of other classes; '
-            'check_masks(folder) shows what the masks hold.')
+    v, val = folder.ignore_index, sorted({*range(len(folder.images))} - {*train})
+    for part,which,why in ((train,'training','learn from'),(val,'validation','measure with')):
+        if v is None or any((read_mask(folder.labels[i]) != v).any() for i in part): continue
+        raise SegbookError(f'All pixels of all {len(part)} {which} masks are {folder.codes[v]} '
+            f'(id {v}): there is nothing to {why}. Expected ids of other classes; '
+            'check_masks(folder) shows what the masks hold. Choose other images for validation '
+            'with valid=..., or another seed.')

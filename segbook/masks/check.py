@@ -12,12 +12,12 @@ import numpy as np
 
 from ..errors import SegbookError, counted, listed
 from ..files import new_folder, write_lines, write_png
-from .folder import SegFolder
+from .folder import SegFolder, random_validation
 from .mappings import alpha_problems, grey_problems, rgb_problems, user_mapping
 from .palettes import settle_values
 from .pictures import image_problems
 from .problems import class_problems, count_files, split_problems
-from .problems import mask_problems, pair_problems
+from .problems import mask_problems, pair_problems, void_parts
 from .recode import recode_mask
 from .seen import LOSSY_FORMATS, holds_colours, see_all_files
 
@@ -170,13 +170,13 @@ def _write_copy(sf, pairs, maps, plain, fix):
     return res
 
 # %% ../../nbs/workshop/masks/check.ipynb #c6b8acc3
-def _count_classes(sf, pairs, grey):
-    "Pixels of each class over the masks `grey`, and over both parts of the split: [K] each."
-    K = len(sf.codes)
-    if sf.valid is None: return count_files(grey, K), None, None
-    held = {m.file for i,m in pairs if i.file.name in sf.valid}
-    parts = [count_files([m for m in grey if (m.file in held) is v], K) for v in (False, True)]
-    return count_files(grey, K), *parts
+def _count_parts(sf, pairs, grey):
+    "Pixels of each class over the masks `grey`, in both parts of the split: [K] each."
+    drawn = random_validation(len(pairs)) if sf.valid is None else ()
+    held = {m.file for j,(i,m) in enumerate(pairs)
+        if (j in drawn if sf.valid is None else i.file.name in sf.valid)}
+    return [count_files([m for m in grey if (m.file in held) is v], len(sf.codes))
+        for v in (False, True)]
 
 # %% ../../nbs/workshop/masks/check.ipynb #5a2837ee
 def _value_problems(read, sf):
@@ -217,8 +217,10 @@ def check_masks(
     looks = [i for i,_ in pairs]
     ps = pair_problems(sf) + image_problems(looks) + mask_problems(pairs)
     ps += split_problems(sf, looks)
-    n = _count_classes(sf, pairs, grey)
-    if not value_ps and grey: ps += class_problems(sf, grey, *n)
+    parts = _count_parts(sf, pairs, grey)
+    n = (count_files(grey, len(sf.codes)), *(parts if sf.valid is not None else (None, None)))
+    if not value_ps and grey:
+        ps += class_problems(sf, grey, *n) + (void_parts(sf, *parts) if sf.valid is None else [])
     in_masks = np.array([sum(k in m.values for m in grey) for k in range(len(sf.codes))])
     report = MaskReport(sf, ps + value_ps, *n, in_masks)
     if fix is not None: _add_copy(report, sf, pairs, grey, maps, fix=fix)

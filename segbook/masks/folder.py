@@ -8,13 +8,15 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import SegbookError, composed, counted, listed, printable
 from ..files import read_text
 from .listing import list_folder
 from .mask import find_void
 
 # %% auto #0
-__all__ = ['SegFolder']
+__all__ = ['n_validation_images', 'random_validation', 'SegFolder']
 
 # %% ../../nbs/workshop/masks/folder.ipynb #230abd3b
 def _file_or_list(x, path, default, what):
@@ -163,6 +165,20 @@ def _list_both(path, images_dir, labels_dir):
             for p in (False, True)]
         labs.left_out = {}
     return imgs, labs
+
+# %% ../../nbs/workshop/masks/folder.ipynb #77aad45c
+def n_validation_images(n, valid_pct=.2):
+    "How many of `n` images a random split takes for validation: one at least, and never all."
+    return min(n-1, max(1, round(n*valid_pct)))
+
+def random_validation(
+    n, # images
+    valid_pct=.2, # share for validation
+    seed=42,
+) -> set: # of indices
+    "The images that a random split takes for validation: the same ones for a seed."
+    order = np.random.default_rng(seed).permutation(n)
+    return set(order[:n_validation_images(n, valid_pct)].tolist())
 
 # %% ../../nbs/workshop/masks/folder.ipynb #64f627a5
 def _open_both(sf, images, labels, codes, valid):

@@ -15,7 +15,7 @@ from ..reading.failures import RESTORE
 
 # %% auto #0
 __all__ = ['MaskProblem', 'pair_problems', 'left_out_problems', 'valid_problems', 'unreadable_files', 'mask_problems',
-           'split_problems', 'count_files', 'class_problems']
+           'split_problems', 'count_files', 'void_parts', 'class_problems']
 
 # %% ../../nbs/workshop/masks/problems.ipynb #0e0316d7
 @dataclass
@@ -48,7 +48,7 @@ def pair_problems(
                 f'{listed([" and ".join(f.name for f in fs) for fs in sf.doubled])}. Expected one '
                 'image and one mask for a name. Remove or rename the others.'))
     if len(sf.images) == 1:
-        ps.append(MaskProblem('one image', list(sf.images), f'{sf.images[0].name} is the only '
+        ps.append(MaskProblem('one image', list(sf.images), f'{listed(sf.images)} is the only '
                 'image with a mask. Expected two at least, one to train on and one to '
                 'validate with. Add images, or cut this one into tiles.'))
     return ps + left_out_problems(sf) + valid_problems(sf)
@@ -195,14 +195,15 @@ def _lone_class(sf, ms, n, real):
             'least: a network learns to tell them apart. Check that the masks were exported with '
             'all labels, and that the background has its own line in codes.txt.')]
 
-def _void_parts(sf, n_train, n_valid, real):
+def void_parts(sf, n_train, n_valid):
     "A part of the split without a labelled pixel."
-    if n_valid is None: return []
-    return [MaskProblem('void part', [], f'All pixels of the {part} masks are Void (id '
-            f'{sf.ignore_index}). Expected labelled pixels: {why}. Name other images in valid.txt.')
+    void = sf.ignore_index
+    if n_valid is None or void is None: return []
+    how = ' of a random split (seed 42)' if sf.valid is None else ''
+    return [MaskProblem('void part', [], f'All pixels of the {part} masks{how} are Void (id '
+            f'{void}). Expected labelled pixels: {why}. Name other images in valid.txt.')
         for n,part,why in ((n_train, 'training', 'there is nothing to learn from'), (n_valid,
-            'validation', 'there is nothing to measure with'))
-        if n.sum() and not n[real].sum() and sf.ignore_index is not None]
+            'validation', 'there is nothing to measure with')) if n.sum() and n.sum() == n[void]]
 
 # %% ../../nbs/workshop/masks/problems.ipynb #d2d00de9
 def class_problems(sf, ms, n, n_train, n_valid):
@@ -214,7 +215,7 @@ def class_problems(sf, ms, n, n_train, n_valid):
                 f'{counted(len(ms), "mask")} are Void (id {void}). Expected labelled pixels: '
                 'nothing can be learned from Void. Check that the masks were exported with '
                 'their labels, and that codes.txt is in the order of the ids.')]
-    ps += _lone_class(sf, ms, n, real) + _void_parts(sf, n_train, n_valid, real)
+    ps += _lone_class(sf, ms, n, real) + void_parts(sf, n_train, n_valid)
     blank = [m.file for m in ms if list(m.values) == [void]]
     if blank:
         ps.append(MaskProblem('void masks', blank, f'{counted(len(blank), "mask")} with Void '
