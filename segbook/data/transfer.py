@@ -60,10 +60,10 @@ def _answer(url, have):
     except requests.TooManyRedirects:
         raise TransferError('redirects without end') from None
     except requests.RequestException as e: raise _BrokenOff(type(e).__name__) from None
-    if r.status_code not in (200, 206, 416):
-        r.close()
-        raise TransferError(f'answered {r.status_code}')
-    return r
+    if r.status_code in (200, 206): return r
+    r.close()
+    if r.status_code == 416 and have: return _answer(url, 0)  # what was kept is too long
+    raise TransferError(f'answered {r.status_code}')
 
 def _start(r, have):
     "At which byte of the file the answer `r` begins."
@@ -93,9 +93,6 @@ def _receive(src, part, bar):
     have = part.stat().st_size if part.exists() else 0
     most = src.size or _MOST
     with _answer(src.url, have) as r:
-        if r.status_code == 416:
-            part.unlink()
-            raise _BrokenOff('nothing follows what was kept')
         have = _start(r, have)
         length = r.headers.get('Content-Length', '')
         total = have + int(length) if length.isdecimal() else None
@@ -147,8 +144,10 @@ def fetch_file(
 
 def _checked(src, part, bar):
     "One try: whether `part` is the file now; False when the next try may begin anew."
+    if part.exists():
+        if (src.size or src.hash) and mismatch(part, src) is None: return True
+        if src.size and part.stat().st_size >= src.size: part.unlink()
     resumed = part.exists()
-    if resumed and (src.size or src.hash) and mismatch(part, src) is None: return True
     _receive(src, part, bar)
     if not (bad := mismatch(part, src)): return True
     part.unlink()
