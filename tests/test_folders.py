@@ -159,7 +159,8 @@ def folders(draw):
         if draw(st.booleans()): files[k] = usual[0], files[k][1]
     names = draw(st.sampled_from(list(NAMES)))
     other = draw(st.sampled_from([names]*20 + list(NAMES)))
-    return dict(files=files, names=names, mask_names=other, split=draw(st.sampled_from(list(LISTS))),
+    return dict(files=files, names=names, mask_names=other,
+        split=draw(st.sampled_from(list(LISTS))),
         encoding=draw(st.sampled_from(['utf-8', 'utf-8-sig', 'utf-16'])),
         beside=draw(st.lists(st.sampled_from(list(BESIDE)), max_size=2, unique=True)))
 
@@ -217,9 +218,132 @@ def judge(d):
     else: assert {p.kind for p in r.errors} <= HARMLESS, str(r)
     return 'error'
 
-@examples(60)
+@examples(40)
 @given(folders())
 def test_ok_is_what_can_be_trained_on(how):
     d = Path(tempfile.mkdtemp())
     try: judge(make(d, **how))
     finally: shutil.rmtree(d)
+
+
+# ---- names and listings
+
+def sound(path, names=None):
+    "A sound folder of four pairs, with images called `names`."
+    for o in ('images', 'labels'): (path/o).mkdir(parents=True)
+    for i,name in enumerate(names or [f'a{k}' for k in range(4)]):
+        put(path/'images'/name, picture(i))
+        put(path/'labels'/name, ids(i), '_P.png')
+    (path/'codes.txt').write_text('\n'.join(CODES), encoding='utf-8')
+    return path
+
+def kinds(r): return [(p.kind, p.severity) for p in r.problems]
+
+nfc, nfd = [lambda s, f=f: unicodedata.normalize(f, s) for f in ('NFC', 'NFD')]
+
+@pytest.mark.parametrize('image', [nfc, nfd])
+@pytest.mark.parametrize('mask', [nfc, nfd])
+@pytest.mark.parametrize('line', [nfc, nfd])
+def test_accents_match_however_they_are_composed(tmp_path, image, mask, line):
+    d = sound(tmp_path, ['b', 'c'])
+    name = 'Stra\u00dfe \u00e9\u0301\u00fc\ud55c'
+    put(d/'images'/image(name), picture(7))
+    put(d/'labels'/mask(name), ids(7), '_P.png')
+    (d/'codes.txt').write_text('\n'.join(['Geb\u00e4ude', 'Stra\u00dfe', 'Void']), encoding='utf-8')
+    (d/'valid.txt').write_text(line(name) + '.png\n', encoding='utf-8')
+    r = check_masks(d, progress=False, fix=tmp_path.parent/f'{tmp_path.name}_copy',
+        mapping={1: nfd('Geb\u00e4ude'), 0: 'Stra\u00dfe'})
+    sf = SegFolder(d)
+    assert r.ok and len(sf) == 3 and r.valid_pixels.sum() == 108 and r.copy.ok
+    assert (read_mask(sf.label_of(line(name) + '.png')) == ids(7)).all()
+
+def test_two_names_that_look_alike_are_doubled(tmp_path):
+    d = sound(tmp_path, ['b', 'c', nfc('\u00fc')])
+    put(d/'images'/nfd('\u00fc'), picture(9))
+    assert ('doubled', 'error') in kinds(check_masks(d, progress=False))
+
+@pytest.mark.parametrize('text', ['a3', 'a3.PNG', 'images/a3.png', 'C:\\photos\\a3.png', 'a3\r\n',
+    'a3.png\n\n\n'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-16', 'utf-16-le', 'utf-8-sig'])
+def test_a_validation_list_as_people_write_it(tmp_path, text, encoding):
+    d = sound(tmp_path)
+    (d/'valid.txt').write_bytes(text.encode(encoding))
+    (d/'codes.txt').write_bytes('\r\n'.join(CODES).encode(encoding))
+    assert SegFolder(d).valid == {'a3.png'} and SegFolder(d).codes == CODES
+    assert check_masks(d, progress=False).valid_pixels.sum() == 108
+
+def test_another_ending_in_a_list_is_another_file(tmp_path):
+    d = sound(tmp_path)
+    assert kinds(check_masks(d, valid=['a3.jpg'], progress=False))[0] == ('valid', 'error')
+
+def test_what_a_listing_leaves_out_is_told(tmp_path, capsys):
+    d = sound(tmp_path)
+    for name,data in BESIDE.items():
+        (d/'images'/name).parent.mkdir(exist_ok=True)
+        (d/'images'/name).write_bytes(data)
+    (d/'images'/'gone.png').symlink_to(d/'nowhere.png')
+    (d/'images'/'round.png').symlink_to(d/'images'/'round.png')
+    (d/'labels'/'old').mkdir()
+    (d/'labels'/'a0.json').touch()
+    if hasattr(os, 'mkfifo'): os.mkfifo(d/'labels'/'pipe.png')
+    r = check_masks(d, progress=False)
+    assert r.ok and kinds(r) == [('left out', 'warning'), ('left out', 'note')]
+    harm, none = [p.message for p in r.problems]
+    for o in ('1 sub-folder with images (sub)', '2 links that lead nowhere (gone.png, round.png)',
+            '1 file in a format that is not read (x.heic)', 'ending of its format (scan)',
+            'Save these as PNG'): assert o in harm, harm
+    if hasattr(os, 'mkfifo'): assert '1 entry that is no file (pipe.png)' in harm
+    for o in ('3 hidden or system files (.DS_Store, ._a0.png, Thumbs.db)', '1 file that is no '
+            'image (notes.txt)', 'in labels/', '(old)', '(a0.json)'): assert o in none, none
+    assert len(r.problems[0].files) + len(r.problems[1].files) == len(list_folder(
+        d/'images').entries()) + len(list_folder(d/'labels').entries())
+    seg_dataloaders(d, bs=2, num_workers=0, device='cpu')
+    assert '1 sub-folder with images (sub)' in capsys.readouterr().out
+
+@pytest.mark.parametrize('names, part', [(['a.heic', 'b.HEIC'], '2 files in formats that are not '
+        'read (a.heic, b.HEIC). Save these as PNG'), (['t/a.png', 'v/b.png'], 'only the folders t, '
+        'v. Pass images="images/t"'), ([], 'Put them there'), (['.a.png'], '1 hidden or system')])
+def test_no_images_says_what_lies_there(tmp_path, names, part):
+    d = sound(tmp_path)
+    for f in (d/'images').iterdir(): f.unlink()
+    for o in names:
+        (d/'images'/o).parent.mkdir(exist_ok=True)
+        (d/'images'/o).touch()
+    with pytest.raises(SegbookError) as e: SegFolder(d)
+    assert 'No images in ' in str(e.value) and part in str(e.value)
+
+def test_masks_in_a_sub_folder_or_another_case_are_named(tmp_path):
+    d = sound(tmp_path)
+    (d/'labels').rename(d/'old')
+    (d/'labels').mkdir()
+    (d/'old').rename(d/'labels'/'png')
+    with pytest.raises(SegbookError, match=r'found 1 sub-folder with images \(png\). Move'):
+        SegFolder(d)
+    assert len(SegFolder(d, labels='labels/png')) == 4
+    for f in (d/'labels'/'png').iterdir(): f.rename(f.with_name(f.name.replace('a', 'A')))
+    with pytest.raises(SegbookError, match='the names differ in upper and lower case'):
+        SegFolder(d, labels='labels/png')
+
+@pytest.mark.parametrize('name, what', [('x'*300, 'cannot be read'), ('loop', 'a link that leads '
+        'nowhere'), ('gone', 'not there'), ('a\0b', 'not there')])
+def test_paths_that_are_no_folder(tmp_path, name, what):
+    (tmp_path/'loop').symlink_to(tmp_path/'loop')
+    with pytest.raises(SegbookError, match=what): SegFolder(tmp_path/name)
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    "As root every folder can be listed: the system's refusal is stood in for."
+    d, listing = sound(tmp_path), Path.iterdir
+    def refuse(self):
+        if self.name == 'labels': raise PermissionError(13, 'Permission denied')
+        return listing(self)
+    monkeypatch.setattr(Path, 'iterdir', refuse)
+    with pytest.raises(SegbookError, match='labels cannot be listed .Permission denied.*Change'):
+        check_masks(d, progress=False)
+
+@pytest.mark.parametrize('name', ['*', '[a]?', 'a b', ' a', '\u3000', 'a\nb', '$x_$', '%d {0}'])
+def test_names_with_odd_letters(tmp_path, name):
+    d = sound(tmp_path/'d', ['b', 'c', 'd', name])
+    assert check_masks(d, progress=False).ok
+    (d/'labels'/f'{name}_P.png').write_bytes(b'')
+    r = check_masks(d, progress=False, fix=tmp_path/'copy')
+    assert kinds(r)[0] == ('unreadable', 'error') and '\n' not in r.errors[0].message
