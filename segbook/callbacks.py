@@ -78,6 +78,9 @@ class History(list):
         return best_epoch(self.column(name), name, [is_sound(row, self.names) for row in self])
 
 # %% ../nbs/workshop/callbacks.ipynb #bdae83d4
+def _copied_weights(model) -> dict:
+    return {k: o.detach().cpu().clone() for k, o in get_model(model).state_dict().items()}
+
 class KeepBest(Callback):
     "Put the weights of the best epoch back when training ends."
     order, remove_on_fetch = 61, True
@@ -106,9 +109,7 @@ class KeepBest(Callback):
         values = [now] if self.best is None else [self.best, now]
         self.new_best = best_epoch(values, name) == len(values) - 1
         if self.new_best:
-            weights = get_model(self.model).state_dict()
-            self.best, self.kept = now, (self.epoch,
-                {k: o.detach().cpu().clone() for k, o in weights.items()})
+            self.best, self.kept = now, (self.epoch, _copied_weights(self.model))
 
     def after_fit(self):
         if self.epochs_trained and self.kept is not None:
@@ -125,24 +126,28 @@ def _is_finite(x) -> bool:
     xs = [x] if isinstance(x, Tensor) else x
     return all(torch.isfinite(o.detach()).all().item() for o in xs if o.is_floating_point())
 
+def _put_back(learn, weights, why):
+    "Sound weights in place of those of a run that diverged, and a line that says so."
+    if weights is not None: get_model(learn.model).load_state_dict(weights)
+    learn.opt.clear_state()
+    if rank_distrib(): return
+    print(f'training stopped: {why}. Sound weights are back in place. Cure: a lower learning rate '
+        '(lr), or data and a loss without NaN')
+
+# %% ../nbs/workshop/callbacks.ipynb #8261e382
 class StopDiverged(Callback):
-    "End a fit whose loss, weights or answers are no numbers any more, with sound weights back."
+    """End a fit whose loss, weights or answers are no numbers any more, with sound weights back;
+    `why` says what was found, None if nothing."""
     order, remove_on_fetch = KeepBest.order - 6, True
     watching = odd_answers = False
-    def __init__(self):
-        # why the fit was ended; epochs that were behind when it began; weights to go back to
-        self.why, self.done, self.sound = None, 0, None
+    def __init__(self): self.why, self.sound, self.done = None, None, 0 # done: epochs before a fit
 
     def before_fit(self):
         self.why, self.odd_answers = None, False
-        if not hasattr(self.learn, 'lr_finder'): self._remember()
+        if not hasattr(self.learn, 'lr_finder'): self.sound = _copied_weights(self.model)
 
     # a rate finder raises the rate until it fails, and learn.validate() is no epoch of training
     def before_train(self): self.watching = not hasattr(self.learn, 'lr_finder')
-
-    def _remember(self):
-        weights = get_model(self.model).state_dict()
-        self.sound = {k: o.detach().cpu().clone() for k, o in weights.items()}
 
     def after_batch(self):
         if not self.watching or num_distrib() > 1 or _is_finite(self.loss): return
@@ -155,25 +160,19 @@ class StopDiverged(Callback):
 
     def after_epoch(self):
         if not self.watching: return
-        if self.odd_answers:
-            self.recorder.values.pop()
-            self._stop('the answers to validation images are no finite numbers')
+        if self.odd_answers: self._stop('answers to validation images are no finite numbers', 1)
         self.watching, keep = False, best_keeper(self.learn)
-        if keep is None or keep.kept is None: self._remember()
-        else: self.sound = None  # KeepBest has better ones, and puts them back after this one
+        kept = keep is not None and keep.kept is not None # and put back by KeepBest, after this one
+        self.sound = None if kept else _copied_weights(self.model)
 
-    def _stop(self, why):
+    def _stop(self, why, rows=0):
         self.why = f'{why} (epoch {self.done + self.epoch + 1})'
+        if rows: self.recorder.values.pop()
         raise CancelFitException
 
     def after_fit(self):
         self.watching = False
-        if self.why:
-            if self.sound is not None: get_model(self.model).load_state_dict(self.sound)
-            self.opt.clear_state()
-            if not rank_distrib():
-                print(f'training stopped: {self.why}. Sound weights are back in place. Cure: a '
-                    'lower learning rate (lr), or data and a loss without NaN')
+        if self.why: _put_back(self.learn, self.sound, self.why)
         self.sound = None
 
 # %% ../nbs/workshop/callbacks.ipynb #25c611d0
@@ -207,6 +206,7 @@ def _safe_copy(o, of_tensor):
     if isinstance(o, (list, tuple, L)): return [_safe_copy(v, of_tensor) for v in o]
     return float(o) if isinstance(o, (np.floating, float)) else o
 
+# %% ../nbs/workshop/callbacks.ipynb #51c880aa
 def content_hash(o, into=None) -> str:
     "sha256 of what nested dicts and lists hold: names, numbers and the bytes of tensors."
     h = into or hashlib.sha256()
@@ -225,6 +225,7 @@ def content_hash(o, into=None) -> str:
     else: h.update(repr(o).encode())
     return h.hexdigest()
 
+# %% ../nbs/workshop/callbacks.ipynb #7dc70a17
 def write_state(state:dict, file:Path):
     "A dict of tensors, numbers and strings as a file that knows its own hash, whole or not at all."
     state = {**state, 'hash': content_hash(state)}
@@ -247,6 +248,7 @@ def read_state(file:Path, cure:str) -> dict:
             f'Cure: {cure}') from e
     return state
 
+# %% ../nbs/workshop/callbacks.ipynb #4726c59c
 def learner_state(learn, with_optimiser=True) -> dict:
     "Weights, optimiser, the smoothed loss, and what the trackers have counted."
     smooth_loss = learn.recorder.smooth_loss

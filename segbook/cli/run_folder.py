@@ -81,6 +81,7 @@ def _state_text(out, run) -> str:
         with locked_folder(out): return f'; the run in it was killed ({who} is gone)'
     except SegbookError: return f'; the run in it is still running ({who})'
 
+# %% ../../nbs/workshop/cli/run_folder.ipynb #b627e1aa
 def check_out(out, overwrite):
     "Raise a SegbookError unless a new run may write to `out`."
     if there := _what_is_there(out):

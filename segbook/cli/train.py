@@ -5,7 +5,7 @@
 # %% ../../nbs/workshop/cli/train.ipynb #b4d38e27
 from __future__ import annotations
 import errno, io, shlex, time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +47,8 @@ class Run:
     out: Path | None = None # the folder it writes to
     record: dict | None = None # what its run.json says
     mark: bytes | None = None # what that file held when the folder was looked at
+    # keeps the folder for this run until its end is noted in it
+    hold: ExitStack = field(default_factory=ExitStack)
     in_folder: bool = False # is the folder held by this run?
     saved: bool = False # did this process write to that file?
     made: list = field(default_factory=list) # folders that did not exist before it
@@ -97,7 +99,7 @@ def _data_folder(a) -> Path:
     return draw(data_root(a.root)/f'{a.data}_{a.n}', n=a.n)
 
 # %% ../../nbs/workshop/cli/train.ipynb #90b0841f
-def _checked(path, a) -> TrainingData:
+def _checked_data(path, a) -> TrainingData:
     "The folder, after the mask check; raises a SegbookError with everything that must be mended."
     codes = codes_argument(a)
     report = check_masks(path, a.images, a.labels, codes)
@@ -192,6 +194,7 @@ def _picture(learn, data, scores, title, rows=5) -> Figure:
     return results_figure(images, truths, predictions, data.folder.codes,
         names=[f.name for f in files], scores=[scores[i] for i in ids], title=title)
 
+# %% ../../nbs/workshop/cli/train.ipynb #9b93a7f0
 _DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
 
 def _draw(run, *args) -> str:
@@ -207,6 +210,7 @@ def _draw(run, *args) -> str:
     replace_file(run.out/'results.png', lambda f: f.write_bytes(png.getvalue()))
     return f'picture: {run.out/"results.png"}'
 
+# %% ../../nbs/workshop/cli/train.ipynb #960ba235
 def _write_classes(out, table):
     "The table of the classes as a file; what cannot be measured is left empty."
     empty = lambda v: '' if isinstance(v, float) and np.isnan(v) else v
@@ -232,6 +236,7 @@ def _write_results(run, learn, data, history) -> tuple:
     run.signals.ask()
     return table, scores
 
+# %% ../../nbs/workshop/cli/train.ipynb #60fd6627
 def _finish(run, learn, data, history, status='finished'):
     "Write what a run leaves behind, the picture last; print the table."
     run.save(status='running')
@@ -259,8 +264,10 @@ def _announce(run, a, learn, data):
 
 # %% ../../nbs/workshop/cli/train.ipynb #4032b0cf
 def _take_folder(run):
-    "What is done first in the folder, which is held now."
+    "Make the folder, keep it for this run, and write the first file."
     out = run.out
+    make_folders(out, run.made)
+    run.hold.enter_context(locked_folder(out))
     if run_mark(out) != run.mark:
         raise SegbookError(f'another segbook_train has written to {out} in the meantime. Cure: '
             'another --out')
@@ -270,6 +277,7 @@ def _take_folder(run):
     clear_run(out, OWN_FILES if 'overwrite' in run.given else ())
     run.save(status='running', started=date_text())
 
+# %% ../../nbs/workshop/cli/train.ipynb #52902bb0
 def _diverged(run, why, history) -> SegbookError:
     "What to say of a run whose numbers went wrong; its checkpoints lead nowhere, so they go."
     left = (f'{run.out/"model"} holds the weights of epoch {run.record["best_epoch"]}, the best '
@@ -281,21 +289,20 @@ def _diverged(run, why, history) -> SegbookError:
     return SegbookError(f'training was stopped: {why}; {left}. With the same arguments it would '
         f'happen again. Cure: a new run with a smaller --lr, such as {lr/10:g}')
 
+# %% ../../nbs/workshop/cli/train.ipynb #71ad9a10
 def _train_in_folder(run, a, learn, data):
     "Train in the run's folder."
     from segbook.learner import train_segmenter
     out = run.out
-    make_folders(out, run.made)
-    with locked_folder(out):
-        _take_folder(run)
-        resume = run.resumed and (run.record['epochs_done'] > 0
-            or (out/'checkpoint'/'last.pt').exists())
-        with learn.no_bar(), learn.no_logging():
-            history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume,
-                cbs=[_epoch_recorder(run)])
-        why = learn.stop_diverged.why
-        if history: _finish(run, learn, data, history, 'diverged' if why else 'finished')
-        if why: raise _diverged(run, why, history)
+    _take_folder(run)
+    resume = run.resumed and (run.record['epochs_done'] > 0
+        or (out/'checkpoint'/'last.pt').exists())
+    with learn.no_bar(), learn.no_logging():
+        history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume,
+            cbs=[_epoch_recorder(run)])
+    why = learn.stop_diverged.why
+    if history: _finish(run, learn, data, history, 'diverged' if why else 'finished')
+    if why: raise _diverged(run, why, history)
     print(f'\nmodel: {out/"model"} (segbook_predict {shlex.quote(str(out))} IMAGE... --out FOLDER)')
     print(f'mean IoU {score_text(run.record["mean_iou"])}, pixel accuracy '
         f'{score_text(run.record["pixel_accuracy"])}, with the weights of epoch '
@@ -316,12 +323,13 @@ def _already_ended(run) -> int:
         + (f'picture: {picture}' if picture.exists() else 'no picture'))
     return 0
 
-def _prepared(run, a) -> tuple:
+# %% ../../nbs/workshop/cli/train.ipynb #3026434c
+def _ready_run(run, a) -> tuple:
     "Data and learner of a run: all that can be wrong is looked at, and nothing is written."
     from segbook.data.checks import n_training_images
     from segbook.learner_checks import check_batch_of_one
     path = _data_folder(a)
-    data = _checked(path, a)
+    data = _checked_data(path, a)
     a.bs = _batch_size(a, n_training_images(data.folder))
     data.dls = _dataloaders(path, a)
     mark, files = split_mark(data.dls), file_marks(data.folder)
@@ -336,6 +344,7 @@ def _prepared(run, a) -> tuple:
     run.signals.ask()
     return data, learn
 
+# %% ../../nbs/workshop/cli/train.ipynb #4b820502
 def _train(run) -> int:
     "The body of `segbook_train`."
     run.out, run.record = (old_run if run.resumed else new_run)(run.given)
@@ -343,7 +352,7 @@ def _train(run) -> int:
     if run.record['status'] in ENDED: return _already_ended(run)
     a = SimpleNamespace(**run.record['arguments'])
     print(f'segbook {__version__}: {"resuming " if run.resumed else ""}{a.data} -> {run.out}')
-    data, learn = _prepared(run, a)
+    data, learn = _ready_run(run, a)
     _announce(run, a, learn, data)
     _train_in_folder(run, a, learn, data)
     return 0
@@ -355,6 +364,7 @@ def _note_end(run, status) -> bool:
     except OSError: return False
     return True
 
+# %% ../../nbs/workshop/cli/train.ipynb #11d27a82
 def _kept(run, status) -> str:
     """Note in `run.json` how the run ended; what to say of what is kept, and how to go on.
 
@@ -373,6 +383,7 @@ def _kept(run, status) -> str:
             f'    segbook_train --resume {shlex.quote(str(run.out))}')
     with suppress(OSError):
         if run.in_folder and not run.resumed: clear_run(run.out)
+        run.hold.close()  # its lock is a file there
         for o in run.made: o.rmdir()  # where nobody else has put anything
     if not run.saved: return 'Nothing was written.'
     return '' if ended else 'Nothing is kept: no checkpoint stands in the output folder.'
@@ -395,5 +406,6 @@ def segbook_train(
             return _kept(run, 'failed')
         if not run.in_folder: _kept(run, 'failed')
         elif run.record['status'] == 'running': _note_end(run, 'failed')  # of a killed process
-    return guarded('segbook_train', body, lambda signals: _kept(run, 'interrupted'), failed,
-        args is None)
+    with run.hold:  # the folder is kept until its end is noted in it
+        return guarded('segbook_train', body, lambda signals: _kept(run, 'interrupted'), failed,
+            args is None)
