@@ -93,6 +93,11 @@ def _seeded_model(seed, facts) -> nn.Module:
             facts['pretrained'], **facts['model_kwargs'])
 
 # %% ../nbs/12_learner.ipynb #ad16312a
+def _usual_loss(dls, ignore, n_classes) -> CrossEntropyLoss:
+    "Cross entropy without Void, its class weights counted on the training masks."
+    weight = class_weights(dls, ignore_index=ignore)[:n_classes]
+    return CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
+
 def _described(learn, facts, codes, ignore) -> Learner:
     "The learner with what prediction and export need; frozen if pretrained, in 16 bits on a GPU."
     norm, device = _normalize_of(learn.dls), torch.device(learn.dls.device or 'cpu')
@@ -136,9 +141,7 @@ def seg_learner(
     if metrics is None: metrics = [o(n_counted, ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
     metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes, dls)
     model, new = _seeded_model(seed, facts), _normalized(dls, encoder, channels)
-    if loss is None:
-        weight = class_weights(dls, ignore_index=ignore)[:n_counted]
-        loss = CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
+    if loss is None: loss = _usual_loss(dls, ignore, n_counted)
     own = [ChannelsLast(), StopDiverged()]
     own += [SeedEpochs(seed)]*(seed is not None) + [KeepBest()]*keep_best
     learn = SegLearner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)),

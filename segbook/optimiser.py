@@ -23,8 +23,8 @@ class _Setting(dict):
         set_item_pg(self.group, self.names[k], v)
 
 class _FusedAdam(OptimWrapper):
-    """Hands out its own settings, where fastai's wrapper hands out copies, which nobody reads again;
-    and the numbers among them alone, as fastai's own optimisers do."""
+    """Hands out its own settings, where fastai's wrapper hands out copies, which nobody reads
+    again; and the numbers among them alone, as fastai's own optimisers do."""
     @property
     def hypers(self):
         settings = [{k: v for k, v in h.items() if v is not None and not isinstance(v, bool)}
