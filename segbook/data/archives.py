@@ -81,12 +81,22 @@ def unpack_tar(
         raise SegbookError(f'it is damaged, or no tar archive ({e or type(e).__name__})') from e
 
 # %% ../../nbs/workshop/data/archives.ipynb #09b6b1b3
+def _compare_count(file, n):
+    "Raise unless the end of a zip archive names as many files as its directory; zipfile does not."
+    with open(file, 'rb') as f:
+        f.seek(-22, 2)
+        end = f.read()
+    said = int.from_bytes(end[10:12], 'little')
+    if end.startswith(b'PK\5\6') and said not in (n, 0xffff):
+        raise zipfile.BadZipFile(f'{n} files where its end names {said}')
+
 def check_zip(file):
     "Raise a SegbookError, with the reason alone, unless a zip archive is whole and no bomb."
     left = most = most_bytes(file)
     try:
         with zipfile.ZipFile(file) as z:
             infos = z.infolist()
+            _compare_count(file, len(infos))
             if len(infos) > MOST_FILES: raise SegbookError(f'it holds {len(infos):,} files')
             if len({i.filename for i in infos}) < len(infos):
                 raise SegbookError('it holds two files of the same name')
