@@ -115,7 +115,10 @@ def guarded(
     for o in (sys.stdout, sys.stderr):
         if hasattr(o, 'reconfigure'): o.reconfigure(errors='replace', line_buffering=True)
     with _Signals(last) as signals, _without_warnings():
-        try: return body(signals)
+        try:
+            code = body(signals)
+            signals.ask()  # when a library has swallowed it
+            return code
         except (_Stopped, KeyboardInterrupt, Exception) as e:
             signals.closing = True
             if signals.signum is None and isinstance(e, KeyboardInterrupt):
