@@ -14,21 +14,12 @@ from tqdm import tqdm
 from .errors import SegbookError
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'image_files', 'progress_bar', 'locked', 'clear_leftovers', 'replace_file', 'write_png',
-           'write_lines', 'write_text', 'write_csv', 'read_text', 'read_json', 'new_folder', 'NewFolder',
-           'check_writable']
+__all__ = ['IMAGE_SUFFIXES', 'progress_bar', 'locked', 'clear_leftovers', 'replace_file', 'write_png', 'write_lines',
+           'write_text', 'write_csv', 'read_text', 'read_json', 'new_folder', 'NewFolder', 'check_writable']
 
 # %% ../nbs/workshop/files.ipynb #77b2d69a
 IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm',
     '.jp2', '.npy'}
-
-# %% ../nbs/workshop/files.ipynb #fdbbcb5e
-def image_files(
-    folder:Path, # an existing folder
-) -> list: # of Path
-    "Image files of `folder`, sorted by name, hidden ones left out."
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES
-        and not f.name.startswith('.') and not f.is_dir())
 
 # %% ../nbs/workshop/files.ipynb #796d89e1
 class _LastLine(tqdm):
