@@ -1,6 +1,6 @@
 """Runs of `segbook_train` to which something happens. A process that has imported everything forks
 one for each line that it reads, so that a run takes seconds; where there is no fork, tests skip."""
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,7 @@ def child(job):
     for fd, file in zip((1, 2), job['files']):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     os.close(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` leaves it ignored
     from segbook.cli import segbook_train
     sys.argv = ['segbook_train', *job['args']]
     exec(job['before'], {})

@@ -63,13 +63,14 @@ def _cures(out, run):
 def _what_is_there(out) -> list:
     "Names in the folder `out`, but for what a run leaves that was killed at its first file."
     try:
-        if out.exists() and not out.is_dir():
-            raise SegbookError(f'--out {out} is a file; expected the name of a new folder. Cure: '
-                'another --out')
-        names = sorted(o.name for o in out.iterdir()) if out.exists() else []
-    except (OSError, RuntimeError) as e:
+        is_file = out.exists() and not out.is_dir()
+        names = sorted(o.name for o in out.iterdir()) if out.exists() and not is_file else []
+    except (OSError, RuntimeError, ValueError) as e:
         raise SegbookError(f'the output folder {out} cannot be looked at: '
             f'{getattr(e, "strerror", None) or e}. Cure: another --out') from e
+    if is_file:
+        raise SegbookError(f'--out {out} is a file; expected the name of a new folder. Cure: '
+            'another --out')
     return [o for o in names if o != '.lock' and not o.startswith('.run.json.')]
 
 def _state_text(out, run) -> str:
@@ -143,7 +144,7 @@ def _resumable(given) -> Path:
     try:
         if out.is_dir(): return out
         if out.exists(): why = 'is a file'
-    except (OSError, RuntimeError) as e:
+    except (OSError, RuntimeError, ValueError) as e:
         why = f'cannot be looked at ({getattr(e, "strerror", None) or e})'
     raise SegbookError(f'there is nothing to resume: {out} {why}; expected the folder of a run '
         'that was stopped')
