@@ -12,12 +12,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import SegbookError, listed, nearest_names
-from .channels import settled
+from .element_moves import ElementCall
+from .element_sums import ELEMENT_RULES, element_maps, elements_by_rule
+from segbook.receptive_field.elements import (
+    ElementMap, elements_of, elements_union, field_at,
+)
 from segbook.receptive_field.maps import (
     CannotFollow, MarginTooSmall, input_map, merged_maps, without_place,
 )
@@ -27,9 +33,9 @@ from segbook.receptive_field.rules import (
 from .rules_places import parted_rule
 
 # %% auto #0
-__all__ = ['FIRST_MARGIN', 'MOST_MARGIN', 'ModuleStack', 'TensorMaps', 'Operation', 'bare_operation', 'maps_after', 'carried_out',
-           'no_rule', 'Recorder', 'first_tensor', 'watching', 'keep_by_rule', 'untouched', 'Analysis', 'whole_numbers',
-           'image_size', 'analyse']
+__all__ = ['FIRST_MARGIN', 'MOST_MARGIN', 'ModuleStack', 'TensorMaps', 'Operation', 'bare_operation', 'maps_after', 'all_alike',
+           'carried_out', 'no_rule', 'Recorder', 'TraceableForms', 'padded_round', 'first_tensor', 'watching',
+           'maps_by_rule', 'keep_by_rule', 'untouched', 'Analysis', 'whole_numbers', 'image_size', 'analyse']
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #74b9b7b8
 class ModuleStack:
@@ -85,7 +91,8 @@ class Operation:
     func: Callable # as the dispatcher gives it
     args: tuple
     kwargs: dict
-    outside: set # ids of tensors that came with values, such as weights and buffers
+    # id of a tensor that came with values, such as weights and buffers -> the same with them
+    outside: dict
 
     def __post_init__(self):
         self.library,name = self.func._schema.name.split('::')
@@ -104,7 +111,7 @@ class Operation:
     def has_rule(self):
         "Whether the table has a rule for it, in place only where each value stays where it is."
         return (self.library == 'aten' and (self.name in RULES or self.name in PIECES
-                or self.name in NO_RULE) and (self.fresh or self.inplace
+                or self.name in NO_RULE or self.name in ELEMENT_RULES) and (self.fresh or self.inplace
                 and (self.name in SAME_PLACES or self.name in ('copy', 'as_strided'))))
 
     def run(self):
@@ -114,13 +121,13 @@ class Operation:
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #f8960c9c
 def bare_operation(func, args, kwargs):
     "An operation whose tensors are all without values."
-    flat,outside = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)],set()
+    flat,outside = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)],{}
     if any(o.is_meta for o in flat) and not all(o.is_meta for o in flat):
         def bare(o):
             if not isinstance(o, Tensor) or o.is_meta: return o
-            o = o.to('meta')
-            outside.add(id(o))
-            return o
+            bared = o.to('meta')
+            outside[id(bared)] = o
+            return bared
         args,kwargs = tree_map(bare, (args, kwargs))
     return Operation(func, args, kwargs, outside)
 
@@ -128,13 +135,31 @@ def bare_operation(func, args, kwargs):
 def maps_after(op, call, one):
     """The maps of an operation's results, by its rule;
     `one` where there is none and all see the same."""
-    try:
-        if op.name in PIECES: return parted_rule(call, *op.args, **op.kwargs)
-        if op.name in RULES:
-            return [RULES[op.name](call, *op.args, **op.kwargs)]*len(call.outs)
+    by_element = any(isinstance(call.map(t), ElementMap) for t in call.tensors)
+    if not by_element:
+        try:
+            if op.name in PIECES: return parted_rule(call, *op.args, **op.kwargs)
+            if op.name in RULES:
+                return [RULES[op.name](call, *op.args, **op.kwargs)]*len(call.outs)
+        except CannotFollow: pass # rows and columns lose their places: element by element
+    if one and not by_element: return [one(o) for o in call.outs]
+    each = ElementCall(op.func, call.outs, call.map, call.tensors, call.args, op.outside)
+    try: return element_maps(each, op.name, op.args, op.kwargs)
     except CannotFollow:
         if not one: raise
-    return [one]*len(call.outs)
+    return [one(o) for o in call.outs]
+
+def all_alike(maps):
+    "What gives the map of a result of operations whose inputs see the same; None where they do not."
+    if not all(m.alike if isinstance(m, ElementMap) else m.n == (1, 1) and m.parts is None
+            for m in maps):
+        return None
+    if not any(isinstance(m, ElementMap) for m in maps):
+        one = without_place(merged_maps(maps), (0, 1))
+        return lambda out: one
+    def alone(m): return m if isinstance(m, ElementMap) else elements_of(without_place(m, (0, 1)), ())
+    one = elements_union([alone(m).moved(lambda t: t.flatten(1)[:, :1]) for m in maps])
+    return lambda out: one.moved(lambda t: t.view(len(t), *[1]*out.ndim))
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #1b344703
 def carried_out(op, known):
@@ -142,7 +167,7 @@ def carried_out(op, known):
     `known` are the maps of tensors. CannotFollow when there is no rule for it."""
     maps = [m for t in op.tensors if (m := known.of(t))]
     # all values see the same, and so does what is made of them
-    one = op.fresh and all(m.n == (1, 1) and m.parts is None for m in maps)
+    one = op.fresh and all_alike(maps)
     if not one and not op.has_rule: raise CannotFollow
     # a buffer of the model would keep what it saw
     if op.inplace and id(op.args[0]) in op.outside: raise CannotFollow
@@ -150,7 +175,7 @@ def carried_out(op, known):
     if op.name in NO_RULE: return out,[],[]
     outs = list(out) if isinstance(out, (tuple, list)) else [out]
     call = Call(op.name, op.tensors, outs, known.of, op.named)
-    found = maps_after(op, call, one and without_place(merged_maps(maps), (0, 1)))
+    found = maps_after(op, call, one)
     if op.inplace and (len(maps) > 1 or known.of(op.args[0]) is None): known.note_change(out)
     return out,outs,found
 
@@ -194,6 +219,35 @@ class Recorder(TorchDispatchMode):
             if isinstance(o, Tensor): self.maps.keep(o, m)
         return out
 
+# %% ../../nbs/workshop/receptive_field/recorder.ipynb #90312656
+class TraceableForms(TorchFunctionMode):
+    """Some functions in a form that can be followed: circular padding as a concatenation (PyTorch
+    writes it into empty memory, piece by piece), lists of places as tensors with values, and
+    recurrent layers with weights that have none."""
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.pad:
+            named = {**dict(zip(('input', 'pad', 'mode'), args)), **(kwargs or {})}
+            if named.get('mode') == 'circular' and named['input'].is_meta:
+                return padded_round(named['input'], named['pad'])
+        if func is Tensor.__getitem__:
+            at = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(o, list) for o in at):
+                args = args[0],tuple(torch.tensor(o) if isinstance(o, list) else o for o in at)
+        if getattr(func, '__name__', '') in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu'):
+            if any(isinstance(o, Tensor) and o.is_meta for o in args):
+                args = tree_map(lambda o: o.to('meta') if isinstance(o, Tensor) else o, args)
+        return func(*args, **(kwargs or {}))
+
+def padded_round(x, pad):
+    "`x` with its other end before and behind it, along its last dimensions; below 0: cut off."
+    for i in range(len(pad)//2):
+        d,n,(p,q) = -1 - i,x.shape[-1 - i],pad[2*i:2*i + 2]
+        if max(p, q) > n: raise ValueError(f'a circular padding of {max(p, q)} around {n} places')
+        inner = x.narrow(d, max(-p, 0), n - max(-p, 0) - max(-q, 0))
+        ends = [x.narrow(d, n - p, p)] if p > 0 else [], [x.narrow(d, 0, q)] if q > 0 else []
+        if p or q: x = torch.cat([*ends[0], inner, *ends[1]], d)
+    return x
+
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #fb715685
 def first_tensor(o):
     "The first tensor of what a module takes or gives: of a dict the entry 'out', or its first."
@@ -224,12 +278,18 @@ def watching(rec):
         for h in handles: h.remove()
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #d30aaaee
+def maps_by_rule(c, like):
+    "The maps of what a module with a rule gives, whatever maps go in."
+    xs = [t for t in c.tensors if c.map(t)]
+    if not any(isinstance(c.map(x), ElementMap) for x in xs): return by_rule(c, like)
+    return [elements_union([elements_by_rule(c.map(x), x, y, like) for x in xs]) for y in c.outs]
+
 def keep_by_rule(rec, mod, given, results):
     "Keep the maps of what a module with a rule gives."
     tensors,outs = ([o for o in v if isinstance(o, Tensor)] for v in (given, results))
     if not any(rec.maps.of(t) for t in tensors): return
     like,where = rule_of(mod),rec.stack.where()
-    try: maps = by_rule(Call('', tensors, outs, rec.maps.of), like)
+    try: maps = maps_by_rule(Call('', tensors, outs, rec.maps.of), like)
     except CannotFollow:
         raise SegbookError(f'the rule {like!r} cannot be used at {where}: its input is no '
             'map [B,C,H,W]. Cure: a rule for the module around it') from None
@@ -298,10 +358,10 @@ def _no_layer(layer, known):
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #6c0a347c
 def _in_place(name, m, shape):
     "The map with rows and columns where a unit can be named; SegbookError where it cannot."
-    try: return settled(m, shape)
+    try: return field_at(m, shape)
     except CannotFollow:
         raise SegbookError(f'{name} gives {list(shape)}, in which rows or columns share a '
-            'dimension with channels or have changed places; which unit is meant cannot be told. '
+            'dimension with channels or with a class token, or have changed places; which unit is meant cannot be told. '
             'Cure: ask for a layer before or after it') from None
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #103512ad
@@ -338,6 +398,10 @@ def analyse(model, input_size, in_channels=3):
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as e:
             if isinstance(e, SegbookError): raise
             if rec.error: raise rec.error from None # what torch.jit made of it says nothing
+            if _passes(model, size, in_channels):
+                raise SegbookError(f'receptive_field cannot follow {rec.stack.where()}, which wants '
+                    f'values: {str(e).splitlines()[0]}. Cure: judge the model with another module '
+                    'in its place, for example nn.Identity()') from e
             raise SegbookError(f'an image of {size[0]}x{size[1]} with {in_channels} channels does '
                 f'not pass through the model, at {rec.stack.where()}: {str(e).splitlines()[0]}. '
                 'Cure: a larger input_size if a map becomes too small, or the right '
@@ -345,11 +409,20 @@ def analyse(model, input_size, in_channels=3):
         if margin > MOST_MARGIN:
             raise SegbookError('the padding of this network reaches further than a million pixels')
 
+def _passes(model, size, in_channels):
+    "Whether an image with values passes through a model through which one without does not."
+    p = next((o for o in model.parameters() if o.is_floating_point()), torch.zeros(1))
+    try:
+        with untouched(model), torch.no_grad():
+            model(torch.zeros(1, in_channels, *size, dtype=p.dtype, device=p.device))
+    except Exception: return False # whatever the network says to it
+    return True
+
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #4684016e
 def _one_pass(model, rec, size, in_channels, margin):
     "What a recorder finds in one pass."
     p = next((o for o in model.parameters() if o.is_floating_point()), None)
-    with untouched(model), torch.no_grad(), watching(rec), rec:
+    with untouched(model), torch.no_grad(), watching(rec), TraceableForms(), rec:
         x = torch.empty(1, in_channels, *size, device='meta',
             dtype=torch.float32 if p is None else p.dtype)
         rec.maps.keep(x, input_map(*size, margin))

@@ -23,9 +23,9 @@ from segbook.receptive_field.taps import (
 
 # %% auto #0
 __all__ = ['both_axes', 'channels_repeated', 'convolved_rule', 'max_pooled_rule', 'avg_pooled_rule', 'adaptive_rule',
-           'unpooled_rule', 'resized_rule', 'shuffled_rule', 'unshuffled_rule', 'mirrored_rule', 'repeated_rule',
-           'without_dims', 'sliced_rule', 'selected_rule', 'parted_rule', 'halved_rule', 'flipped_rule', 'rolled_rule',
-           'padded_rule']
+           'unpooled_rule', 'resizing_taps', 'resized_rule', 'shuffled_rule', 'unshuffled_rule', 'mirrored_rule',
+           'repeated_rule', 'without_dims', 'sliced_rule', 'selected_rule', 'parted_rule', 'halved_rule',
+           'flipped_rule', 'rolled_rule', 'padded_rule']
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #b184f599
 def both_axes(m, x, out, taps, jump):
@@ -90,17 +90,23 @@ def unpooled_rule(c, x, indices, size):
         lambda a: Fraction(1, w.stride[a]))
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #5047159d
+def resizing_taps(mode, x, out, args):
+    "taps(axis) of an interpolation of `x` to `out`; `args` as PyTorch takes them, behind the size."
+    align = bool(args[0]) if 'bi' in mode else False
+    scales = list(args[1:] if 'bi' in mode else args)
+    if scales and isinstance(scales[0], (list, tuple)): scales = list(scales[0])
+    scales = [float(o) if o else None for o in scales] + [None]*2
+    number = np.float64 if x.dtype == torch.float64 else np.float32
+    def taps(a):
+        sizes = x.shape[2 + a],out.shape[2 + a]
+        return Interpolation(mode, *sizes, scales[a], align, number).taps
+    return taps
+
 def resized_rule(mode):
     "A rule for interpolation by `mode`."
     def rule(c, x, size, *args):
-        align = bool(args[0]) if 'bi' in mode else False
-        scales = list(args[1:] if 'bi' in mode else args)
-        if scales and isinstance(scales[0], (list, tuple)): scales = list(scales[0])
-        scales = [float(o) if o else None for o in scales] + [None]*2
-        number = np.float64 if x.dtype == torch.float64 else np.float32
-        def sizes(a): return x.shape[2 + a],c.out.shape[2 + a]
-        def taps(a): return Interpolation(mode, *sizes(a), scales[a], align, number).taps
-        return both_axes(c.map(x), x, c.out, taps, lambda a: Fraction(*sizes(a)))
+        return both_axes(c.map(x), x, c.out, resizing_taps(mode, x, c.out, args),
+            lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
     return rule
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #83e14457

@@ -5,6 +5,7 @@
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #f9a2bad8
 from __future__ import annotations
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -107,12 +108,18 @@ def nearest_taps(o, u, exact):
     return (np.minimum(at, o.n - 1) if exact else at)[:,None]
 
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #d10da318
+def _fused(u, step):
+    "(u + 1/2)*step - 1/2 in float64, rounded once: no number format of numpy holds the product."
+    step,half = Fraction(float(step)),Fraction(1, 2)
+    return np.array([float((int(i) + half)*step - half) for i in u])
+
 def smooth_taps(o, u, exact):
     "The two (bilinear) or four (bicubic) units around a place."
     f,linear = o.number,o.mode == 'bilinear'
     if linear and o.n == o.out: return u[:,None]
     # rounded once, as processors multiply and add
-    at = u.astype(f)*o.step if o.align else ((u + .5).astype(np.longdouble)*o.step - .5).astype(f)
+    at = u.astype(f)*o.step if o.align else (_fused(u, o.step) if f is np.float64 else
+        ((u + .5).astype(np.longdouble)*o.step - .5).astype(f))
     if linear and exact: at = at.clip(0)
     i = np.floor(at).astype(int)[:,None] + (np.arange(2) if linear else np.arange(-1, 3))
     return i.clip(0, o.n - 1) if exact else i
