@@ -4,7 +4,7 @@
 
 # %% ../../nbs/workshop/masks/seen.ipynb #1eebd5b6
 from __future__ import annotations
-import hashlib, os
+import os, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,9 @@ def see_image(
         n = o.facts.channels
         o.mode = (s.mode if s.mode not in ('array', 'bands')
             else {1: 'L', 3: 'RGB'}.get(n, f'{n} channels'))
-        if s.pixels.min() != s.pixels.max():
-            o.digest = hashlib.blake2b(s.pixels.tobytes(), digest_size=16).digest()
+        x = np.ascontiguousarray(s.pixels)
+        if x.min() != x.max(): # a sum of all pixels, and some of them: a tenth of a hash's time
+            o.digest = zlib.crc32(x).to_bytes(4, 'big') + x.ravel()[::x.size//64 + 1].tobytes()
     except SegbookError as e: o.error, o.cure = _said_of(e)
     return o
 
