@@ -113,6 +113,7 @@ def _listen(pipe, told, seconds):
         if 'value' in told: return 'done'
     return 'stopped'
 
+# %% ../nbs/workshop/apart.ipynb #8a9d8884
 def _gone(told, wait=os.WNOHANG if hasattr(os, 'WNOHANG') else 0):
     "Whether the process is no more; how it ended is noted once."
     if 'status' not in told:
@@ -132,6 +133,7 @@ def _end_process(told):
         if not _gone(told): os.kill(told['pid'], signal.SIGKILL)
     _gone(told, 0)
 
+# %% ../nbs/workshop/apart.ipynb #c87cae62
 def _in_a_process(work, seconds):
     "Do `work` in a fork of this process."
     get, put = os.pipe()

@@ -92,6 +92,7 @@ def _parse_progress(text):
         and all(type(o) is int and o >= 0 for o in hints.values()))
     return state if sound else None
 
+# %% ../nbs/workshop/exercises.ipynb #8c20d867
 def _set_aside(file):
     "Rename a damaged progress file, and say so."
     aside = next(o for i in itertools.count(1)
@@ -121,6 +122,7 @@ def _load_progress():
     if wrong == 'damaged': said = _save_progress(lambda s: None)
     return state, said
 
+# %% ../nbs/workshop/exercises.ipynb #1b7a603a
 def _save_progress(change):
     "Load, `change(state)`, save as a whole; a sentence if something was wrong, else ''."
     file = _progress_file()
@@ -159,6 +161,7 @@ def all_exercises():
     found = [exercises_of(chapter_module(n)) for n in chapter_modules().values()]
     return {i: ex for part in found for i, ex in part.items()}
 
+# %% ../nbs/workshop/exercises.ipynb #d6c5fc4c
 def _find(id):
     "The exercise `id`, or a sentence with the nearest ids."
     key = str(id).strip().lower()

@@ -42,12 +42,13 @@ def progress_bar(
         bar_format='[{bar:30}] {n:,} of {total:,} {unit}, {elapsed_s:.1f} s')
 
 # %% ../nbs/workshop/files.ipynb #8abf1cda
-def _beside(path, ending):
+def _hidden_name(path, ending):
     "A hidden name beside `path` that tells whose it is; of a very long name only its hash."
     name = os.fsencode(path.name)
     name = path.name if len(name) < 200 else hashlib.md5(name).hexdigest()
     return path.absolute().with_name(f'.{name}.{ending}')
 
+# %% ../nbs/workshop/files.ipynb #cdf515e9
 def _acquired(file, wait):
     "A lock on `file` for this process; None when it cannot be had."
     from filelock import FileLock, Timeout
@@ -75,7 +76,7 @@ def locked(
     wait=True, # until another process has done so; it is said
 ):
     "Hold `path` for this process alone: gives True, or False when it cannot be locked."
-    file = _beside(path, 'segbook-lock')
+    file = _hidden_name(path, 'segbook-lock')
     lock = _acquired(file, wait)
     try: yield lock is not None
     finally:
@@ -108,7 +109,7 @@ def replace_file(
 ):
     "Let `save` write a temporary file, and rename it to `file`: that is complete, or as it was."
     with locked(file) as held:
-        tmp = _beside(file, ('' if held else f'{uuid.uuid4().hex[:8]}.') + 'segbook-part')
+        tmp = _hidden_name(file, ('' if held else f'{uuid.uuid4().hex[:8]}.') + 'segbook-part')
         try:
             save(tmp)
             os.replace(tmp, file)
@@ -183,6 +184,17 @@ def new_folder(
             'beside it. Name another.')
     return path
 
+# %% ../nbs/workshop/files.ipynb #12d13e88
+def _put_in_place(tmp, path, shared):
+    "Give the folder `tmp` its name, unless there is something by now."
+    try:
+        if path.is_dir() and not any(path.iterdir()): path.rmdir()
+        tmp.rename(path)
+    except OSError as e:
+        if shared and path.is_dir(): return
+        raise SegbookError(f'{path} could not be put in place ({e.strerror}); expected '
+            'that nothing is there, as nothing is ever overwritten. Name another.') from e
+
 # %% ../nbs/workshop/files.ipynb #2cbc9d4c
 class NewFolder:
     """A context: a folder beside `path`, renamed to `path` if all went well, else removed.
@@ -195,7 +207,7 @@ class NewFolder:
         shared=False, # what another process made there meanwhile is the same: it stays, no error
     ):
         self.path, self.shared, self.hold = Path(path), shared, ExitStack()
-        self.tmp = _beside(self.path, f'{uuid.uuid4().hex[:8]}.segbook-part')
+        self.tmp = _hidden_name(self.path, f'{uuid.uuid4().hex[:8]}.segbook-part')
     def __enter__(self):
         try:
             self.tmp.parent.mkdir(parents=True, exist_ok=True)
@@ -211,20 +223,13 @@ class NewFolder:
     def __exit__(self, typ, error, _):
         with self.hold:
             try:
-                if typ is None and any(self.tmp.iterdir()): self._put_in_place()
+                if typ is None and any(self.tmp.iterdir()):
+                    _put_in_place(self.tmp, self.path, self.shared)
             finally: shutil.rmtree(self.tmp, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SegbookError(f'{self.path} could not be written ({error.strerror}); expected '
                 'room for it. Nothing of it was kept: make room, or name a folder on another '
                 'disk.') from error
-    def _put_in_place(self):
-        try:
-            if self.path.is_dir() and not any(self.path.iterdir()): self.path.rmdir()
-            self.tmp.rename(self.path)
-        except OSError as e:
-            if self.shared and self.path.is_dir(): return
-            raise SegbookError(f'{self.path} could not be put in place ({e.strerror}); expected '
-                'that nothing is there, as nothing is ever overwritten. Name another.') from e
 
 # %% ../nbs/workshop/files.ipynb #506616c1
 def check_writable(

@@ -19,6 +19,7 @@ def _kind(x):
     if isinstance(x, np.ndarray): return f'a NumPy array {list(x.shape)} of {x.dtype}'
     return 'nothing (None)' if x is None else f'{type(x).__name__}'
 
+# %% ../nbs/workshop/judging.ipynb #0b266bcb
 def _array_difference(got, want, tol):
     "In what the tensor or array `got` differs from `want`; '' if in nothing."
     import numpy as np, torch
@@ -45,6 +46,7 @@ def _plain(x):
     if isinstance(x, np.generic): return x.item()
     return x.item() if isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 0 else x
 
+# %% ../nbs/workshop/judging.ipynb #17827a5a
 def _difference(got, want, tol=1e-6):
     "In what `got` differs from `want`, as a sentence; '' if in nothing."
     import numpy as np, torch
@@ -93,6 +95,7 @@ def _lines_of_text(x, most=12):
     text = np.array2string(x, precision=4, suppress_small=True, separator=' ')
     return text.replace('[', ' ').replace(']', ' ').split('\n')
 
+# %% ../nbs/workshop/judging.ipynb #24cb2d18
 def _beside(blocks, width=96):
     "Titled blocks [(title, lines)] next to each other; below each other where they are too wide."
     blocks = [[title, *map(str.rstrip, textwrap.dedent('\n'.join(lines)).split('\n'))]
@@ -111,6 +114,7 @@ def _signature(f):
     try: return inspect.signature(f)
     except (TypeError, ValueError): return None
 
+# %% ../nbs/workshop/judging.ipynb #c04a9193
 def _unfit(ex, answer):
     "Why `answer` cannot even be tried, as a sentence; '' when it can."
     if answer is NO_ANSWER: return f'Nothing was given. Call check({ex.id!r}, {ex.name}).'
@@ -155,11 +159,13 @@ def _message(error):
 
 def _call(ex, f, args): return f(*args) if ex.via is None else ex.via(f, *args)
 
+# %% ../nbs/workshop/judging.ipynb #cc411de7
 def _mutated(args, before):
     "Numbers of the arguments that are no longer what they were."
     return [i for i,(a,b) in enumerate(zip(args, before)) if hasattr(a, 'shape')
         and _difference(a, b)]
 
+# %% ../nbs/workshop/judging.ipynb #1957dabe
 def _try_cases(ex, answer, seen, say=lambda at: None):
     "Run the cases, and note each in the dict `seen`, until one fails."
     for edge,args,want in _all_cases(ex):
@@ -194,6 +200,7 @@ def _where(error, answer):
         tb = tb.tb_next
     return found
 
+# %% ../nbs/workshop/judging.ipynb #81dde05e
 def _likeness(ex, seen):
     "The slip that gives the same result in this case, if there is one."
     for why,f in ex.slips:
@@ -206,6 +213,7 @@ def _likeness(ex, seen):
                 return why
     return ''
 
+# %% ../nbs/workshop/judging.ipynb #494c9862
 def _counter_example(ex, answer, seen):
     "The failed case as text."
     names = list(_signature(ex.stub_of).parameters)
@@ -239,6 +247,7 @@ def _value_verdict(ex, answer, say):
     return [False, f'{seen["why"][:1].upper()}{seen["why"][1:]}.'
         + (f' That is what comes of {slip}.' if slip else '')]
 
+# %% ../nbs/workshop/judging.ipynb #c0db48ce
 def _function_verdict(ex, answer, say, apart):
     "Whether a function is right, and what is said of it; None when only this process can tell."
     seen = {}
@@ -275,6 +284,7 @@ def _ended(number):
         f'{signal.strsignal(number)}): does it ask for too much memory, or call itself without '
         'end?')
 
+# %% ../nbs/workshop/judging.ipynb #573a8eac
 def judge(ex, answer):
     "The verdict on one answer. Nothing that the answer does is raised."
     if answer is NO_ANSWER: return Verdict(ex.id, False, _unfit(ex, answer))

@@ -46,6 +46,7 @@ def _opened(file):
         if head.startswith(mark): return how(file, 'rb')
     return open(file, 'rb')
 
+# %% ../../nbs/workshop/data/archives.ipynb #a7740e99
 def _write_member(t, m, out, seen):
     "Write one member of the tar archive `t` below `out`."
     if _leaves(m):
@@ -60,6 +61,7 @@ def _write_member(t, m, out, seen):
     with open(out/m.name, 'xb') as f: shutil.copyfileobj(t.extractfile(m), f, 1 << 20)
     if (out/m.name).stat().st_size != m.size: raise EOFError(f'{m.name} ends early')
 
+# %% ../../nbs/workshop/data/archives.ipynb #9e8c7986
 def unpack_tar(
     file, # the archive: .tar, or one that gzip, bzip2 or xz made smaller
     out:Path, # an empty folder
@@ -90,6 +92,7 @@ def _compare_count(file, n):
     if end.startswith(b'PK\5\6') and said not in (n, 0xffff):
         raise zipfile.BadZipFile(f'{n} files where its end names {said}')
 
+# %% ../../nbs/workshop/data/archives.ipynb #dd507589
 def check_zip(file):
     "Raise a SegbookError, with the reason alone, unless a zip archive is whole and no bomb."
     left = most = most_bytes(file)

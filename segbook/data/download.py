@@ -75,6 +75,7 @@ def _npz_split(z, split, out, valid):
         write_png((y > 0).astype(np.uint8), out/'labels'/f'{name}_P.png')
         if split == 'val': valid.append(f'{name}.png')
 
+# %% ../../nbs/workshop/data/download.ipynb #a30f6875
 def _npz_to(file, tmp, classes):
     "MedSegBench's npz as a folder: train and val with valid.txt; test in a folder of its own."
     valid = []
@@ -106,6 +107,7 @@ def _unpacked(src, file, path, named):
             raise SegbookError(f'{named} does not unpack to a data folder: {e}') from None
     return path
 
+# %% ../../nbs/workshop/data/download.ipynb #934dc5a6
 def _fetched(src, path, file, held):
     "The folder `path` from `file`, which somebody put there, or else from a download."
     if os.path.lexists(file):
@@ -122,6 +124,7 @@ def _fetched(src, path, file, held):
     part.unlink()
     return path
 
+# %% ../../nbs/workshop/data/download.ipynb #c3893b5c
 def _fetch(src, root):
     "The folder of `src` below `root`: found, or downloaded, checked, unpacked and looked through."
     path,file = root/src.name,root/src.file
@@ -163,6 +166,7 @@ def data_root(root=None):
         root = pooch.os_cache('segbook')
     return _user_path(root)
 
+# %% ../../nbs/workshop/data/download.ipynb #c5bdec21
 def _local(name, root):
     "The folder `name`, as given or below `root`."
     for path in (_user_path(name),root/name):

@@ -72,7 +72,8 @@ def _start(r, have):
     if r.status_code == 206 and says.replace(' ', '').startswith(f'bytes{have}-'): return have
     raise _BrokenOff('another part than the one asked for')
 
-def _pieces(r):
+# %% ../../nbs/workshop/data/transfer.ipynb #d5ab5872
+def _arriving(r):
     "The bytes of an answer, as they arrive; raises when next to none do."
     import http.client, urllib3
     read = getattr(r.raw, 'read1', None) or (lambda n: r.raw.read(1024))
@@ -101,13 +102,14 @@ def _receive(src, part, bar):
         bar.total, bar.n = src.size or total, have
         with open(part, 'r+b' if have else 'wb') as f:
             f.seek(have)
-            for data in _pieces(r):
+            for data in _arriving(r):
                 have += len(data)
                 if have > most: raise WrongFile(_too_much(have, most))
                 f.write(data)
                 bar.update(len(data))
     if total is not None and have < total: raise _BrokenOff(f'{have:,} of {total:,} bytes')
 
+# %% ../../nbs/workshop/data/transfer.ipynb #7a7209b8
 def _too_much(n, most):
     return (f'has {n:,} bytes or more, expected {most:,}: another file than the one published. '
         'Nothing was kept')
@@ -117,8 +119,9 @@ def _room_for(folder, n):
     if free < n: raise OSError(28, f'{n:,} bytes are needed, {free:,} are free')
 
 # %% ../../nbs/workshop/data/transfer.ipynb #dbbb5579
-_KEPT, _STEP = 16 << 20, 1 << 16 # bytes: worth keeping for another day; of progress in a try
+_KEPT, _PROGRESS = 16 << 20, 1 << 16 # bytes: worth keeping for another day; of progress in a try
 
+# %% ../../nbs/workshop/data/transfer.ipynb #76fad54c
 def fetch_file(
     src, # the DataSource
     part:Path, # where it is written; what is there already is gone on with
@@ -131,7 +134,7 @@ def fetch_file(
                 if _checked(src, part, bar): return
             except _BrokenOff as e:
                 now = part.stat().st_size if part.exists() else 0
-                if now < best + _STEP:
+                if now < best + _PROGRESS:
                     raise TransferError(f'did not answer, or broke off ({e})') from None
                 bar.write(f'note: {src.name} broke off ({e}) after {now:,} bytes; going on',
                     file=sys.stdout)
@@ -142,6 +145,7 @@ def fetch_file(
         raise
     finally: bar.close()
 
+# %% ../../nbs/workshop/data/transfer.ipynb #950a7f34
 def _checked(src, part, bar):
     "One try: whether `part` is the file now; False when the next try may begin anew."
     if part.exists():
