@@ -366,8 +366,9 @@ def test_a_thumbnail_is_no_page(tmp_path):
 @pytest.mark.parametrize('shape,channels', [((1, 20, 30), 1), ((20, 30, 1), 1), ((20, 30), 1),
     ((3, 20, 30), 3), ((20, 30, 3), 3), ((7, 20, 30), 7), ((20, 30, 7), 7), ((1, 1), 1),
     ((1, 1, 3), 3), ((2, 7, 3), 3), ((64, 70, 80), 64)])
-def test_arrays_of_any_layout(tmp_path, shape, channels):
-    np.save(tmp_path/'a.npy', np.zeros(shape, np.uint8))
+@pytest.mark.parametrize('dtype', [np.uint8, bool, np.uint16, np.float32])
+def test_arrays_of_any_layout(tmp_path, shape, channels, dtype):
+    np.save(tmp_path/'a.npy', np.zeros(shape, dtype))
     assert read_image(tmp_path/'a.npy').shape[2] == image_facts(tmp_path/'a.npy').channels \
         == channels
 

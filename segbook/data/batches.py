@@ -4,6 +4,7 @@
 
 # %% ../../nbs/workshop/data/batches.ipynb #1e151c49
 from __future__ import annotations
+import random
 
 import numpy as np
 import torch
@@ -78,8 +79,10 @@ class SegDL(TfmdDL):
         _add_legend(fig, self.vocab, *masks.values())
 
 # %% ../../nbs/workshop/data/batches.ipynb #3b543c1c
-def tell_loaders(dls, folder, channels, size, value_range=None):
-    "Give the DataLoaders `dls`, and each of them, what is known of the classes and the images."
+def tell_loaders(dls, folder, channels, size, value_range, seed):
+    "The DataLoaders `dls`, each told what is known of classes and images; their order from `seed`."
     for o in (dls, *dls.loaders):
         o.vocab,o.ignore_index = list(folder.codes),folder.ignore_index
         o.channels,o.size,o.value_range = channels,size,value_range
+    dls.train.rng = random.Random(seed)
+    return dls

@@ -14,8 +14,8 @@ from ..masks.folder import SegFolder, n_validation_images, random_validation
 from ..reading.facts import EXIF_TURNS, common_channels, common_range, image_facts
 
 # %% auto #0
-__all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_range', 'n_training_images', 'split_indices',
-           'check_training_set']
+__all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_range', 'set_facts', 'n_training_images',
+           'split_indices', 'check_training_set']
 
 # %% ../../nbs/workshop/data/checks.ipynb #9569a382
 def open_folder(path, images, labels, codes, valid):
@@ -74,6 +74,12 @@ def find_range(folder, facts, value_range):
             + ' '.join(text for _,text in choice.errors))
     if choice.told: print(f'{folder.path.name}: the images are not of 8 bits. {choice.told}')
     return choice.value_range
+
+def set_facts(folder, channels, value_range):
+    "Shapes of all images, one number of channels and one range of values for the set."
+    facts = folder_facts(folder, channels)
+    shapes = [(*f.size,f.channels) for f in facts]
+    return shapes,find_channels(folder, shapes, channels),find_range(folder, facts, value_range)
 
 # %% ../../nbs/workshop/data/checks.ipynb #3c87cd7d
 def n_training_images(folder, valid_pct=.2):

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/03_data.ipynb #b65da923
 from __future__ import annotations
-import random
 
 import torch
 from PIL import Image
@@ -15,8 +14,7 @@ from fastai.vision.all import (
 
 from .batches import SegDL, tell_loaders
 from segbook.data.checks import (
-    check_training_set, find_channels, find_range, find_size, folder_facts, open_folder,
-    split_indices,
+    check_training_set, find_size, open_folder, set_facts, split_indices,
 )
 from .items import OpenImage, OpenMask, reading_processes, window_transform
 
@@ -89,12 +87,10 @@ def seg_dataloaders(
 
     Raises SegbookError before training when folder, sizes, split, masks or windows are wrong."""
     folder = open_folder(path, images, labels, codes, valid)
-    (train,val),facts = split_indices(folder, valid_pct, seed),folder_facts(folder, channels)
-    shapes = [(*f.size,f.channels) for f in facts]
-    value_range = find_range(folder, facts, value_range)
+    train,val = split_indices(folder, valid_pct, seed)
+    shapes,channels,value_range = set_facts(folder, channels, value_range)
     window = window_transform(folder, train, shapes, size, crops=crops, classes=crop_classes,
         n=crops_per_image)
-    channels = find_channels(folder, shapes, channels)
     hw = None if window else find_size(folder, shapes, size)
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
@@ -103,6 +99,4 @@ def seg_dataloaders(
         value_range)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
-    tell_loaders(dls, folder, channels, hw, value_range)
-    dls.train.rng = random.Random(seed)
-    return dls
+    return tell_loaders(dls, folder, channels, hw, value_range, seed)

@@ -46,7 +46,7 @@ def facts_of(
 ) -> ImageFacts:
     "The facts of a picture. Raises SegbookError for an array that is no one image."
     x, o = stored.pixels, stored.orientation
-    if x.dtype == np.uint8 and stored.mode not in ('array', 'bands') or x.dtype == bool:
+    if stored.mode not in ('array', 'bands') and x.dtype in (np.uint8, bool):
         return ImageFacts(stored.size, 1 if is_grey(stored) else 3, orientation=o)
     x = colour_array(stored, channels, where)
     res = ImageFacts(x.shape[:2], x.shape[-1], str(x.dtype), orientation=o)
@@ -72,6 +72,7 @@ def _note_behind_pixels(file):
             f.seek(int.from_bytes(head[:4], 'big') + 4, 1)
     return True
 
+# %% ../../nbs/workshop/reading/facts.ipynb #2f3baa74
 def _from_header(file):
     "The facts of a picture whose header says all; None for others, and for what is damaged."
     if file.suffix.lower() == '.npy': return None
@@ -141,6 +142,7 @@ def given_range(
 
 _NO_DATA = -9999., -99999., -32768., -32767. # customary marks for "no data"
 
+# %% ../../nbs/workshop/reading/facts.ipynb #76203803
 def _bad_values(names, facts):
     "The error for images with NaN or infinite values."
     bad = [i for i,f in enumerate(facts) if f.bad]
@@ -157,8 +159,8 @@ def _usual_low_high(low, high):
 def _told_range(facts, names, low, high):
     "The sentence on a range that was found."
     text = (f'Their values lie between {low:g} and {high:g}, which become 0 and 1 in all images '
-        'alike. Pass value_range=(low, high) to choose another range, as for prediction on new '
-        'images: what lies outside is set to its ends.')
+        'alike. Pass value_range=(low, high) to choose another range: what lies outside is '
+        'set to its ends.')
     if low in _NO_DATA:
         text += (f' {low:g} is a customary mark for "no data": give the range of the real values.')
     span = max(abs(low), abs(high))

@@ -38,7 +38,7 @@ GREY_MODES = {'1','L','LA','La','I','F','I;16','I;16B','I;16L','I;16N'} # modes 
 
 def is_grey(stored:StoredImage): return stored.mode in GREY_MODES
 
-def _lab_colours(x):
+def _colours_of_lab(x):
     "Lightness and two colour axes, bytes as TIFF has them, as RGB."
     from skimage.color import lab2rgb
     lab = x.astype(np.float32)*[100/255,1,1] - [0,128,128]
@@ -52,13 +52,14 @@ def _converted(stored, mode):
     if m == 'LA': x, m = x[...,0], 'L'
     if m == 'RGBA' and mode == 'RGB': return x[...,:3]
     if m == 'PA': x, m = x[...,0], 'P'
-    if m == 'LAB': x, m = _lab_colours(x), 'RGB'
+    if m == 'LAB': x, m = _colours_of_lab(x), 'RGB'
     if m == mode: return x
     im = Image.frombytes(m, x.shape[1::-1], np.ascontiguousarray(x).tobytes())
     if m == 'P': im.putpalette(stored.palette.tobytes())
     if m in ('La', 'RGBa'): im = im.convert(m.upper())
     return np.asarray(im.convert(mode))
 
+# %% ../../nbs/workshop/reading/pixels.ipynb #cb4122db
 def colour_array(
     stored:StoredImage, # from `open_stored`
     channels, # the number asked for; None: 1 grey, 3 colour, else as the file has it

@@ -41,7 +41,7 @@ def _native(x):
     "An array in the machine's order of bytes."
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder('='))
 
-def _checked(file, stored):
+def _check_numbers(file, stored):
     "A StoredImage whose pixels are numbers in rows and columns; else an UnreadableFile."
     x = stored.pixels = _native(stored.pixels)
     if x.dtype.kind not in 'biuf':
@@ -172,6 +172,7 @@ def _open_any(file, head, quick):
         if not _load_plugin(file, head): raise
         return _open_picture(file, head, quick)
 
+# %% ../../nbs/workshop/reading/stored.ipynb #24fb849a
 def open_stored(
     file, # path of an image or a mask
     quick:bool=False, # of a JPEG read all bytes, but make an eighth of the pixels
@@ -181,7 +182,7 @@ def open_stored(
     Raises UnreadableFile, with the cause and a cure that fits it."""
     file = Path(file)
     head = first_bytes(file)
-    try: return _checked(file, _open_any(file, head, quick))
+    try: return _check_numbers(file, _open_any(file, head, quick))
     except Exception as e: raise failure(file, e, head) from e
 
 def stored_picture(
@@ -194,6 +195,6 @@ def stored_picture(
         if file and getattr(im, 'tile', None) and getattr(im, 'n_frames', 1) == 1 and (
                 stored_bits(im) > 8 or im.format == 'TIFF'): return open_stored(file)
         x, turn = np.asarray(im), exif_orientation(im)
-        return _checked(where, StoredImage(turned(x, turn), im.mode, 8*x.itemsize,
+        return _check_numbers(where, StoredImage(turned(x, turn), im.mode, 8*x.itemsize,
             im.format or 'memory', turn, palette=_palette_of(im)))
     except Exception as e: raise failure(where, e) from e

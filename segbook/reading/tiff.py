@@ -73,6 +73,7 @@ def _one_series(file, tif):
             'expected one picture', 'Save each as a file of its own.')
     return s
 
+# %% ../../nbs/workshop/reading/tiff.ipynb #34d1333f
 def read_tiff(
     file:Path, # a TIFF of one picture; pages of one size are taken as its bands
 ) -> tuple: # pixels as displayed, mode, bits, orientation, pages
