@@ -488,7 +488,7 @@ def floats(path, low, high, dtype='float32', n=4, odd=None):
 @pytest.mark.parametrize('low,high,dtype,want', [(0, 255, 'float32', (0, 255)),
     (-1000, 3000, 'int16', (-1000, 3000)), (-5, 5, 'float64', (-5, 5)), (0, 1, 'float32', None),
     (0, 65535, 'uint16', None), (0, 4000, 'int32', (0, 65535)), (0, 1e6, 'uint32', (0, 1e6)),
-    (0, 100, 'int8', (0, 127))])
+    (0, 100, 'int8', (0, 127)), (1e20, 1e20, 'float64', (1e20, 2e20))])
 def test_the_range_is_that_of_the_set(tmp_path, capsys, low, high, dtype, want):
     d = floats(tmp_path/'d', low, high, dtype)
     r = check_masks(d, progress=False)

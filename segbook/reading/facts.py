@@ -154,7 +154,7 @@ def _bad_values(names, facts):
 def _usual_low_high(low, high):
     "0..255 or 0..65,535 where the values lie in it, as copies of 8 and 16 bits do; else as found."
     if low >= 0 and 1 < high <= 255: return 0., 255.
-    return (low, high) if high > low else (low, low + 1)
+    return (low, high) if high > low else (low, low + max(1., abs(low)))
 
 def _told_range(facts, names, low, high):
     "The sentence on a range that was found."
@@ -188,9 +188,10 @@ def common_range(
         return res
     others = [f for f in facts if not f.wide]
     typed = {f.dtype for f in others if not f.dtype.startswith('float')}
-    if typed and high <= 1 or high - low > 1e30:
+    huge = max(high, -low) > 1e30
+    if typed and high <= 1 or huge:
         which = [i for i,f in enumerate(facts) if f.wide]
-        why = (f'beside images of {" and ".join(sorted(typed))}' if high - low <= 1e30
+        why = (f'beside images of {" and ".join(sorted(typed))}' if not huge
             else 'which no picture holds: a mark for "no data"?')
         res.errors.append((which, f'{counted(len(wide), "image")} with values from {low:g} to '
                 f'{high:g}, {why}: {listed([names[i] for i in which])}. Expected one range of '
