@@ -629,7 +629,7 @@ def test_batches_that_do_not_fit(given, how, text):
         dls = block.dataloaders(given.scenes/'images', bs=200, num_workers=0, device='cpu')
     elif text is None: return fit(given.learner(given.block(item_tfms=RandomResizedCrop(16))))
     else:
-        block = TransformBlock(type_tfms=torch.from_numpy)
+        block = TransformBlock(type_tfms=lambda o: torch.from_numpy(o))
         dls = given.block(ImageBlock, block, **how)
         dls.vocab = given.codes
     with pytest.raises(SegbookError, match=text): given.learner(dls)
