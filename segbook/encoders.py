@@ -185,8 +185,8 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
                 IndexError, KeyError) as e: first_error = first_error or e
     else:
         raise SegbookError(f"timm's {name!r} cannot serve as an encoder: it gives no feature maps "
-            f"of a 128x96 image ({str(first_error).splitlines()[0]}). Cure: a convolutional encoder "
-            "such as 'resnet34d'")
+            f"of a 128x96 image ({str(first_error).splitlines()[0]}). Cure: a convolutional "
+            "encoder such as 'resnet34d'")
     if len({o.shape[1:3] if _gives_nhwc(net) else o.shape[2:] for o in maps}) == 1:
         raise SegbookError(f"timm's {name!r} works at one resolution ({len(maps)} maps of the same "
             "size): a U-Net needs an encoder that shrinks the image in steps. Cure: an encoder "

@@ -1,9 +1,9 @@
 """Encoders that cannot take every size: the image is continued inside the model, or the encoder is
 refused when it is built."""
 import warnings
-import pytest, torch, torchvision
+import pytest, torch
 from torch import nn
-from segbook.encoders import find_encoder, sizes_taken, timm_encoder, torchvision_encoder
+from segbook.encoders import sizes_taken, torchvision_encoder
 from segbook.errors import SegbookError
 from segbook.models import seg_model
 
@@ -50,7 +50,8 @@ def test_the_least_size_is_the_least(name):
     with torch.no_grad():
         assert body(torch.zeros(1, 3, least, least)).numel()
         if least > 1:
-            with pytest.raises((RuntimeError, ValueError)): body(torch.zeros(1, 3, least - 1, least - 1))
+            with pytest.raises((RuntimeError, ValueError)):
+                body(torch.zeros(1, 3, least - 1, least - 1))
     assert multiple == 1 and (name != 'resnet18' or least == 1)
 
 def test_an_encoder_that_rearranges_the_image_first():

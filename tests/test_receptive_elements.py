@@ -114,8 +114,8 @@ def networks():
         scale_factor=2, mode='bilinear'), c=C(1, 2, 2, 2)), 8, 8
     yield 'windows, enlarged by a kernel', Fn(lambda m, x: m.d(windowed(m.c(x), 2, 2)),
         c=C(1, 2, 2, 2), d=nn.ConvTranspose2d(2, 1, 3, 2, 1)), 8, 8
-    yield 'windows, pooled', nn.Sequential(Fn(lambda m, x: windowed(x, 2, 3)), nn.MaxPool2d(3, 2, 1),
-        nn.AvgPool2d(2, 1), nn.AdaptiveAvgPool2d(2)), 8, 12
+    yield 'windows, pooled', nn.Sequential(Fn(lambda m, x: windowed(x, 2, 3)),
+        nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, 1), nn.AdaptiveAvgPool2d(2)), 8, 12
     yield 'windows of channels that differ', Fn(lambda m, x: windowed(both(m, x), 2, 3)[:, :1],
         **branches()), 6, 6
     yield 'windows and groups', Fn(lambda m, x: m.d(torch.cat([x, windowed(x, 2, 3)], 1))[:, :1],

@@ -111,8 +111,9 @@ class Operation:
     def has_rule(self):
         "Whether the table has a rule for it, in place only where each value stays where it is."
         return (self.library == 'aten' and (self.name in RULES or self.name in PIECES
-                or self.name in NO_RULE or self.name in ELEMENT_RULES) and (self.fresh or self.inplace
-                and (self.name in SAME_PLACES or self.name in ('copy', 'as_strided'))))
+                or self.name in NO_RULE or self.name in ELEMENT_RULES)
+            and (self.fresh or self.inplace and (self.name in SAME_PLACES
+                    or self.name in ('copy', 'as_strided'))))
 
     def run(self):
         "Its result, a tensor without values."
@@ -157,7 +158,8 @@ def all_alike(maps):
     if not any(isinstance(m, ElementMap) for m in maps):
         one = without_place(merged_maps(maps), (0, 1))
         return lambda out: one
-    def alone(m): return m if isinstance(m, ElementMap) else elements_of(without_place(m, (0, 1)), ())
+    def alone(m):
+        return m if isinstance(m, ElementMap) else elements_of(without_place(m, (0, 1)), ())
     one = elements_union([alone(m).moved(lambda t: t.flatten(1)[:, :1]) for m in maps])
     return lambda out: one.moved(lambda t: t.view(len(t), *[1]*out.ndim))
 
@@ -361,8 +363,8 @@ def _in_place(name, m, shape):
     try: return field_at(m, shape)
     except CannotFollow:
         raise SegbookError(f'{name} gives {list(shape)}, in which rows or columns share a '
-            'dimension with channels or with a class token, or have changed places; which unit is meant cannot be told. '
-            'Cure: ask for a layer before or after it') from None
+            'dimension with channels or with a class token, or have changed places; which unit is '
+            'meant cannot be told. Cure: ask for a layer before or after it') from None
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #103512ad
 def whole_numbers(name, v, what, n, least=1):
@@ -399,9 +401,9 @@ def analyse(model, input_size, in_channels=3):
             if isinstance(e, SegbookError): raise
             if rec.error: raise rec.error from None # what torch.jit made of it says nothing
             if _passes(model, size, in_channels):
-                raise SegbookError(f'receptive_field cannot follow {rec.stack.where()}, which wants '
-                    f'values: {str(e).splitlines()[0]}. Cure: judge the model with another module '
-                    'in its place, for example nn.Identity()') from e
+                raise SegbookError(f'receptive_field cannot follow {rec.stack.where()}, which '
+                    f'wants values: {str(e).splitlines()[0]}. Cure: judge the model with '
+                    'another module in its place, for example nn.Identity()') from e
             raise SegbookError(f'an image of {size[0]}x{size[1]} with {in_channels} channels does '
                 f'not pass through the model, at {rec.stack.where()}: {str(e).splitlines()[0]}. '
                 'Cure: a larger input_size if a map becomes too small, or the right '

@@ -121,7 +121,9 @@ def smooth_taps(o, u, exact):
     at = u.astype(f)*o.step if o.align else (_fused(u, o.step) if f is np.float64 else
         ((u + .5).astype(np.longdouble)*o.step - .5).astype(f))
     if linear and exact: at = at.clip(0)
-    i = np.floor(at).astype(int)[:,None] + (np.arange(2) if linear else np.arange(-1, 3))
+    # PyTorch rounds a place in float64 to float32 before it takes the unit below
+    i = np.floor(at.astype(np.float32)).astype(int)[:,
+        None] + (np.arange(2) if linear else np.arange(-1, 3))
     return i.clip(0, o.n - 1) if exact else i
 
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #f6d374a1
