@@ -132,7 +132,7 @@ def _tile_spans(model, shape, need, most) -> tuple[list, list]|None:
             if not _samples_alike(model, tile, size, (r, c), channels): return None
     return (down, across) if work < 20 else None
 
-# %% ../nbs/workshop/tiles.ipynb #03820cf5
+# %% ../nbs/workshop/tiles.ipynb #7b20cb81
 def _too_large(size, need, free):
     "The error for an image that needs more memory than there is."
     h, w = size
@@ -149,7 +149,7 @@ def way_for(model, shape, dtype, most, free):
     need = pass_bytes(model, shape, dtype)
     if need is None or need <= most: return ('whole',)
     strips = _strip_rows(model, shape, need, most, dtype)
-    if strips and strips[1] <= 1.5*most: return 'strips', strips[0]
+    if strips and strips[1] <= max(1.5*most, free/2): return 'strips', strips[0]
     if tiles := _tile_spans(model, shape, need, most): return ('tiles', *tiles)
     if strips and strips[1] <= .8*free: return 'strips', strips[0]
     if need <= .8*free: return ('whole',)
