@@ -4,7 +4,8 @@
 
 # %% ../nbs/workshop/apart.ipynb #fa19de1e
 from __future__ import annotations
-import builtins, contextlib, ctypes, io, json, os, select, signal, sys, threading, time, warnings
+import builtins, contextlib, ctypes, faulthandler, io, json, os, select, signal, sys, threading
+import time, warnings
 from dataclasses import dataclass
 
 # %% auto #0
@@ -65,6 +66,7 @@ def _limit_process(seconds):
     "Take from this process what it does not need: its terminal, much memory, time."
     import resource
     os.setsid()
+    faulthandler.disable()  # a crash is told in a sentence
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2): os.dup2(nothing, fd)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

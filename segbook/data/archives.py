@@ -86,10 +86,11 @@ def unpack_tar(
 def _compare_count(file, n):
     "Raise unless the end of a zip archive names as many files as its directory; zipfile does not."
     with open(file, 'rb') as f:
-        f.seek(-22, 2)
-        end = f.read()
+        f.seek(-min(f.seek(0, 2), 22 + (1 << 16)), 2)  # a comment may follow it
+        tail = f.read()
+    end = tail[max(tail.rfind(b'PK\5\6'), 0):]
     said = int.from_bytes(end[10:12], 'little')
-    if end.startswith(b'PK\5\6') and said not in (n, 0xffff):
+    if said not in (n, 0xffff):
         raise zipfile.BadZipFile(f'{n} files where its end names {said}')
 
 # %% ../../nbs/workshop/data/archives.ipynb #dd507589
