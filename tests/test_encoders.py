@@ -7,7 +7,7 @@ from segbook.encoders import sizes_taken, torchvision_encoder
 from segbook.errors import SegbookError
 from segbook.models import seg_model
 
-SIZES = (1, 1), (7, 5), (31, 33), (48, 64), (97, 113)
+SIZES = (1, 1), (31, 33), (97, 113)
 # that need sides in steps; that need large images; that rearrange the image first; windows
 SMALL = ('hrnet_w18_small', 'dla46x_c', 'lambda_resnet26t', 'mobilenetv3_small_050', 'alexnet',
     'timm/convnext_atto', 'cs3darknet_focus_s', 'pvt_v2_b0')

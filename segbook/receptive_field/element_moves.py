@@ -193,9 +193,9 @@ def _with_values(c, o):
 def pad_moves(c, x, pad, value=0): return traced_moves(c, x, pad)
 
 # %% ../../nbs/workshop/receptive_field/element_moves.ipynb #ee660428
-def fold_moves(c, x, size, kernel, dilation, padding, stride):
+def fold_moves(c, x, size, kernel, *more):
     "Patches [B,C·k·k,L] laid on a map: where they overlap, they are added."
-    m,(h,w) = c.of(x),size
+    m,(h,w),(dilation,padding,stride) = c.of(x),size,more
     wide = [n + 2*p for n,p in zip(size, padding)]
     counts = [(n - d*(k - 1) - 1)//s + 1 for n,k,d,s in zip(wide, kernel, dilation, stride)]
     def folded(t):

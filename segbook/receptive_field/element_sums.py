@@ -132,7 +132,7 @@ def _home_along(t, d, n, factor):
 
 # %% ../../nbs/workshop/receptive_field/element_sums.ipynb #37f30253
 def windowed(m, x, out, taps, factor):
-    "Elements of `out` [B,C,...] that read, along each axis behind the channels, those of taps(axis)."
+    "Elements of `out` [B,C,...] that read, along each axis behind channels, those of taps(axis)."
     edges,home = m.edges,m.home
     for a in range(x.ndim - 2):
         n = out.shape[2 + a]

@@ -151,7 +151,7 @@ def maps_after(op, call, one):
     return [one(o) for o in call.outs]
 
 def all_alike(maps):
-    "What gives the map of a result of operations whose inputs see the same; None where they do not."
+    "What gives the map of a result whose inputs all see the same; None where they do not."
     if not all(m.alike if isinstance(m, ElementMap) else m.n == (1, 1) and m.parts is None
             for m in maps):
         return None
