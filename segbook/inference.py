@@ -46,6 +46,7 @@ def _evaluating(model):
     finally:
         for m, mode in modes: m.training = mode
 
+# %% ../nbs/13_inference.ipynb #97b17ccf
 def _prepared(model, x, mean, std, size) -> Tensor:
     "The image as the network takes it: [1,C,h,w], resized if the training's were, normalised."
     p = next(model.parameters())
@@ -55,6 +56,7 @@ def _prepared(model, x, mean, std, size) -> Tensor:
     norm = lambda v: torch.tensor(v, device=p.device)[None, :, None, None]
     return (x - norm(mean)).div_(norm(std)).to(p.dtype)
 
+# %% ../nbs/13_inference.ipynb #66949b76
 def _finite(part) -> Tensor:
     "The logits as float32; raises SegbookError for numbers that are not finite."
     part = Tensor(part).as_subclass(Tensor).float()
@@ -98,7 +100,7 @@ def image_logits(
 # %% ../nbs/13_inference.ipynb #9c21ce22
 _MANY = 1 << 28 # logits that are not enlarged all at once
 
-def _ids(logits, ignore) -> Tensor:
+def _best_ids(logits, ignore) -> Tensor:
     "The class with the highest logit, [K,h,w] to [h,w]; one channel: class 1 above 0."
     if len(logits) == 1: return (logits[0] > 0).long()
     if ignore is not None and 0 <= ignore < len(logits): logits[ignore] = -torch.inf
@@ -108,7 +110,7 @@ def _enlarged_ids(logits, own, ignore) -> Tensor:
     "The ids of logits [K,h,w] that are enlarged to the size `own`."
     grow = lambda o: nn.functional.interpolate(o[None], size=tuple(own), mode='bilinear')[0]
     if len(logits)*own[0]*own[1] <= _MANY or len(logits) == 1:
-        return _ids(grow(logits), ignore)
+        return _best_ids(grow(logits), ignore)
     best, ids = None, torch.zeros(tuple(own), dtype=torch.long, device=logits.device)
     for k in (k for k in range(len(logits)) if k != ignore):
         score = grow(logits[k:k + 1])[0]
@@ -123,7 +125,7 @@ def _mask(model, x, own, ignore) -> Tensor:
     if x.shape[-2:] != own: return _enlarged_ids(_all_logits(model, x), own, ignore).cpu()
     mask = torch.empty(own, dtype=torch.long)
     for top, left, part in answer_parts(model, x):
-        ids = _ids(_finite(part), ignore)
+        ids = _best_ids(_finite(part), ignore)
         mask[top:top + len(ids), left:left + ids.shape[1]] = ids.cpu()
     return mask
 

@@ -18,16 +18,19 @@ def whole_from(least, most=2**31 - 1):
     "A kind: whole numbers from `least` to `most`."
     return lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
 
+# %% ../nbs/workshop/model_facts.ipynb #c3facb9e
 def number_within(low, high):
     "A kind: finite numbers from `low` to `high`."
     return lambda v: (isinstance(v, (int, float)) and not isinstance(v, bool)
         and low <= v <= high and math.isfinite(v))
 
+# %% ../nbs/workshop/model_facts.ipynb #de5ba55a
 def list_of(kind, n=None):
     "A kind: lists of values of one kind, `n` of them."
     return lambda v: (isinstance(v, (list, tuple)) and (n is None or len(v) == n)
         and all(map(kind, v)))
 
+# %% ../nbs/workshop/model_facts.ipynb #c8340ea2
 def none_or(kind): return lambda v: v is None or kind(v)
 def is_true_or_false(v): return isinstance(v, bool)
 
@@ -37,12 +40,15 @@ def is_name(v) -> bool:
     if not isinstance(v, str) or not v.strip() or len(v) > 1000: return False
     return not any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in v)
 
+# %% ../nbs/workshop/model_facts.ipynb #2dae691e
 def is_increasing(v) -> bool:
     "Two finite numbers, the lower one first?"
     return list_of(number_within(-1e300, 1e300), 2)(v) and v[0] < v[1]
 
+# %% ../nbs/workshop/model_facts.ipynb #348b5b6c
 def _is_text(v) -> bool: return isinstance(v, str) and bool(v.strip())
 
+# %% ../nbs/workshop/model_facts.ipynb #acd18af6
 def _are_codes(v) -> bool:
     "Class names, each once?"
     return list_of(_is_text)(v) and 0 < len(v) <= 65536 and len(set(v)) == len(v)
@@ -51,6 +57,7 @@ def _are_codes(v) -> bool:
 LARGEST_SIDE = 100_000 # pixels
 _SIDES = list_of(whole_from(1, LARGEST_SIDE), 2)
 
+# %% ../nbs/workshop/model_facts.ipynb #529b319c
 MODEL_FACTS = dict(
     format=('a whole number of at least 1', whole_from(1), True),
     arch=('the name of an architecture', is_name, True),
@@ -74,6 +81,7 @@ _SECONDS = list_of(number_within(0, 1e12))
 _SCORE = ('null, or a number from 0 to 1',
     lambda v: v is None or v != v or number_within(0, 1.000001)(v), False)
 
+# %% ../nbs/workshop/model_facts.ipynb #b71c3698
 RUN_FACTS = dict(
     status=('a word such as running or finished', is_name, True),
     arguments=('an object with the arguments of the run', lambda v: isinstance(v, dict), True),
@@ -114,6 +122,7 @@ def _shown(v) -> str:
     s = repr(v)
     return s if len(s) <= 60 else s[:50] + ' ...'
 
+# %% ../nbs/workshop/model_facts.ipynb #695861fe
 def misfits(facts, table) -> list[str]:
     "What in the dict `facts` is missing in it or of the wrong kind, a sentence's part for each."
     found = []
@@ -123,6 +132,7 @@ def misfits(facts, table) -> list[str]:
             found.append(f'{name} is {_shown(facts[name])}, expected {expected}')
     return found
 
+# %% ../nbs/workshop/model_facts.ipynb #1db3ce1b
 def raise_misfits(found, file, cure):
     "Raise a SegbookError that names the file, up to five findings, and the cure."
     if not found: return
@@ -130,10 +140,11 @@ def raise_misfits(found, file, cure):
     raise SegbookError(f'{file}: {"; ".join(found[:5])}{more}. Cure: {cure}')
 
 # %% ../nbs/workshop/model_facts.ipynb #a214673a
-_YES = ('true or false', is_true_or_false, False)
-UNET_OPTIONS = dict(blur=_YES, blur_final=_YES, self_attention=_YES, last_cross=_YES, bottle=_YES,
+_YES_OR_NO = ('true or false', is_true_or_false, False)
+UNET_OPTIONS = dict(blur=_YES_OR_NO, blur_final=_YES_OR_NO, self_attention=_YES_OR_NO, last_cross=_YES_OR_NO, bottle=_YES_OR_NO,
     y_range=('null, or [low, high] with low below high', none_or(is_increasing), False))
 
+# %% ../nbs/workshop/model_facts.ipynb #d505c023
 def options_misfits(kwargs, arch) -> list[str]:
     "What in the options of an architecture is unknown or of the wrong kind."
     from segbook.models import MODELS
@@ -189,6 +200,7 @@ def check_model_facts(
     raise_misfits(found, file, cure)
     return facts
 
+# %% ../nbs/workshop/model_facts.ipynb #9b1c848d
 def check_run_facts(
     run, # what run.json holds
     file, # its path, for the message

@@ -45,6 +45,7 @@ def odd_weights(
 FORMAT = 1 # version of the folder's layout
 WEIGHTS, FACTS = 'model.safetensors', 'segmenter.json'
 
+# %% ../nbs/workshop/model_files.ipynb #6aba1a49
 def _as_json(facts) -> str:
     "The facts as text; raises SegbookError for one that JSON cannot hold."
     plain = {k: None if isinstance(v, float) and v != v else v for k, v in facts.items()}
@@ -56,6 +57,7 @@ def _as_json(facts) -> str:
                 'out') from e
     return json.dumps(plain, indent=1) + '\n'
 
+# %% ../nbs/workshop/model_files.ipynb #760e97ae
 def _write_into(folder, weights, text):
     "Both files, complete before the first of them gets its name."
     def both(facts_file):
@@ -105,11 +107,13 @@ def _file_in(folder, name) -> Path:
             'wrote. Cure: restore it, or save the segmenter again')
     return file
 
+# %% ../nbs/workshop/model_files.ipynb #0eda7c31
 def _sha256(file) -> str:
     "The checksum of a file, read to its end."
     import pooch
     return pooch.file_hash(str(file), 'sha256')
 
+# %% ../nbs/workshop/model_files.ipynb #18896284
 def finish_stopped(folder:Path):
     "Give new facts their name if they were written for the weights that are there."
     part = folder/f'.{FACTS}.segbook-part'
@@ -134,6 +138,7 @@ def read_model_facts(
             'the file, or save the segmenter again') from e
     return check_model_facts(facts, file, FORMAT)
 
+# %% ../nbs/workshop/model_files.ipynb #66a34115
 def read_weights(
     folder:Path, # holds model.safetensors
     facts:dict, # from `read_model_facts`

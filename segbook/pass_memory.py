@@ -37,6 +37,7 @@ class _LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, sum(n for _, n in self.live.values()))
         return out
 
+# %% ../nbs/workshop/pass_memory.ipynb #2d3d7872
 def pass_bytes(
     run, # called with a tensor without values: the pass
     shape:tuple, # of the tensor
@@ -56,6 +57,7 @@ def _number_in(file) -> int|None:
     try: return int(Path(file).read_text().split()[0])
     except (OSError, ValueError, IndexError): return None
 
+# %% ../nbs/workshop/pass_memory.ipynb #24fa5930
 def _group_free() -> int|None:
     "Bytes that a container leaves; None without one."
     for most, used in (('memory.max', 'memory.current'),
@@ -63,6 +65,7 @@ def _group_free() -> int|None:
         most, used = (_number_in(f'/sys/fs/cgroup/{o}') for o in (most, used))
         if most is not None and used is not None and most < 1 << 60: return max(most - used, 0)
 
+# %% ../nbs/workshop/pass_memory.ipynb #3e17c371
 def free_bytes(device) -> int:
     "Memory that can still be had on a device."
     if torch.device(device).type == 'cuda': return torch.cuda.mem_get_info(device)[0]

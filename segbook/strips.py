@@ -23,17 +23,20 @@ _BY_ROWS = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU
     nn.Dropout2d, nn.PixelShuffle, nn.ReplicationPad2d, nn.AvgPool2d, nn.Sequential, MergeLayer,
     SigmoidRange)
 
+# %% ../nbs/workshop/strips.ipynb #8e253c76
 def _is_by_rows(layer) -> bool:
     "Do all parts of a layer look at a few rows only?"
     leaves = [o for o in layer.modules() if not list(o.children())]
     return all(isinstance(o, _BY_ROWS) and (not isinstance(o, nn.BatchNorm2d)
             or o.track_running_stats) for o in leaves)
 
+# %% ../nbs/workshop/strips.ipynb #207f5c5c
 def _reach(layer) -> int:
     "Rows above and below that one row of the layer's answer depends on, or more."
     return sum(-(-(o.kernel_size[0] - 1)*o.dilation[0]//2) for o in layer.modules()
         if isinstance(o, nn.Conv2d))
 
+# %% ../nbs/workshop/strips.ipynb #4fef5a09
 def cut_layer(
     model:nn.Module, # any network
 ) -> int|None: # the first of `model.layers` that may run in strips; None: there is none
@@ -52,6 +55,7 @@ def _picked(n, m) -> Tensor:
     rows = torch.arange(n, dtype=torch.float64)[None, None, :, None]
     return nn.functional.interpolate(rows, (m, 1), mode='nearest').flatten().long()
 
+# %% ../nbs/workshop/strips.ipynb #68fa3b32
 class _Rows:
     "Rows lo to hi of a map that has n of them."
     def __init__(self, lo, hi, n): self.lo, self.hi, self.n = max(lo, 0), min(hi, n), n
@@ -61,6 +65,7 @@ class _Rows:
         "These rows of `x`, which holds the rows `other`."
         return x[..., self.lo - other.lo:self.hi - other.lo, :]
 
+# %% ../nbs/workshop/strips.ipynb #3f72b451
 def _resized(x, have, want, picked, width):
     "A strip of a map resized to `picked` rows and `width` columns."
     rows = picked[want.lo:want.hi] - have.lo
@@ -79,6 +84,7 @@ class _Shuffle:
         full = _Rows(have.lo*self.scale, have.hi*self.scale, self.out)
         return want.within(full, self.layer(x))
 
+# %% ../nbs/workshop/strips.ipynb #7abb08ba
 class _Same:
     "As many rows, each of a few around it."
     def __init__(self, layer, n, image):
@@ -91,6 +97,7 @@ class _Same:
         x.orig = None
         return want.within(have, out)
 
+# %% ../nbs/workshop/strips.ipynb #b7a5c801
 class _ToOrig:
     "The rows of the image, by nearest neighbours."
     def __init__(self, layer, n, image):
@@ -137,6 +144,7 @@ def _chain(layers, x, image) -> list:
         n = step.out
     return steps
 
+# %% ../nbs/workshop/strips.ipynb #f074d9f5
 def whole_part(model, image, cut) -> Tensor:
     "What the layers before `cut` make of the image; the maps for the later ones are kept in hooks."
     x = image
@@ -147,6 +155,7 @@ def whole_part(model, image, cut) -> Tensor:
         x = new
     return x
 
+# %% ../nbs/workshop/strips.ipynb #fb003fcb
 @torch.no_grad()
 def strips_of(
     model:nn.Module, # a U-Net for which `cut_layer` finds a place

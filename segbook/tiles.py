@@ -51,11 +51,13 @@ class Sight:
     across: tuple[int, int]
     step: int
 
+# %% ../nbs/workshop/tiles.ipynb #bc89be9c
 def _edges(m, axis):
     "First and last pixel that each unit of a map sees along an axis, continued into the padding."
     units = np.arange(m.n[axis]) - m.wide.first[axis]
     return [np.take(o[axis], units, axis) for o in (m.wide.lo, m.wide.hi)]
 
+# %% ../nbs/workshop/tiles.ipynb #871b31e8
 def sight_of(model, size, channels) -> Sight|None:
     "What the network sees around a pixel of images of one size; None where tiles are not exact."
     try:
@@ -86,6 +88,7 @@ def _samples_alike(model, tile, image, place, channels) -> bool:
             if not np.array_equal(got.max(1 - axis), want.max(1 - axis)): return False
     return True
 
+# %% ../nbs/workshop/tiles.ipynb #35d41e13
 @torch.no_grad()
 def tiles_of(
     model:nn.Module, # logits [B,K,H,W] of images of the same size
@@ -103,6 +106,7 @@ def tiles_of(
 MOST_BYTES = 2 << 30 # what a pass may take before it is divided
 _SMALL = 512*512 # pixels that are never looked at
 
+# %% ../nbs/workshop/tiles.ipynb #1397f87c
 def _strip_rows(model, shape, need, most, dtype) -> tuple[int, int]|None:
     "Rows of a strip, and the bytes that a pass in strips takes; None where there are no strips."
     cut = cut_layer(model)
@@ -116,6 +120,7 @@ def _strip_rows(model, shape, need, most, dtype) -> tuple[int, int]|None:
     rows = min(shape[-2], max(16, int(max(most - kept, most/6)/(2*row))))
     return rows, int(kept + (rows + 32)*row)
 
+# %% ../nbs/workshop/tiles.ipynb #eda318fa
 def _tile_spans(model, shape, need, most) -> tuple[list, list]|None:
     "Tiles down and across that stay below `most` bytes; None where they cannot be exact."
     channels, size = shape[1], tuple(shape[-2:])
@@ -141,6 +146,7 @@ def _too_large(size, need, free):
         f'{free/1e9:.1f} GB are free. Cure: a smaller image (its shorter side {fits} pixels or '
         'less), or parts of it one by one; or a machine with more memory')
 
+# %% ../nbs/workshop/tiles.ipynb #2b851e4a
 def way_for(model, shape, dtype, most, free):
     """How an image goes through a network: ('whole',), ('strips', rows), ('tiles', rows, columns).
 
@@ -155,7 +161,7 @@ def way_for(model, shape, dtype, most, free):
     if need <= .8*free: return ('whole',)
     raise _too_large(shape[-2:], min(need, strips[1] if strips else need), free)
 
-# %% ../nbs/workshop/tiles.ipynb #a7a4d26e
+# %% ../nbs/workshop/tiles.ipynb #bd8a74e1
 def answer_parts(
     model:nn.Module, # in evaluation mode
     x:Tensor, # [1,C,H,W] normalised, where the model is
@@ -175,4 +181,5 @@ def answer_parts(
             n = -(-x.shape[-2]//how[0])
             parts = ((top, 0, o) for top, o in strips_of(model, x, *how))
         else: parts, n = tiles_of(model, x, *how), len(how[0])*len(how[1])
-        yield from progress_bar(parts, n, 'parts of the image', n > 8)
+        long = n > 8 and math.prod(x.shape[-2:]) > _SMALL
+        yield from progress_bar(parts, n, 'parts of the image', long)

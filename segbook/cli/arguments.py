@@ -34,6 +34,7 @@ def _narrow_text(text) -> str:
             break_long_words=False, break_on_hyphens=False) or ['']
     return '\n'.join(o for line in text.splitlines() for o in wrapped(line))
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #f56b5765
 class Parser(argparse.ArgumentParser):
     "Errors in one line, with the nearest name; returns only the arguments that were given."
     def __init__(self, prog, **kwargs):
@@ -62,34 +63,40 @@ class Parser(argparse.ArgumentParser):
 def _refuse_value(found, expected):
     raise argparse.ArgumentTypeError(f'found {found!r}, expected {expected}')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #16279bb7
 def _as_whole(s) -> int|None:
     "The whole number in a text of up to 18 digits; None for any other."
     return int(s) if re.fullmatch(r'[+-]?\d{1,18}', s.strip()) else None
 
-def _cut(s): return s if len(s) <= 60 else f'{s[:50]}... ({len(s)} characters)'
+# %% ../../nbs/workshop/cli/arguments.ipynb #67505435
+def _shortened(s): return s if len(s) <= 60 else f'{s[:50]}... ({len(s)} characters)'
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #e1bf246f
 def _whole_number(least, most=10**6):
     "A type of argument: whole numbers from `least` to `most`."
     def read(s):
         n = _as_whole(s)
         long = n is None and s.strip().lstrip('+').isdecimal()
         if long or n is not None and n > most:
-            _refuse_value(_cut(s), f'a whole number from {least} to {most:,}')
-        if n is None or n < least: _refuse_value(_cut(s), f'a whole number of at least {least}')
+            _refuse_value(_shortened(s), f'a whole number from {least} to {most:,}')
+        if n is None or n < least: _refuse_value(_shortened(s), f'a whole number of at least {least}')
         return n
     return read
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #0fe782ac
 def _finite_number(s):
     "A type of argument: any number but NaN and infinity."
     try: x = float(s)
     except ValueError: x = float('nan')
     return x if abs(x) < 1e300 else _refuse_value(s, 'a number')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #c38a6f39
 def _rate(s):
     try: x = float(s)
     except ValueError: x = -1
     return x if 0 < x < 1000 else _refuse_value(s, 'a number above 0, such as 1e-3')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #b7217684
 def _true_or_false(s):
     yes, no = ('true', 'yes', 'on', '1'), ('false', 'no', 'off', '0')
     return s.lower() in yes if s.lower() in yes + no else _refuse_value(s, 'true or false')
@@ -99,7 +106,7 @@ def _height_width(s):
     "96,128 or 96x128 as [96, 128]; one number for both."
     sides = [_as_whole(o) for o in s.lower().replace('x', ',').split(',')]
     if len(sides) > 2 or not all(o and o > 0 for o in sides):
-        _refuse_value(_cut(s), 'height,width in pixels such as 96,128, or one number for both')
+        _refuse_value(_shortened(s), 'height,width in pixels such as 96,128, or one number for both')
     if not all(LEAST_SIDE <= o <= MOST_SIDE for o in sides):
         _refuse_value(s, f'sides of {LEAST_SIDE} to {MOST_SIDE:,} pixels')
     return [sides[0], sides[-1]]
@@ -109,11 +116,12 @@ def text_argument(s):
     "A type of argument: any text with something in it."
     return s if s.strip() else _refuse_value(s, 'a name or a path')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #f8da9fe4
 def file_name_argument(s):
     "A type of argument: a name that a file or a folder can have."
     if '\0' in text_argument(s): _refuse_value(s, 'a name without NUL')
     if any(len(os.fsencode(o)) > 255 for o in s.split('/')) or len(os.fsencode(s)) > 4000:
-        _refuse_value(_cut(s), 'a name of up to 255 bytes')
+        _refuse_value(_shortened(s), 'a name of up to 255 bytes')
     if not s.startswith('~') or os.path.lexists(s): return s
     name = os.path.expanduser(s)
     if name.startswith('~'):
@@ -121,12 +129,13 @@ def file_name_argument(s):
             f'in full, or ./{s} for a name that begins so')
     return name
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #f139c215
 def mapping_argument(s):
     "VALUE=CLASS with a number, or red,green,blue, for the value."
     v, eq, c = s.partition('=')
     p = [_as_whole(o) for o in v.split(',')]
     if not c.strip() or len(p) not in (1, 3) or any(o is None or o < 0 for o in p):
-        _refuse_value(_cut(s), 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
+        _refuse_value(_shortened(s), 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
     return (p[0] if len(p) == 1 else tuple(p), c.strip())
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #9acea8a6
@@ -204,6 +213,7 @@ def _add_output(group):
     group.add_argument('--resume', **folder, help='go on with the run in this folder, which was '
         'stopped; its own arguments hold, and different ones are an error')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #1f06a6f2
 def train_parser() -> Parser:
     "The parser of `segbook_train`."
     p = Parser('segbook_train', description='Train a segmenter on a folder of images and masks, '

@@ -40,6 +40,7 @@ def _named_by(name) -> tuple[list[Path], str]:
         or len(there) == 1) else ''
     return [], 'does not exist' + cure
 
+# %% ../../nbs/workshop/cli/predict.ipynb #ed73f0f4
 def _image_files(names) -> tuple[list[Path], list[str]]:
     "The image files that `names` mean, each once, and what could not be found."
     found = {}
@@ -58,6 +59,7 @@ def _short(name, most=200) -> str:
     if len(b) <= most: return name
     return f'{b[:most - 50].decode("utf-8", "ignore")}-{hashlib.sha256(b).hexdigest()[:8]}'
 
+# %% ../../nbs/workshop/cli/predict.ipynb #0fbd59d3
 def _base_names(files) -> list[str]:
     "A name for the outputs of each file: its stem; where two share it, with folder or ending."
     def longer(f, i):
@@ -78,6 +80,7 @@ def _write_mask(mask, file):
     x = mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)
     replace_file(file, lambda f: Image.fromarray(x).save(f, format='PNG'))
 
+# %% ../../nbs/workshop/cli/predict.ipynb #3ac420cb
 def _write_overlay(model, file, mask, out):
     "The picture for looking at."
     from segbook.data.images import read_image
@@ -86,6 +89,7 @@ def _write_overlay(model, file, mask, out):
     fig = overlay_figure(x, mask, model.codes)
     replace_file(out, lambda f: fig.savefig(f, format='png'))
 
+# %% ../../nbs/workshop/cli/predict.ipynb #025ab96b
 def _shares(mask, codes) -> str:
     "What is seen in a mask, in words."
     ids, n = np.unique(mask, return_counts=True)
@@ -96,6 +100,7 @@ def _shares(mask, codes) -> str:
 # %% ../../nbs/workshop/cli/predict.ipynb #bf90b1ec
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
+# %% ../../nbs/workshop/cli/predict.ipynb #2b54e591
 @dataclass
 class _Batch:
     "The images of one call: what is written, and what could not be."
@@ -152,6 +157,7 @@ def _predict(a, signals, done) -> int:
     for o in lost: tell('segbook_predict', f'error: {o}')
     return int(bool(lost))
 
+# %% ../../nbs/workshop/cli/predict.ipynb #b205ae89
 def _predict_files(a, files, bases, done, batch):
     "Write the masks of the files, one after the other, into a folder that is ours meanwhile."
     import torch
