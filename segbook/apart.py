@@ -24,6 +24,7 @@ class Outcome:
 class TimeUp(BaseException):
     "Raised inside a function that has run too long."
 
+# %% ../nbs/workshop/apart.ipynb #d3924839
 class _FirstWords(io.TextIOBase):
     "Somewhere to print to that keeps the beginning, however much is printed."
     def __init__(self, tell=lambda text: None): self.kept, self.tell = '', tell
@@ -62,6 +63,7 @@ def _in_a_thread(work, seconds):
 # %% ../nbs/workshop/apart.ipynb #155a7a85
 def _no_input(*args): raise EOFError('nobody can type here: give the value in the code')
 
+# %% ../nbs/workshop/apart.ipynb #74071d04
 def _limit_process(seconds):
     "Take from this process what it does not need: its terminal, much memory, time."
     import resource

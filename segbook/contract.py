@@ -29,6 +29,7 @@ def _box(height, width, share):
     top, left = (int(torch.randint(n, (1,))) - half//2 for n, half in ((height, h), (width, w)))
     return slice(max(0, top), max(0, top + h)), slice(max(0, left), max(0, left + w))
 
+# %% ../nbs/workshop/contract.ipynb #afc2708a
 class MaskCutMix(Callback):
     """In each training batch, paste a rectangle of another image of the batch, and of its mask.
 
@@ -75,6 +76,7 @@ def check_pickling(what):
             "not allow (cannot pickle '_thread.RLock' object); expected another version. Cure: "
             'pip install "plum-dispatch<2.10", and start Python again')
 
+# %% ../nbs/workshop/contract.ipynb #e1410ec3
 def _spawns(dls):
     "Do the DataLoaders start reading processes that get everything as a pickle?"
     asked = any(getattr(getattr(o, 'fake_l', o), 'num_workers', 0) for o in dls.loaders)
@@ -89,6 +91,7 @@ class _Mirrored(Callback):
 
 _MIXES = {CutMix: MaskCutMix, MixUp: MaskMixUp}
 
+# %% ../nbs/workshop/contract.ipynb #bb21091b
 class SegLearner(Learner):
     "fastai's Learner for masks: see the table of what works in chapter 12."
     def add_cb(self, cb):

@@ -27,6 +27,7 @@ def printable(name):
     return ''.join(c.encode('unicode_escape').decode() if unicodedata.category(c) in odd else c
         for c in str(name))
 
+# %% ../nbs/workshop/errors.ipynb #d200d300
 def listed(
     xs, # names, or paths, of which the last part is taken
     n=4, # how many of them to name
@@ -35,6 +36,7 @@ def listed(
     xs = [printable(x.name if isinstance(x, Path) else x) for x in xs]
     return ', '.join(xs[:n]) + (f' and {len(xs)-n} more' if len(xs) > n else '')
 
+# %% ../nbs/workshop/errors.ipynb #5653c0e1
 def counted(n, word):
     "Count and noun: `1 file`, `2 files`, `1,000 classes`."
     plural = word + ('es' if word.endswith('s') else 's')

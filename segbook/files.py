@@ -28,6 +28,7 @@ class _LastLine(tqdm):
     @staticmethod
     def status_printer(file): return file.write
 
+# %% ../nbs/workshop/files.ipynb #7da7e420
 def progress_bar(
     it, # what to pass on
     total, # how many there are

@@ -152,6 +152,7 @@ def _all_cases(ex):
     yield from sorted(ex.cases, key=lambda c: _case_size([o for o in c[1] if hasattr(o, 'shape')]))
     for make in ex.makers: yield from make(np.random.default_rng(42))
 
+# %% ../nbs/workshop/judging.ipynb #1d3410fc
 def _message(error):
     "The first words of an error."
     try: return str(error)[:500].rstrip('.')
@@ -238,6 +239,7 @@ class Verdict:
 
 _LEFT = 'It ended the check itself (exit, or an interruption).'
 
+# %% ../nbs/workshop/judging.ipynb #440c5fe2
 def _value_verdict(ex, answer, say):
     "Whether a value is right, and what is said of it."
     say('while it was compared: do its == and len end?')
@@ -277,6 +279,7 @@ def _verdict(ex, answer, say, apart):
         return [False, f'{what} could not be compared ({type(e).__name__}: {_message(e)}). Give '
             'what the stub asks for.']
 
+# %% ../nbs/workshop/judging.ipynb #767d4ba1
 def _ended(number):
     "What is said of an answer whose process has ended."
     if not number: return _LEFT

@@ -52,6 +52,7 @@ def _check_values(x, y, said, dls, normalised):
             'Cure: MaskBlock(codes), or mask.long()')
     pixels_by_class(y.long(), len(dls.vocab), void_of(dls))
 
+# %% ../nbs/workshop/learner_batches.ipynb #31ffd3d2
 def batch_channels(dls) -> int:
     "Channels of the images of DataLoaders with a vocab, after a look at a batch of each loader."
     for name, dl in zip(('training', 'validation'), dls.loaders):
@@ -76,6 +77,7 @@ class TorchMetric(Metric):
     @property
     def name(self): return camel2snake(type(self.metric).__name__)
 
+# %% ../nbs/workshop/learner_batches.ipynb #cf88474c
 class CalledMetric(AvgMetric):
     "The mean over the images of an object that can be called and has no name of its own."
     @property
@@ -96,6 +98,7 @@ def _made_metric(m):
             'torchmetrics, or a function of logits [B,K,H,W] and masks [B,H,W]')
     return m if hasattr(m, '__name__') or hasattr(m, 'func') else CalledMetric(m)
 
+# %% ../nbs/workshop/learner_batches.ipynb #7601912a
 def made_metrics(metrics) -> list:
     "The metrics of a learner as a list of what fastai takes."
     if isinstance(metrics, nn.ModuleDict): metrics = list(metrics.values())
@@ -117,6 +120,7 @@ def check_choice_of_class(m, n_classes):
             f'two classes. Cure: MeanDice() or MeanIoU() of segbook.metrics, or fastai\'s '
             f'{name}Multi()')
 
+# %% ../nbs/workshop/learner_batches.ipynb #51af980d
 def try_metrics(metrics, dls, n_classes):
     "Raise a SegbookError for a metric of others that fails on an answer to a validation batch."
     known = [m for m in metrics if not isinstance(m, Metric) or type(m).__module__ in (__name__,
@@ -127,6 +131,7 @@ def try_metrics(metrics, dls, n_classes):
     learn = SimpleNamespace(pred=pred, x=x, y=y, xb=(x,), yb=(y,), dls=dls, to_detach=to_detach)
     for m in known: _try_metric(m, learn)
 
+# %% ../nbs/workshop/learner_batches.ipynb #795bca5d
 def _try_metric(m, learn):
     "One metric on one answer; what it has counted is forgotten again."
     name = getattr(m, '__name__', None) or getattr(m, 'name', type(m).__name__)

@@ -46,6 +46,7 @@ def class_names(dls, codes=None) -> list[str]:
             'codes=, or DataLoaders made with these names')
     return codes if known is None else known
 
+# %% ../nbs/workshop/learner_checks.ipynb #41f034bc
 def named_loaders(dls, codes=None):
     """`dls` if `seg_dataloaders` made them; else a copy that knows class names and channels, after
     a look at its batches."""
@@ -66,6 +67,7 @@ def check_one_channel(codes, ignore):
         'background first, and Void, if there is one, last. Cure: such codes (segbook_check '
         '--fix --map writes a copy with other ids), or one_channel=False')
 
+# %% ../nbs/workshop/learner_checks.ipynb #c851036d
 def check_loss(loss, n_classes, ignore):
     """Raise a SegbookError for class weights of another number than the classes, and for one
     channel with a loss that does not leave Void out."""
@@ -82,6 +84,7 @@ def check_loss(loss, n_classes, ignore):
                 f'ignore_index={ignore}')
     if not one and ignore is not None: _warn_of_void(loss, ignore)
 
+# %% ../nbs/workshop/learner_checks.ipynb #560d49ec
 def _warn_of_void(loss, ignore):
     "A warning where a loss with an `ignore_index` counts the pixels of Void."
     parts = [*loss.modules()] if isinstance(loss, nn.Module) else [getattr(loss, 'func', loss)]
@@ -127,6 +130,7 @@ def _has_batch_of_one(dl) -> bool:
     bs, n = getattr(dl, 'bs', None), getattr(dl, 'n', None)
     return bs == 1 or bool(bs and n and not dl.drop_last and n % bs == 1)
 
+# %% ../nbs/workshop/learner_checks.ipynb #7ddda73c
 def check_batch_of_one(learn):
     "Raise a SegbookError when a batch of one image leaves a layer a single value to average over."
     model, dl = learn.model, learn.dls.train
@@ -149,6 +153,7 @@ def table_columns(learn) -> list[str]:
     "Names of the numbers in one row of a learner's table, in their order."
     return ['train_loss', 'valid_loss', *[o.name for o in learn.metrics]]
 
+# %% ../nbs/workshop/learner_checks.ipynb #8ecd13ee
 def check_run(learn, epochs, *, schedule, resume, folder, cbs):
     "Raise a SegbookError for what would be found out only after hours, or never."
     if not isinstance(epochs, int) or epochs < 1:

@@ -14,6 +14,7 @@ __all__ = ['MOST_FILES', 'BROKEN', 'most_bytes', 'unpack_tar', 'check_zip']
 
 # %% ../../nbs/workshop/data/archives.ipynb #4ff73456
 MOST_FILES = 100_000 # in an archive
+
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
     ValueError, OverflowError, MemoryError, NotImplementedError, RuntimeError) # of a damaged one
 
@@ -21,6 +22,7 @@ def most_bytes(file):
     "How much an archive may unpack to: 20 times its size, and 16 MiB."
     return 20*Path(file).stat().st_size + (16 << 20)
 
+# %% ../../nbs/workshop/data/archives.ipynb #fd8e742a
 class _Bounded:
     "A stream that raises when more than `most` bytes are read from it."
     def __init__(self, f, most): self.f, self.left, self.most = f, most, most

@@ -27,6 +27,7 @@ def panel_grid(nrows, ncols, hw, figsize=None, legend=True):
     for ax in axs.flat: ax.axis('off')
     return fig,axs
 
+# %% ../../nbs/workshop/data/batches.ipynb #4b824651
 def _as_picture(x):
     "A [C,H,W] tensor of 0..255 as uint8 [H,W,1 or 3]; of more channels the first three."
     x = x[:3] if len(x) >= 3 else x[:1]

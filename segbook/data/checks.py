@@ -44,6 +44,7 @@ def folder_facts(folder, channels=None):
                 'Expected equal sizes: resize those masks with nearest, or the images.'))
     return xs
 
+# %% ../../nbs/workshop/data/checks.ipynb #4501ae63
 def find_size(folder, shapes, size):
     "The size to resize to, None when all have it; a SegbookError when they differ without `size`."
     n = Counter(s[:2] for s in shapes).most_common()
@@ -57,6 +58,7 @@ def find_size(folder, shapes, size):
         + f' (height x width), {odd} among the rarest; a batch needs one size. Pass '
         f'size=({n[0][0][0]},{n[0][0][1]}) to resize them all.')
 
+# %% ../../nbs/workshop/data/checks.ipynb #5dee3e39
 def find_channels(folder, shapes, channels):
     "`channels`, or 1 when all images are grey, 3 when some have colour, else what they all have."
     if channels is not None: return int(channels)
@@ -75,6 +77,7 @@ def find_range(folder, facts, value_range):
     if choice.told: print(f'{folder.path.name}: the images are not of 8 bits. {choice.told}')
     return choice.value_range
 
+# %% ../../nbs/workshop/data/checks.ipynb #2bd4f7b9
 def set_facts(folder, channels, value_range):
     "Shapes of all images, one number of channels and one range of values for the set."
     facts = folder_facts(folder, channels)
@@ -88,6 +91,7 @@ def n_training_images(folder, valid_pct=.2):
     if folder.valid is None: return n - n_validation_images(n, valid_pct)
     return sum(f.name not in folder.valid for f in folder.images)
 
+# %% ../../nbs/workshop/data/checks.ipynb #a9179770
 def _drawn_for_validation(folder, valid_pct, seed):
     "Indices of a random share of the images, which is said aloud."
     if not 0 < valid_pct < 1:
@@ -119,6 +123,7 @@ def split_indices(folder, valid_pct, seed):
             'Take most of the lines out, or delete the file for a random split.')
     return [i for i in range(n) if i not in val],sorted(val)
 
+# %% ../../nbs/workshop/data/checks.ipynb #32eb2bd4
 def _without_image(folder, lost):
     "What to say of names in valid.txt that are not among the images."
     stems = {f.stem:f.name for f in folder.images}

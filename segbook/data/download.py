@@ -151,6 +151,7 @@ def _is_folder(path):
         raise SegbookError(f'{path} cannot be looked at ({e.strerror}); expected a folder that you '
             'may read. Check the path and its permissions.') from e
 
+# %% ../../nbs/workshop/data/download.ipynb #2fd882fb
 def _user_path(path):
     "`path` with ~ as the home folder."
     try: return Path(path).expanduser()
@@ -158,6 +159,7 @@ def _user_path(path):
         raise SegbookError(f'{path} names a home folder that is not known here ({e}); expected a '
             'path. Write it in full.') from e
 
+# %% ../../nbs/workshop/data/download.ipynb #9a615ee2
 def data_root(root=None):
     "`root`, the environment's SEGBOOK_DATA_ROOT, or the user's cache folder."
     if root is None: root = os.environ.get('SEGBOOK_DATA_ROOT')

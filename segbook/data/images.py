@@ -36,6 +36,7 @@ def read_image(
     x = unit_range(colour_array(stored, channels, where), where, value_range)
     return fit_channels(x, channels, where)
 
+# %% ../../nbs/workshop/data/images.ipynb #186a094e
 def _array_at_hand(x):
     "An array of numbers as a StoredImage."
     if x.dtype.kind not in 'biuf':

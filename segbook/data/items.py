@@ -41,6 +41,7 @@ class OpenImage(Transform):
         x = torch.from_numpy(np.moveaxis(x, -1, 0).astype(np.float32))
         return TensorImage(x*(1 if whole else 255))
 
+# %% ../../nbs/workshop/data/items.ipynb #fbe40fb0
 class OpenMask(Transform):
     """An image's path as PILMask of its class ids, every one of them below the number of classes.
 
@@ -78,6 +79,7 @@ def _check_crops(crops, size, classes, n):
         raise SegbookError("crop_classes is for crops='positive'; windows of crops='random' lie "
             "anywhere.")
 
+# %% ../../nbs/workshop/data/items.ipynb #16ab7e11
 def window_transform(folder, train, shapes, size, *, crops, classes, n):
     "The transform that cuts windows out of the images `train`, or None without `crops`."
     _check_crops(crops, size, classes, n)

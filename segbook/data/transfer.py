@@ -43,8 +43,10 @@ class _BrokenOff(Exception):
     "The transfer ended early; another try may go on from there."
 
 _MOST = 8 << 30 # bytes, where no size is published
+
 _PATIENCE, _SLOWEST = 20, 4096 # seconds, and bytes that must arrive in them
 
+# %% ../../nbs/workshop/data/transfer.ipynb #e265c1d3
 class _DownloadBar(tqdm):
     "A bar that says how much has come, at which speed."
     def __init__(self, name, total):
@@ -65,6 +67,7 @@ def _answer(url, have):
     if r.status_code == 416 and have: return _answer(url, 0)  # what was kept is too long
     raise TransferError(f'answered {r.status_code}')
 
+# %% ../../nbs/workshop/data/transfer.ipynb #e368ad64
 def _start(r, have):
     "At which byte of the file the answer `r` begins."
     if r.status_code == 200: return 0

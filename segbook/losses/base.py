@@ -102,6 +102,7 @@ def _as_reduction(v):
         raise SegbookError(f"reduction is {v!r}; expected 'mean', 'sum' or 'none'")
     return v
 
+# %% ../../nbs/workshop/losses/base.ipynb #4dd8c7d3
 def _as_weight(v):
     "A copy of the class weights as a float tensor, or None."
     if v is None: return None
@@ -112,6 +113,7 @@ def _as_weight(v):
             'class')
     return v
 
+# %% ../../nbs/workshop/losses/base.ipynb #9126bf43
 def _only_class_left(ignore_index, channels):
     "What to say when one of two classes is ignored, or None."
     v = ignore_index
@@ -143,6 +145,7 @@ def _kept_by_counting(t, K, w, ignore_index):
     keep = None if n.sum()==t.numel() else t!=ignore_index
     return keep,n.sum() if w is None else (n*w).sum(),None
 
+# %% ../../nbs/workshop/losses/base.ipynb #23d46a20
 def _kept_without_waiting(t, K, w, ignore_index):
     "The same on a GPU that never waits, and as the third nan if some id is no class, else 0."
     void = torch.zeros_like(t, dtype=torch.bool) if ignore_index is None else t==ignore_index
@@ -151,6 +154,7 @@ def _kept_without_waiting(t, K, w, ignore_index):
     total = keep.sum() if w is None else (w[t.clamp(0, K-1)]*keep).sum()
     return keep,total,torch.where((known | void).all(), 0., torch.nan)
 
+# %% ../../nbs/workshop/losses/base.ipynb #c9e3f1e1
 def _without(x, keep):
     "Logits, 0 where a pixel takes no part; on a CPU only if some of them is not a finite number."
     if x.device.type=='cpu' and x.detach().sum().isfinite(): return x
@@ -275,6 +279,7 @@ def _check_parts(losses, weights):
         raise SegbookError(f'the losses ignore different ids: {found}; give all the same '
             'ignore_index')
 
+# %% ../../nbs/workshop/losses/base.ipynb #a83e32d7
 class _PartSettings(SegLoss):
     "`ignore_index` and `reduction` that are those of `losses`."
     @property

@@ -23,6 +23,7 @@ def is_tensor(x):
     "Is it a tensor? Asked without importing torch."
     return hasattr(x, 'detach')
 
+# %% ../../nbs/workshop/masks/arrays.ipynb #38be84cf
 def mask_array(
     mask, # path, PIL image, array or tensor: [H,W], [1,H,W] or [H,W,1]
 ) -> np.ndarray: # [H,W] integers
@@ -61,6 +62,7 @@ def image_array(
             'channels last.')
     return _as_bytes(x[...,:3] if x.shape[-1] >= 3 else x[...,[0,0,0]])
 
+# %% ../../nbs/workshop/masks/arrays.ipynb #7fcebe78
 def _as_bytes(x):
     "Values of a picture as bytes: floats from 0 to 1, integers from 0 to 255 or 65,535."
     if x.dtype == np.uint8: return x

@@ -35,6 +35,7 @@ def colour_key(v) -> tuple: # (red, green, blue), or TRANSPARENT
     "The colour behind a number."
     return TRANSPARENT if v < 0 else (int(v) >> 16, int(v) >> 8 & 255, int(v) & 255)
 
+# %% ../../nbs/workshop/masks/channels.ipynb #0aba5bbe
 def colour_number(key) -> int:
     "The number of a colour."
     return -1 if len(key) == 4 and key[3] < 128 else int(key[0]) << 16 | int(key[1]) << 8 | int(

@@ -27,6 +27,7 @@ def _range_problems(looks):
                 f'8 or 16 bits, or floats from 0 to 1. {choice.told}', 'warning'))
     return ps
 
+# %% ../../nbs/workshop/masks/pictures.ipynb #cdd542f0
 def _channel_problems(looks):
     "Images whose numbers of channels do not agree."
     found = Counter(o.facts.channels for o in looks)
@@ -42,6 +43,7 @@ _GREYS = '1', 'L', 'LA', 'I', 'F'
 
 def _is_grey(o): return o.mode in _GREYS or o.mode.startswith('I;')
 
+# %% ../../nbs/workshop/masks/pictures.ipynb #b49a35a4
 def _size_and_kind_problems(looks):
     "Warnings of images that differ from each other in kind or size."
     ps, files = [], [o.file for o in looks]

@@ -195,6 +195,7 @@ def _lone_class(sf, ms, n, real):
             'least: a network learns to tell them apart. Check that the masks were exported with '
             'all labels, and that the background has its own line in codes.txt.')]
 
+# %% ../../nbs/workshop/masks/problems.ipynb #66bdfd1b
 def void_parts(sf, n_train, n_valid):
     "A part of the split without a labelled pixel."
     void = sf.ignore_index

@@ -31,6 +31,7 @@ class Recoded:
     ids: np.ndarray | None # uint8 [H,W]; None where a value has no id
     moved: int = 0 # pixels between classes, now Void or of the nearest class
 
+# %% ../../nbs/workshop/masks/recode.ipynb #24cecabb
 def _nearest(values, known, colours):
     "For each of `values` the index of the nearest of `known`."
     if colours:
@@ -38,6 +39,7 @@ def _nearest(values, known, colours):
     a, b = [np.asarray(o, float).reshape(len(o), -1) for o in (values, known)]
     return ((a[:,None] - b[None])**2).sum(-1).argmin(1)
 
+# %% ../../nbs/workshop/masks/recode.ipynb #f07018f9
 def recode_values(
     x:np.ndarray, # [H,W] integers, or numbers of colours
     table:dict, # {value or colour: id}

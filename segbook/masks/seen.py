@@ -65,6 +65,7 @@ def see_image(
     except SegbookError as e: o.error, o.cure = _said_of(e)
     return o
 
+# %% ../../nbs/workshop/masks/seen.ipynb #4ca3588f
 def _said_of(e):
     "Finding and cure of an error about a file, which is named elsewhere."
     return getattr(e, 'finding', str(e)), getattr(e, 'cure', RESTORE)
@@ -78,6 +79,7 @@ def _count_ids(ids):
     values, n = np.unique(ids, return_counts=True)
     return dict(zip(values.tolist(), n.tolist()))
 
+# %% ../../nbs/workshop/masks/seen.ipynb #472917b3
 def _count_colours(o, x, most=1000, top=64):
     "Note each colour of `x` and how often it occurs; of more than `most` the `top` commonest."
     numbers, n = np.unique(x, return_counts=True)
@@ -86,6 +88,7 @@ def _count_colours(o, x, most=1000, top=64):
     if len(numbers) > most: o.top = found
     else: o.values = found
 
+# %% ../../nbs/workshop/masks/seen.ipynb #4656abd4
 def see_mask(
     file:Path,
 ) -> SeenFile:

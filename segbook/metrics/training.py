@@ -30,6 +30,7 @@ def _content_key(o):
     key = None if o.is_inference() else (o.data_ptr(), o._version, tuple(o.shape))
     return weakref.ref(o),key
 
+# %% ../../nbs/workshop/metrics/training.ipynb #d4888dd2
 class _Memo:
     "What the metrics of a learner know of the batch at hand; keeps no batch alive, is not pickled."
     def __init__(self, pred=None, targ=None):

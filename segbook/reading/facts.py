@@ -39,6 +39,7 @@ class ImageFacts:
         if self.dtype in ('bool', 'uint8', 'uint16'): return False
         return not (self.dtype.startswith('float') and self.low >= 0 and self.high <= 1)
 
+# %% ../../nbs/workshop/reading/facts.ipynb #272c42c7
 def facts_of(
     stored:StoredImage, # from `open_stored`
     where, # file, for messages
@@ -97,6 +98,7 @@ def _from_header(file):
                 *(('uint16', 0., 65535.) if deep else ()), orientation=o)
     except Exception: return None
 
+# %% ../../nbs/workshop/reading/facts.ipynb #bdebb7b8
 def image_facts(
     file, # path of an image
     channels=None, # the number asked for, or None
@@ -128,6 +130,7 @@ class RangeChoice:
     told: str = '' # what is to be said of it
     errors: list = field(default_factory=list) # (files, message): why the set cannot be trained on
 
+# %% ../../nbs/workshop/reading/facts.ipynb #343cf16f
 def given_range(
     value_range, # (low, high), or None
 ) -> tuple | None: # of floats
@@ -151,11 +154,13 @@ def _bad_values(names, facts):
             f'{listed(some)}. Expected numbers: one NaN makes every weight NaN. Write a number '
             'there (np.nan_to_num), or take the images out with their masks.')] if bad else []
 
+# %% ../../nbs/workshop/reading/facts.ipynb #04fbf263
 def _usual_low_high(low, high):
     "0..255 or 0..65,535 where the values lie in it, as copies of 8 and 16 bits do; else as found."
     if low >= 0 and 1 < high <= 255: return 0., 255.
     return (low, high) if high > low else (low, low + max(1., abs(low)))
 
+# %% ../../nbs/workshop/reading/facts.ipynb #d00ee44f
 def _told_range(facts, names, low, high):
     "The sentence on a range that was found."
     text = (f'Their values lie between {low:g} and {high:g}, which become 0 and 1 in all images '

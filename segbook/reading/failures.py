@@ -88,6 +88,7 @@ def _foreign(head):
             (b'PK\x03\x04', 'a zip archive')):
         if head.startswith(mark): return f'it is {kind}', 'Convert it to TIFF, PNG or .npy.'
 
+# %% ../../nbs/workshop/reading/failures.ipynb #7937ebe4
 def failure(
     file, # path of the file
     why, # what its decoder raised

@@ -37,6 +37,7 @@ def turned(
     if orientation in (3, 4, 7, 8): x = x[::-1]
     return x
 
+# %% ../../nbs/workshop/reading/orientation.ipynb #505080b1
 def turned_size(
     size, # height and width as stored
     orientation:int, # 1 to 8

@@ -44,6 +44,7 @@ def _colours_of_lab(x):
     lab = x.astype(np.float32)*[100/255,1,1] - [0,128,128]
     return (lab2rgb(lab)*255 + .5).astype(np.uint8)
 
+# %% ../../nbs/workshop/reading/pixels.ipynb #a1d5577a
 def _converted(stored, mode):
     "The bytes of a picture in Pillow's mode `mode`: 'L' or 'RGB'."
     x, m = stored.pixels, stored.mode
@@ -100,6 +101,7 @@ def check_finite(x, where):
         f'infinite, such as {bad[0]:g}; expected numbers. Write a number there, '
         'np.nan_to_num(x), or leave the image out.')
 
+# %% ../../nbs/workshop/reading/pixels.ipynb #771556ec
 def unit_range(
     x:np.ndarray, # any numbers
     where, # file, for messages

@@ -41,6 +41,7 @@ def _native(x):
     "An array in the machine's order of bytes."
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder('='))
 
+# %% ../../nbs/workshop/reading/stored.ipynb #bb945f10
 def _check_numbers(file, stored):
     "A StoredImage whose pixels are numbers in rows and columns; else an UnreadableFile."
     x = stored.pixels = _native(stored.pixels)
@@ -56,6 +57,7 @@ def _check_numbers(file, stored):
             'Leave it out.')
     return stored
 
+# %% ../../nbs/workshop/reading/stored.ipynb #41cf25db
 def _open_array(file, head):
     "An array file of NumPy."
     if not head.startswith(NPY_MARK):
@@ -79,6 +81,7 @@ def stored_bits(im):
 
 _SWAPPED = {'B': 'L', 'L': 'B', 'N': 'B' if sys.byteorder == 'little' else 'L'}
 
+# %% ../../nbs/workshop/reading/stored.ipynb #6823e56c
 def _decode_as(im, rawmode):
     "Pixels of a picture just opened, its rows unpacked as `rawmode`."
     tile = lambda t: t._replace(args=rawmode if isinstance(t.args, str)
@@ -86,6 +89,7 @@ def _decode_as(im, rawmode):
     im.tile = [tile(t) for t in im.tile]
     return np.asarray(im)
 
+# %% ../../nbs/workshop/reading/stored.ipynb #f5293314
 def _sixteen_bits(file, rawmode):
     "All 16 bits of a picture in colours, or None when it is of another kind."
     if rawmode == 'LA;16B':
@@ -111,6 +115,7 @@ def _check_frames(file, im):
         raise UnreadableFile(file, 'it holds more than 8 bits of each colour, of which Pillow '
             f'reads 8 in {im.format} files', 'Save it as PNG or TIFF of 16 bits, or of 8.')
 
+# %% ../../nbs/workshop/reading/stored.ipynb #887187ef
 def _jp2_bits(file):
     "Bits of the first component of a JPEG 2000 file, from the marker that gives its size."
     head = first_bytes(file, 4096)
@@ -126,6 +131,7 @@ def _palette_of(im):
     full[:len(x)] = x
     return full
 
+# %% ../../nbs/workshop/reading/stored.ipynb #4de621f6
 def _open_picture(file, head, quick):
     "A file that Pillow knows."
     with Image.open(file) as im:
@@ -161,6 +167,7 @@ def _load_plugin(file, head):
     if hasattr(m, 'register_heif_opener'): m.register_heif_opener()
     return True
 
+# %% ../../nbs/workshop/reading/stored.ipynb #3d5639a7
 def _open_any(file, head, quick):
     "The picture in a file, by whichever decoder knows it."
     if file.suffix.lower() == '.npy' or head.startswith(NPY_MARK): return _open_array(file, head)
@@ -185,6 +192,7 @@ def open_stored(
     try: return _check_numbers(file, _open_any(file, head, quick))
     except Exception as e: raise failure(file, e, head) from e
 
+# %% ../../nbs/workshop/reading/stored.ipynb #86f31a1f
 def stored_picture(
     im, # a PIL image, opened or made
 ) -> StoredImage:

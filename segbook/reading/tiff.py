@@ -31,6 +31,7 @@ def full_pages(
     im.seek(0)
     return n
 
+# %% ../../nbs/workshop/reading/tiff.ipynb #ce2f0229
 def beyond_pillow(
     im, # a TIFF that Pillow has open
 ) -> bool:
@@ -59,6 +60,7 @@ def _check_strips(file, pages):
             raise UnreadableFile(file, f'its header promises {p.nbytes:,} bytes of pixels in a '
                 f'file of {size:,}', RESTORE)
 
+# %% ../../nbs/workshop/reading/tiff.ipynb #b571ac68
 def _one_series(file, tif):
     "The one picture of an open TIFF: a series of tifffile, thumbnails and masks left out."
     series = [s for s in tif.series if not int(s.keyframe.subfiletype) & _REDUCED]
