@@ -23,7 +23,7 @@ def _share(alpha):
     if not alpha > 0: raise SegbookError(f'alpha is {alpha}; expected a number above 0')
     return Beta(float(alpha), float(alpha)).sample().item()
 
-def _box(height, width, share):
+def _random_rectangle(height, width, share):
     "Rows and columns of a rectangle of about `share` of the image, cut off at its border."
     h, w = (round(n*share**.5) for n in (height, width))
     top, left = (int(torch.randint(n, (1,))) - half//2 for n, half in ((height, h), (width, w)))
@@ -40,7 +40,7 @@ class MaskCutMix(Callback):
     ): self.alpha = alpha
     def before_batch(self):
         share, order = _share(self.alpha), torch.randperm(len(self.y), device=self.y.device)
-        rows, columns = _box(*self.y.shape[-2:], share)
+        rows, columns = _random_rectangle(*self.y.shape[-2:], share)
         mixed = [o.clone() for o in (self.x, self.y)]
         for o, whole in zip(mixed, (self.x, self.y)):
             o[..., rows, columns] = whole[order][..., rows, columns]

@@ -90,7 +90,7 @@ def _write_overlay(model, file, mask, out):
     replace_file(out, lambda f: fig.savefig(f, format='png'))
 
 # %% ../../nbs/workshop/cli/predict.ipynb #025ab96b
-def _shares(mask, codes) -> str:
+def _shares_told(mask, codes) -> str:
     "What is seen in a mask, in words."
     ids, n = np.unique(mask, return_counts=True)
     top = sorted(zip(n, ids), key=lambda o: -o[0])
@@ -129,7 +129,7 @@ class _Batch:
         self.n += 1
         self.attempt(lambda: _write_overlay(self.model, file, mask, paths[1]),
             f'the mask of {name} is written, its overlay is not')
-        return f'{name} -> {printable(paths[0].name)}, {_shares(mask, self.model.codes)}'
+        return f'{name} -> {printable(paths[0].name)}, {_shares_told(mask, self.model.codes)}'
 
 # %% ../../nbs/workshop/cli/predict.ipynb #ac4570cf
 def _check_targets(files, bases, out, overwrite):
