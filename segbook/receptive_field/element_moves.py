@@ -156,16 +156,16 @@ def roll_moves(c, x, shifts, dims=()):
 def cat_moves(c, tensors, dim=0):
     "Tensors laid one behind the other."
     ts = [t for t in tensors if t.ndim == c.out.ndim]
-    return _behind([c.of(t) or nothing_read(t.ndim) for t in ts], [t.shape for t in ts],
+    return _laid_behind([c.of(t) or nothing_read(t.ndim) for t in ts], [t.shape for t in ts],
         dim % c.out.ndim)
 
 def stack_moves(c, tensors, dim=0):
     "Tensors stacked along a new dimension."
     d = dim % c.out.ndim
     maps = [(c.of(t) or nothing_read(t.ndim)).moved(lambda t: t.unsqueeze(d + 1)) for t in tensors]
-    return _behind(maps, [(*t.shape[:d], 1, *t.shape[d:]) for t in tensors], d)
+    return _laid_behind(maps, [(*t.shape[:d], 1, *t.shape[d:]) for t in tensors], d)
 
-def _behind(maps, shapes, d):
+def _laid_behind(maps, shapes, d):
     "The elements of several tensors, one behind the other along dimension d."
     def joined(arrays):
         most = [max(t.shape[k] for t in arrays) for k in range(arrays[0].ndim)]

@@ -204,15 +204,15 @@ def elements_by_rule(m, x, y, like):
     return windowed(m, x, y, w.taps, lambda a: w.stride[a])
 
 # %% ../../nbs/workshop/receptive_field/element_sums.ipynb #cc6b2f0c
-def _for(rule, names): return dict.fromkeys(names.split(), rule)
+def _one_rule(rule, names): return dict.fromkeys(names.split(), rule)
 
 MOVES = {'cat': cat_moves, 'stack': stack_moves, 'expand': expand_moves, 'unsqueeze': insert_moves,
     'squeeze': drop_moves, 't': swap_moves, 'transpose': swap_moves, 'permute': permute_moves,
     'slice': slice_moves, 'select': select_moves, 'flip': flip_moves, 'roll': roll_moves,
     'constant_pad_nd': pad_moves, 'col2im': fold_moves, 'as_strided': strided_moves,
-    **_for(view_moves, 'view _unsafe_view reshape _reshape_alias'),
-    **_for(part_moves, 'split split_with_sizes chunk unbind unsafe_split'),
-    **_for(traced_moves, 'repeat channel_shuffle '
+    **_one_rule(view_moves, 'view _unsafe_view reshape _reshape_alias'),
+    **_one_rule(part_moves, 'split split_with_sizes chunk unbind unsafe_split'),
+    **_one_rule(traced_moves, 'repeat channel_shuffle '
         'native_channel_shuffle im2col unfold index index_select reflection_pad1d '
         'reflection_pad2d replication_pad1d replication_pad2d diagonal tril triu')}
 
@@ -220,20 +220,20 @@ SUMS = {'convolution': convolved_sum, '_convolution': convolved_sum, 'copy': cop
     'max_pool2d_with_indices': pooled_sum, 'avg_pool2d': averaged_sum,
     '_adaptive_avg_pool2d': adaptive_sum, 'adaptive_max_pool2d': adaptive_sum,
     'native_group_norm': group_normed_sum, 'gather': gathered_sum,
-    'native_layer_norm': normed_sum(lambda c, x:
-        range(x.ndim - len(c.args['normalized_shape']), x.ndim)),
-    **_for(shuffled_sum, 'pixel_shuffle pixel_unshuffle'),
-    **_for(sampled_sum, 'grid_sampler grid_sampler_2d'),
-    **_for(reduced_sum, 'mean sum prod amax amin max min argmax argmin all any var std var_mean '
-        'std_mean logsumexp linalg_vector_norm norm'),
-    **_for(batch_normed_sum, 'native_batch_norm _native_batch_norm_legit '
+    'native_layer_norm': normed_sum(lambda c,
+        x: range(x.ndim - len(c.args['normalized_shape']), x.ndim)),
+    **_one_rule(shuffled_sum, 'pixel_shuffle pixel_unshuffle'),
+    **_one_rule(sampled_sum, 'grid_sampler grid_sampler_2d'),
+    **_one_rule(reduced_sum, 'mean sum prod amax amin max min argmax argmin all any var std '
+        'var_mean std_mean logsumexp linalg_vector_norm norm'),
+    **_one_rule(batch_normed_sum, 'native_batch_norm _native_batch_norm_legit '
         '_native_batch_norm_legit_no_training cudnn_batch_norm'),
-    **_for(normed_sum(lambda c, x: [c.args['dim']]), '_softmax _safe_softmax _log_softmax'),
-    **_for(product_sum, 'mm addmm bmm baddbmm'),
+    **_one_rule(normed_sum(lambda c, x: [c.args['dim']]), '_softmax _safe_softmax _log_softmax'),
+    **_one_rule(product_sum, 'mm addmm bmm baddbmm'),
     **{name: resized_sum(mode) for name,mode in (('upsample_nearest2d', 'nearest'),
-        ('_upsample_nearest_exact2d', 'nearest_exact'), ('upsample_bilinear2d', 'bilinear'),
-        ('upsample_bicubic2d', 'bicubic'), ('_upsample_bilinear2d_aa', 'bilinear_aa'),
-        ('_upsample_bicubic2d_aa', 'bicubic_aa'))}}
+            ('_upsample_nearest_exact2d', 'nearest_exact'), ('upsample_bilinear2d', 'bilinear'),
+            ('upsample_bicubic2d', 'bicubic'), ('_upsample_bilinear2d_aa', 'bilinear_aa'),
+            ('_upsample_bicubic2d_aa', 'bicubic_aa'))}}
 
 ELEMENT_RULES = {**dict.fromkeys(SAME_PLACES, pointwise_sum), **MOVES, **SUMS}
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .boxes import NO_PIXEL, Boxes
 from .channels import LOST, settled
-from .maps import CannotFollow, FieldMap
+from .maps import CannotFollow, FieldMap, merged_maps, without_place
 
 # %% auto #0
-__all__ = ['NOWHERE', 'ElementMap', 'nothing_read', 'elements_union', 'elements_of', 'field_at']
+__all__ = ['NOWHERE', 'ElementMap', 'nothing_read', 'elements_union', 'elements_of', 'all_alike', 'field_at']
 
 # %% ../../nbs/workshop/receptive_field/elements.ipynb #eacbf419
 @dataclass(eq=False)
@@ -34,14 +34,14 @@ class ElementMap:
 
     def short(self):
         "The same, dimensions along which nothing changes at size 1."
-        return self.moved(_shortened)
+        return self.moved(_without_repeats)
 
     @property
     def alike(self):
         "Whether all elements read the same."
         return self.edges.numel() == 8
 
-def _shortened(t):
+def _without_repeats(t):
     "An array whose dimensions, but the first, have size 1 where nothing changes along them."
     for d in range(1, t.ndim):
         if t.shape[d] > 1 and (t == t.narrow(d, 0, 1)).all(): t = t.narrow(d, 0, 1)
@@ -101,6 +101,20 @@ def _edges_at(boxes, units):
         return torch.from_numpy(np.ascontiguousarray(edge))[rows, cols].double()
     res = torch.stack(torch.broadcast_tensors(*map(at, boxes.lo), *(-at(o) for o in boxes.hi)))
     return torch.where((res == NO_PIXEL).any(0), NOWHERE, res)
+
+# %% ../../nbs/workshop/receptive_field/elements.ipynb #9ae48964
+def all_alike(maps):
+    "What gives the map of a result whose inputs all see the same; None where they do not."
+    if not all(m.alike if isinstance(m, ElementMap) else m.n == (1, 1) and m.parts is None
+            for m in maps):
+        return None
+    if not any(isinstance(m, ElementMap) for m in maps):
+        one = without_place(merged_maps(maps), (0, 1))
+        return lambda out: one
+    def alone(m):
+        return m if isinstance(m, ElementMap) else elements_of(without_place(m, (0, 1)), ())
+    one = elements_union([alone(m).moved(lambda t: t.reshape(len(t), -1)[:, :1]) for m in maps])
+    return lambda out: one.moved(lambda t: t.view(len(t), *[1]*out.ndim))
 
 # %% ../../nbs/workshop/receptive_field/elements.ipynb #dff0819f
 def field_at(m, shape):

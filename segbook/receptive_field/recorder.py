@@ -12,30 +12,26 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import SegbookError, listed, nearest_names
 from .element_moves import ElementCall
 from .element_sums import ELEMENT_RULES, element_maps, elements_by_rule
-from segbook.receptive_field.elements import (
-    ElementMap, elements_of, elements_union, field_at,
-)
-from segbook.receptive_field.maps import (
-    CannotFollow, MarginTooSmall, input_map, merged_maps, without_place,
-)
+from .elements import ElementMap, all_alike, elements_union, field_at
+from .maps import CannotFollow, MarginTooSmall, input_map
 from segbook.receptive_field.rules import (
     Call, Mismatch, NO_RULE, PIECES, RULES, SAME_PLACES, VALUE_ONLY, by_rule, rule_of,
 )
 from .rules_places import parted_rule
+from .traceable import TraceableForms
+
 
 # %% auto #0
-__all__ = ['FIRST_MARGIN', 'MOST_MARGIN', 'ModuleStack', 'TensorMaps', 'Operation', 'bare_operation', 'maps_after', 'all_alike',
-           'carried_out', 'no_rule', 'Recorder', 'TraceableForms', 'padded_round', 'first_tensor', 'watching',
-           'maps_by_rule', 'keep_by_rule', 'untouched', 'Analysis', 'whole_numbers', 'image_size', 'analyse']
+__all__ = ['FIRST_MARGIN', 'MOST_MARGIN', 'ModuleStack', 'TensorMaps', 'Operation', 'bare_operation', 'maps_after', 'carried_out',
+           'no_rule', 'Recorder', 'first_tensor', 'watching', 'maps_by_rule', 'keep_by_rule', 'untouched', 'Analysis',
+           'whole_numbers', 'image_size', 'analyse']
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #74b9b7b8
 class ModuleStack:
@@ -150,19 +146,6 @@ def maps_after(op, call, one):
         if not one: raise
     return [one(o) for o in call.outs]
 
-def all_alike(maps):
-    "What gives the map of a result whose inputs all see the same; None where they do not."
-    if not all(m.alike if isinstance(m, ElementMap) else m.n == (1, 1) and m.parts is None
-            for m in maps):
-        return None
-    if not any(isinstance(m, ElementMap) for m in maps):
-        one = without_place(merged_maps(maps), (0, 1))
-        return lambda out: one
-    def alone(m):
-        return m if isinstance(m, ElementMap) else elements_of(without_place(m, (0, 1)), ())
-    one = elements_union([alone(m).moved(lambda t: t.flatten(1)[:, :1]) for m in maps])
-    return lambda out: one.moved(lambda t: t.view(len(t), *[1]*out.ndim))
-
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #1b344703
 def carried_out(op, known):
     """(result, its tensors, their maps) of an operation;
@@ -220,35 +203,6 @@ class Recorder(TorchDispatchMode):
         for o,m in zip(outs, found):
             if isinstance(o, Tensor): self.maps.keep(o, m)
         return out
-
-# %% ../../nbs/workshop/receptive_field/recorder.ipynb #90312656
-class TraceableForms(TorchFunctionMode):
-    """Some functions in a form that can be followed: circular padding as a concatenation (PyTorch
-    writes it into empty memory, piece by piece), lists of places as tensors with values, and
-    recurrent layers with weights that have none."""
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.pad:
-            named = {**dict(zip(('input', 'pad', 'mode'), args)), **(kwargs or {})}
-            if named.get('mode') == 'circular' and named['input'].is_meta:
-                return padded_round(named['input'], named['pad'])
-        if func is Tensor.__getitem__:
-            at = args[1] if isinstance(args[1], tuple) else (args[1],)
-            if any(isinstance(o, list) for o in at):
-                args = args[0],tuple(torch.tensor(o) if isinstance(o, list) else o for o in at)
-        if getattr(func, '__name__', '') in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu'):
-            if any(isinstance(o, Tensor) and o.is_meta for o in args):
-                args = tree_map(lambda o: o.to('meta') if isinstance(o, Tensor) else o, args)
-        return func(*args, **(kwargs or {}))
-
-def padded_round(x, pad):
-    "`x` with its other end before and behind it, along its last dimensions; below 0: cut off."
-    for i in range(len(pad)//2):
-        d,n,(p,q) = -1 - i,x.shape[-1 - i],pad[2*i:2*i + 2]
-        if max(p, q) > n: raise ValueError(f'a circular padding of {max(p, q)} around {n} places')
-        inner = x.narrow(d, max(-p, 0), n - max(-p, 0) - max(-q, 0))
-        ends = [x.narrow(d, n - p, p)] if p > 0 else [], [x.narrow(d, 0, q)] if q > 0 else []
-        if p or q: x = torch.cat([*ends[0], inner, *ends[1]], d)
-    return x
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #fb715685
 def first_tensor(o):
