@@ -141,7 +141,8 @@ def raise_misfits(found, file, cure):
 
 # %% ../nbs/workshop/model_facts.ipynb #a214673a
 _YES_OR_NO = ('true or false', is_true_or_false, False)
-UNET_OPTIONS = dict(blur=_YES_OR_NO, blur_final=_YES_OR_NO, self_attention=_YES_OR_NO, last_cross=_YES_OR_NO, bottle=_YES_OR_NO,
+UNET_OPTIONS = dict(blur=_YES_OR_NO, blur_final=_YES_OR_NO, self_attention=_YES_OR_NO,
+    last_cross=_YES_OR_NO, bottle=_YES_OR_NO,
     y_range=('null, or [low, high] with low below high', none_or(is_increasing), False))
 
 # %% ../nbs/workshop/model_facts.ipynb #d505c023

@@ -58,13 +58,14 @@ def _edges(m, axis):
     return [np.take(o[axis], units, axis) for o in (m.wide.lo, m.wide.hi)]
 
 # %% ../nbs/workshop/tiles.ipynb #871b31e8
-def sight_of(model, size, channels) -> Sight|None:
-    "What the network sees around a pixel of images of one size; None where tiles are not exact."
+def _sight(model, size, channels) -> tuple:
+    """(Sight, whether rows and columns are seen independently) for one size of image;
+    (None, False) where it cannot be told."""
     try:
         found = analyse(model, size, channels)
         m = found.layer()[1]
-    except SegbookError: return None
-    if tuple(m.n) != tuple(size): return None
+    except SegbookError: return None, False
+    if tuple(m.n) != tuple(size): return None, False
     margins = []
     for axis in (0, 1):
         places = np.arange(size[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
@@ -72,7 +73,20 @@ def sight_of(model, size, channels) -> Sight|None:
         margins.append((max(0, int((places - lo).max())), max(0, int((hi - places).max()))))
     jumps = {max(1, round(j)) for o, _ in found.maps.values() for j in o.jump if j > 0}
     step = math.lcm(*jumps) if jumps else 1
-    return Sight(*margins, step) if step <= 512 else None
+    apart = m.wide.lo[0].shape[1] == 1 == m.wide.lo[1].shape[0]
+    return (Sight(*margins, step), apart) if step <= 512 else (None, False)
+
+# %% ../nbs/workshop/tiles.ipynb #d169f5cc
+def sight_of(model, size, channels) -> Sight|None:
+    "What the network sees around a pixel of images of one size; None where tiles are not exact."
+    for probe in (256, 1024):
+        small = tuple(min(n, probe + n % 256) for n in size)
+        sight, apart = _sight(model, small, channels)
+        if sight is None or not apart: return None
+        if small == tuple(size): return sight
+        most = max(sight.down + sight.across)
+        if most <= probe//3: return sight
+    return _sight(model, size, channels)[0] if most < probe - 1 else None
 
 # %% ../nbs/workshop/tiles.ipynb #86b53252
 def _samples_alike(model, tile, image, place, channels) -> bool:

@@ -79,7 +79,8 @@ def _whole_number(least, most=10**6):
         long = n is None and s.strip().lstrip('+').isdecimal()
         if long or n is not None and n > most:
             _refuse_value(_shortened(s), f'a whole number from {least} to {most:,}')
-        if n is None or n < least: _refuse_value(_shortened(s), f'a whole number of at least {least}')
+        if n is None or n < least:
+            _refuse_value(_shortened(s), f'a whole number of at least {least}')
         return n
     return read
 
@@ -106,7 +107,8 @@ def _height_width(s):
     "96,128 or 96x128 as [96, 128]; one number for both."
     sides = [_as_whole(o) for o in s.lower().replace('x', ',').split(',')]
     if len(sides) > 2 or not all(o and o > 0 for o in sides):
-        _refuse_value(_shortened(s), 'height,width in pixels such as 96,128, or one number for both')
+        _refuse_value(_shortened(s),
+            'height,width in pixels such as 96,128, or one number for both')
     if not all(LEAST_SIDE <= o <= MOST_SIDE for o in sides):
         _refuse_value(s, f'sides of {LEAST_SIDE} to {MOST_SIDE:,} pixels')
     return [sides[0], sides[-1]]
