@@ -126,7 +126,7 @@ def _is_finite(x) -> bool:
     xs = [x] if isinstance(x, Tensor) else x
     return all(torch.isfinite(o.detach()).all().item() for o in xs if o.is_floating_point())
 
-def _put_back(learn, weights, why):
+def _back_to_sound(learn, weights, why):
     "Sound weights in place of those of a run that diverged, and a line that says so."
     if weights is not None: get_model(learn.model).load_state_dict(weights)
     learn.opt.clear_state()
@@ -142,12 +142,13 @@ class StopDiverged(Callback):
     watching = odd_answers = False
     def __init__(self): self.why, self.sound, self.done = None, None, 0 # done: epochs before a fit
 
-    def before_fit(self):
-        self.why, self.odd_answers = None, False
-        if not hasattr(self.learn, 'lr_finder'): self.sound = _copied_weights(self.model)
+    def before_fit(self): self.first = True # learn.validate() gets here too, but no further
 
-    # a rate finder raises the rate until it fails, and learn.validate() is no epoch of training
-    def before_train(self): self.watching = not hasattr(self.learn, 'lr_finder')
+    def before_train(self):
+        self.watching = not hasattr(self.learn, 'lr_finder') # which raises the rate until it fails
+        if not self.watching or not self.first: return
+        self.why, self.first, self.odd_answers = None, False, False
+        self.sound = _copied_weights(self.model)
 
     def after_batch(self):
         if not self.watching or num_distrib() > 1 or _is_finite(self.loss): return
@@ -171,9 +172,8 @@ class StopDiverged(Callback):
         raise CancelFitException
 
     def after_fit(self):
-        self.watching = False
-        if self.why: _put_back(self.learn, self.sound, self.why)
-        self.sound = None
+        if self.why and self.watching: _back_to_sound(self.learn, self.sound, self.why)
+        self.watching, self.sound = False, None
 
 # %% ../nbs/workshop/callbacks.ipynb #25c611d0
 def trackers_of(learn) -> list:

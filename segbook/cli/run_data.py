@@ -6,12 +6,31 @@
 from __future__ import annotations
 import hashlib, json, os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SegbookError, counted, listed, printable
+from ..masks.folder import SegFolder
 
 # %% auto #0
-__all__ = ['split_mark', 'file_marks', 'check_same_data', 'lasting_arguments']
+__all__ = ['TrainingData', 'split_mark', 'file_marks', 'check_same_data', 'lasting_arguments']
+
+# %% ../../nbs/workshop/cli/run_data.ipynb #ab5b09b0
+@dataclass
+class TrainingData:
+    "What a run trains on."
+    folder: SegFolder # the images with their masks
+    report: object # what `check_masks` said of them
+    dls: object = None # the DataLoaders made of them
+
+    @property
+    def void_line(self) -> str:
+        "What Void is worth, as a sentence."
+        void, n = self.folder.ignore_index, self.report.class_pixels
+        if void is None: return 'no class is named Void, so every pixel counts'
+        return (f'{self.folder.codes[void]} (id {void}) counts nowhere: '
+            f'{100*n[void]/max(n.sum(), 1):.2f} % of all pixels; the shares above are of the '
+            'others')
 
 # %% ../../nbs/workshop/cli/run_data.ipynb #85ab5ce7
 def split_mark(dls) -> str:

@@ -17,7 +17,9 @@ from .. import __version__
 from segbook.cli.arguments import (
     DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH, codes_argument, train_parser,
 )
-from .run_data import check_same_data, file_marks, lasting_arguments, split_mark
+from segbook.cli.run_data import (
+    TrainingData, check_same_data, file_marks, lasting_arguments, split_mark,
+)
 from segbook.cli.run_folder import (
     CHECKPOINT_FILES, ENDED, OWN_FILES, check_out, check_space, clear_run, date_text, locked_folder,
     make_folders, new_run, old_run, process_facts, run_facts, run_mark, save_metrics, save_run,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Run', 'TrainingData', 'segbook_train']
+__all__ = ['Run', 'segbook_train']
 
 # %% ../../nbs/workshop/cli/train.ipynb #0a36b790
 @dataclass
@@ -67,23 +69,6 @@ class Run:
         if self.record['status'] == 'running': self.record['process'] = process_facts()
         save_run(self.out, self.record)
         self.saved = True
-
-# %% ../../nbs/workshop/cli/train.ipynb #660d8673
-@dataclass
-class TrainingData:
-    "What a run trains on."
-    folder: SegFolder # the images with their masks
-    report: object # what `check_masks` said of them
-    dls: object = None # the DataLoaders made of them
-
-    @property
-    def void_line(self) -> str:
-        "What Void is worth, as a sentence."
-        void, n = self.folder.ignore_index, self.report.class_pixels
-        if void is None: return 'no class is named Void, so every pixel counts'
-        return (f'{self.folder.codes[void]} (id {void}) counts nowhere: '
-            f'{100*n[void]/max(n.sum(), 1):.2f} % of all pixels; the shares above are of the '
-            'others')
 
 # %% ../../nbs/workshop/cli/train.ipynb #a18c71b6
 def _data_folder(a) -> Path:
