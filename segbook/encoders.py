@@ -4,6 +4,7 @@
 
 # %% ../nbs/workshop/encoders.ipynb #4aa23fb7
 from __future__ import annotations
+import copy
 import fnmatch
 import urllib.request
 import warnings
@@ -16,7 +17,7 @@ from torch import nn
 # torch's notice about torch.jit.script, which torchvision and fastai still use
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
-    from fastai.vision.all import create_body, imagenet_stats
+    from fastai.vision.all import create_body, imagenet_stats, in_channels as channels_asked
 
 from .convolution import conv_cost
 from .errors import SegbookError, listed, nearest_names
@@ -24,7 +25,7 @@ from .files import progress_bar
 from .weights import PACKAGED_WEIGHTS, packaged_file, packaged_state
 
 # %% auto #0
-__all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'encoder_stats', 'encoders']
+__all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats', 'encoders']
 
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
 def _torchvision_encoders() -> list[str]:
@@ -161,10 +162,20 @@ def _gives_nhwc(net) -> bool:
     "Does a timm network hand out maps [B,H,W,C]?"
     return str(getattr(net, 'output_fmt', '')).endswith('NHWC')
 
+class _ImageChannels(nn.Module):
+    "Stands before a network that rearranges the image first: a weight of as many channels."
+    def __init__(self, n):
+        super().__init__()
+        self.weight = torch.empty(1, n, 1, 1, device='meta')
+
 class _Maps(nn.Module):
     "Runs a timm network, keeps its maps [B,C,H,W] for the `_Pick`s behind it, passes on the first."
-    def __init__(self, net):
+    def __init__(self, net, in_channels):
         super().__init__()
+        # fastai takes the channels of the first weight for those of the image
+        try: needless = channels_asked(net) == in_channels
+        except StopIteration: needless = False
+        if not needless: self.image = _ImageChannels(in_channels)
         self.net, self.maps = net, []
     def forward(self, x):
         maps = self.net(x)
@@ -185,23 +196,50 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
     timm = _timm()
     overlay = _timm_overlay(name) if pretrained else {}
     # conv nets; windowed; plain transformers
-    tries = ({}, dict(strict_img_size=False), dict(dynamic_img_size=True))
+    tries, first_error = ({}, dict(strict_img_size=False), dict(dynamic_img_size=True)), None
     for kw in tries:
         try:
             net = timm.create_model(name, features_only=True, in_chans=in_channels,
                 pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **kw)
             with torch.no_grad(): maps = net.eval()(torch.zeros(1, in_channels, 128, 96))
             break
-        except (RuntimeError, AssertionError, TypeError, AttributeError) as e: err = e
+        except (RuntimeError, AssertionError, TypeError, AttributeError, ValueError,
+                IndexError, KeyError) as e: first_error = first_error or e
     else:
         raise SegbookError(f"timm's {name!r} cannot serve as an encoder: it gives no feature maps "
-            f"of a 128x96 image ({err}). Cure: a convolutional encoder such as 'resnet34d'")
+            f"of a 128x96 image ({str(first_error).splitlines()[0]}). Cure: a convolutional "
+            "encoder such as 'resnet34d'")
     if len({o.shape[1:3] if _gives_nhwc(net) else o.shape[2:] for o in maps}) == 1:
         raise SegbookError(f"timm's {name!r} works at one resolution ({len(maps)} maps of the same "
             "size): a U-Net needs an encoder that shrinks the image in steps. Cure: an encoder "
             "such as 'resnet34d' or 'convnext_tiny'")
-    first = _Maps(net)
+    first = _Maps(net, in_channels)
     return nn.Sequential(first, *[_Pick(first) for _ in maps[1:]])
+
+# %% ../nbs/workshop/encoders.ipynb #9cee356b
+def sizes_taken(
+    body:nn.Module, # an encoder
+    in_channels:int=3, # channels of the image
+) -> tuple[int, int]: # sides are multiples of the first, and not below the second, in pixels
+    """The sizes of images that an encoder takes, found by passes without values.
+
+    Raises SegbookError where it takes none of those that were tried."""
+    bare = copy.deepcopy(body).to('meta').eval()
+    def takes(h, w):
+        try:
+            with torch.no_grad(): y = bare(torch.empty(1, in_channels, h, w, device='meta'))
+        except Exception: return False # whatever a network says to a size
+        return y.numel() > 0
+    for multiple in (1, 2, 4, 8, 16, 32, 64):
+        sides = [192 + multiple*k for k in (0, 1, 2, 3, 5, 7, 11, 18, 31) if multiple*k <= 64]
+        if all(takes(h, w) for h, w in zip(sides, [*sides[2:], *sides[:2]])): break
+    else: raise SegbookError('it takes images of hardly any size')
+    least, most = 1, -(-256//multiple)
+    while least < most:
+        mid = (least + most)//2
+        if takes(mid*multiple, mid*multiple): most = mid
+        else: least = mid + 1
+    return multiple, least*multiple
 
 # %% ../nbs/workshop/encoders.ipynb #d52cfe66
 def encoder_stats(

@@ -4,31 +4,49 @@
 
 # %% ../nbs/workshop/errors.ipynb #601b5bcb
 from __future__ import annotations
-import difflib
+import difflib, unicodedata
 from pathlib import Path
 
 import numpy as np
 
 # %% auto #0
-__all__ = ['SegbookError', 'listed', 'counted', 'height_width', 'nearest_names']
+__all__ = ['SegbookError', 'composed', 'printable', 'listed', 'counted', 'figure_text', 'height_width', 'nearest_names']
 
 # %% ../nbs/workshop/errors.ipynb #32395d74
 class SegbookError(ValueError):
     "Input that cannot be used: the message says what was found, where, what was expected, a cure."
 
 # %% ../nbs/workshop/errors.ipynb #5a1ebdd8
+def composed(name):
+    "A name with composed letters: macOS decomposes them, `u` and a diaeresis, in files and zips."
+    return unicodedata.normalize('NFC', str(name))
+
+def printable(name):
+    "A name on one line that any terminal takes: line breaks and undecodable bytes are written out."
+    odd = ('Cc', 'Cs', 'Zl', 'Zp') # controls, halves of a pair, ends of lines and paragraphs
+    return ''.join(c.encode('unicode_escape').decode() if unicodedata.category(c) in odd else c
+        for c in str(name))
+
+# %% ../nbs/workshop/errors.ipynb #d200d300
 def listed(
     xs, # names, or paths, of which the last part is taken
     n=4, # how many of them to name
 ):
     "The first `n` names of `xs`, and how many more there are."
-    xs = [x.name if isinstance(x, Path) else str(x) for x in xs]
+    xs = [printable(x.name if isinstance(x, Path) else x) for x in xs]
     return ', '.join(xs[:n]) + (f' and {len(xs)-n} more' if len(xs) > n else '')
 
+# %% ../nbs/workshop/errors.ipynb #5653c0e1
 def counted(n, word):
     "Count and noun: `1 file`, `2 files`, `1,000 classes`."
     plural = word + ('es' if word.endswith('s') else 's')
     return f'{n:,} {word if n == 1 else plural}'
+
+# %% ../nbs/workshop/errors.ipynb #e191b44d
+def figure_text(name):
+    "A name as matplotlib shall draw it: letter by letter, never as mathematics; its lines stay."
+    s = '\n'.join(map(printable, str(name).split('\n'))).replace('$', r'\$')
+    return '\u200a' + s if s.startswith('_') else s
 
 # %% ../nbs/workshop/errors.ipynb #68b88001
 def height_width(size):

@@ -4,11 +4,11 @@
 
 # %% ../nbs/workshop/exercises.ipynb #84ce53d5
 from __future__ import annotations
-import importlib, inspect, json, os, pkgutil, re, sys, textwrap, time
+import importlib, inspect, itertools, json, os, pkgutil, re, sys, textwrap, time
 from pathlib import Path
 
 from .errors import nearest_names
-from .files import replace_file
+from .files import locked, replace_file
 from .judging import NO_ANSWER, Verdict, judge
 _all_ = ['Verdict']
 
@@ -73,38 +73,72 @@ def _source(f):
 
 # %% ../nbs/workshop/exercises.ipynb #4717ae6d
 def _progress_file() -> Path:
-    if os.environ.get('SEGBOOK_PROGRESS'): return Path(os.environ['SEGBOOK_PROGRESS']).expanduser()
+    if given := os.environ.get('SEGBOOK_PROGRESS'): return Path(os.path.expanduser(given))
     import platformdirs
     return Path(platformdirs.user_data_dir('segbook', appauthor=False))/'progress.json'
 
-def _load_progress():
-    "({'done': {id: date}, 'hints': {id: number}}, a sentence if the file was damaged)."
-    file,empty = _progress_file(),dict(done={}, hints={})
-    try: text = file.read_text(encoding='utf-8')
-    except FileNotFoundError: return empty,''
-    except (OSError, UnicodeDecodeError): text = ''
-    try:
-        state = json.loads(text)
-        if all(isinstance(state[k], dict) for k in empty): return state,''
-    except (ValueError, TypeError, KeyError): pass
-    aside = next(o for i in range(1, 10_000)
-        if not (o := file.with_name(f'{file.stem}.damaged-{i}.json')).exists())
-    try: os.replace(file, aside)
-    except OSError: return empty,f'Your progress file cannot be read, and not be moved: {file}.'
-    return empty,f'Your progress file was damaged. It was set aside as {aside}; a new one is begun.'
+_PROGRESS_VERSION = 1 # of the file's layout; a newer one is left alone
 
+def _parse_progress(text):
+    "What a progress file holds; None when it is damaged."
+    try: state = json.loads(text)
+    except (ValueError, RecursionError): return None
+    if not isinstance(state, dict): return None
+    if not isinstance(v := state.get('version', 0), int): return None
+    if v > _PROGRESS_VERSION: return state
+    done, hints = state.get('done'), state.get('hints')
+    sound = (isinstance(done, dict) and isinstance(hints, dict)
+        and all(isinstance(o, str) for o in done.values())
+        and all(type(o) is int and o >= 0 for o in hints.values()))
+    return state if sound else None
+
+# %% ../nbs/workshop/exercises.ipynb #8c20d867
+def _set_aside(file):
+    "Rename a damaged progress file, and say so."
+    aside = next(o for i in itertools.count(1)
+        if not os.path.lexists(o := file.with_name(f'{file.stem}.damaged-{i}.json')))
+    os.replace(file, aside)
+    return f'Your progress file was damaged. It was set aside as {aside}; a new one is begun.'
+
+# %% ../nbs/workshop/exercises.ipynb #346d7cad
+def _read_progress(file):
+    "(Progress, a sentence if something is wrong, what is wrong: 'closed', 'damaged', 'newer', '')."
+    empty = dict(done={}, hints={})
+    closed = f'Your progress file cannot be read ({{}}), and is left as it is: {file}.'
+    try:
+        if file.exists() and not file.is_file(): return empty, closed.format('no file'), 'closed'
+        state = _parse_progress(file.read_text(encoding='utf-8'))
+    except (FileNotFoundError, NotADirectoryError): return empty, '', ''
+    except OSError as e: return empty, closed.format(e.strerror), 'closed'
+    except UnicodeDecodeError: state = None
+    if state is None: return empty, '', 'damaged'
+    if state.get('version', 0) <= _PROGRESS_VERSION: return state, '', ''
+    return empty, ('Your progress file is of a newer segbook, and is left as it is: '
+        f'{file}. Update segbook, or name another file in SEGBOOK_PROGRESS.'), 'newer'
+
+def _load_progress():
+    "({'done': {id: date}, 'hints': {id: number}}, a sentence if something is wrong with the file)."
+    state, said, wrong = _read_progress(_progress_file())
+    if wrong == 'damaged': said = _save_progress(lambda s: None)
+    return state, said
+
+# %% ../nbs/workshop/exercises.ipynb #1b7a603a
 def _save_progress(change):
     "Load, `change(state)`, save as a whole; a sentence if something was wrong, else ''."
-    state,said = _load_progress()
-    change(state)
     file = _progress_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, lambda f: f.write_text(json.dumps(state, indent=1), encoding='utf-8'))
+        with locked(file.with_name(f'{file.name}.change')):  # from reading to writing
+            state, said, wrong = _read_progress(file)
+            if wrong == 'damaged': said = _set_aside(file)
+            change(state)
+            if wrong in ('closed', 'newer'): return said
+            text = json.dumps(dict(state, version=_PROGRESS_VERSION), indent=1)
+            replace_file(file, lambda f: f.write_text(text, encoding='utf-8'))
+        return said
     except OSError as e:
-        said += (f' Your progress could not be saved in {file}: {e.strerror}. SEGBOOK_PROGRESS can '
+        return (f'Your progress could not be saved in {file}: {e.strerror}. SEGBOOK_PROGRESS can '
             'name another file.')
-    return said.strip()
 
 # %% ../nbs/workshop/exercises.ipynb #aa6fb043
 def chapter_modules():
@@ -127,6 +161,7 @@ def all_exercises():
     found = [exercises_of(chapter_module(n)) for n in chapter_modules().values()]
     return {i: ex for part in found for i, ex in part.items()}
 
+# %% ../nbs/workshop/exercises.ipynb #d6c5fc4c
 def _find(id):
     "The exercise `id`, or a sentence with the nearest ids."
     key = str(id).strip().lower()
@@ -154,9 +189,6 @@ def check(
         return Verdict(str(id), False, ex)
     try: v = judge(ex, answer)
     except KeyboardInterrupt: v = Verdict(ex.id, False, 'You stopped the check.')
-    except Exception as e:
-        v = Verdict(ex.id, False, f'{type(answer).__name__} could not be compared '
-            f'({type(e).__name__}: {e}). Return what the stub asks for.')
     said = _save_progress(lambda s: s['done'].setdefault(ex.id,
             time.strftime('%Y-%m-%d'))) if v else ''
     more = ('' if v or answer is NO_ANSWER or answer is ... or not ex.hints
@@ -174,9 +206,10 @@ def hint(
     if isinstance(ex, str):
         _print_text(ex)
         return
-    n = _load_progress()[0]['hints'].get(ex.id, 0)
-    i = n % len(ex.hints)
-    said = _save_progress(lambda s: s['hints'].update({ex.id: n+1}))
+    seen = []
+    said = _save_progress(lambda s: seen.append(n := s['hints'].get(ex.id, 0))
+        or s['hints'].update({ex.id: n+1}))
+    i = seen[0] % len(ex.hints) if seen else 0
     left = len(ex.hints)-i-1
     _print_text(f'{ex.id}, hint {i+1} of {len(ex.hints)}: {ex.hints[i]}'
         + ('' if left else f'\nThat was the last one; solution({ex.id!r}) shows an answer.')

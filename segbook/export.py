@@ -4,27 +4,26 @@
 
 # %% ../nbs/15_export.ipynb #5df734a0
 from __future__ import annotations
-import json, os, shutil, tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from . import __version__
 from .errors import SegbookError
 from .inference import predict_image
+from .model_files import finish_stopped, read_model_facts, read_weights, write_model
 from .models import seg_model
 
 # %% auto #0
 __all__ = ['save_segmenter', 'Segmenter', 'load_segmenter']
 
 # %% ../nbs/15_export.ipynb #96cfa309
-_FORMAT = 1 # version of the folder's layout
-
 def _check_free(folder, overwrite):
     "Raise a SegbookError unless a segmenter may be written to `folder`."
-    if not folder.exists() or not any(folder.iterdir()): return
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()): return
+    if not folder.is_dir():
+        raise SegbookError(f'{folder} is a file; expected the name of a new folder. Cure: another '
+            'name')
     if not overwrite:
         raise SegbookError(f'{folder} exists and is not empty; nothing is overwritten. Cure: '
             'another folder, or overwrite=True')
@@ -36,30 +35,24 @@ def _check_free(folder, overwrite):
 def save_segmenter(
     learn, # a Learner from `seg_learner`
     folder, # where to write; must not exist, unless `overwrite`
-    overwrite:bool=False, # replace an older segmenter (only a folder that holds one)
+    overwrite:bool=False, # replace the files of an older segmenter; all others there stay
     **facts, # further entries for the JSON, e.g. mean_iou=0.71
 ) -> Path: # the folder
     """Write `model.safetensors` and `segmenter.json` into `folder`; nothing in it is a program.
 
-    Raises SegbookError: the folder exists, or the learner does not say how its images are
-    prepared."""
+    Raises SegbookError: the folder exists, or cannot be written; the learner does not say how its
+    images are prepared, or holds facts or weights that could not be loaded again."""
     folder, cfg = Path(folder), getattr(learn, 'segmenter', None)
     if cfg is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
             'with seg_learner(dls)')
-    _check_free(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-'))
     try:
-        save_file({k: v.detach().cpu().contiguous().clone()
-                for k, v in learn.model.state_dict().items()}, tmp/'model.safetensors')
-        about = dict(format=_FORMAT, segbook=__version__, torch=torch.__version__,
-            **{**cfg, 'pretrained': False}, **facts)
-        (tmp/'segmenter.json').write_text(json.dumps(about, indent=1)+'\n', encoding='utf-8')
-        tmp.chmod(0o755)
-        if folder.exists(): shutil.rmtree(folder)
-        os.replace(tmp, folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+        _check_free(folder, overwrite)
+        write_model(learn.model.state_dict(), {**cfg, 'pretrained': False, **facts}, folder)
+    except (OSError, ValueError) as e:
+        if isinstance(e, SegbookError): raise
+        raise SegbookError(f'the segmenter cannot be written to {folder} '
+            f'({getattr(e, "strerror", None) or e}). Cure: make room, or another folder') from e
     return folder
 
 # %% ../nbs/15_export.ipynb #d6e04fff
@@ -89,45 +82,50 @@ class Segmenter:
             f"{len(self.codes)} classes, {self.segmenter['in_channels']} channels)")
 
 # %% ../nbs/15_export.ipynb #52f34de0
-_NEEDED = ('format', 'arch', 'encoder', 'in_channels', 'n_classes', 'model_kwargs', 'codes',
-    'ignore_index', 'mean', 'std', 'size')
-
 def _read_facts(folder) -> dict:
     "The checked contents of segmenter.json."
-    file = folder/'segmenter.json'
-    if not file.exists():
+    if not (folder/'segmenter.json').exists():
         raise SegbookError(f'{folder} is not a saved segmenter: it has no segmenter.json. Cure: '
             'the folder model/ of a finished run, or save_segmenter(learn, folder)')
-    try: facts = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as e:
-        raise SegbookError(f'{file} is damaged: {e}. Cure: save the segmenter again') from e
-    missing = [o for o in _NEEDED if o not in facts] if isinstance(facts, dict) else list(_NEEDED)
-    if missing:
-        raise SegbookError(f'{file} lacks {", ".join(missing)}. Cure: save the segmenter again')
-    if facts['format'] > _FORMAT:
-        raise SegbookError(f"{file} has format {facts['format']}, this segbook reads up to "
-            f"{_FORMAT}. Cure: a newer segbook")
+    finish_stopped(folder)
+    facts = read_model_facts(folder)
+    if 'weights_sha256' not in facts:
+        print(f'note: {folder} was saved by an older segbook, without a checksum; damaged weights '
+            'are seen only where they are no finite numbers. save_segmenter(..., overwrite=True) '
+            'adds one')
     return facts
 
 # %% ../nbs/15_export.ipynb #5ee84f8e
+def _model_folder(folder) -> Path:
+    "The folder that holds the two files: the one that was named, or model/ in it."
+    folder = Path(folder)
+    try:
+        if not (folder/'segmenter.json').exists() and (folder/'model'/'segmenter.json').exists():
+            return folder/'model'
+        next(folder.iterdir(), None)
+    except (OSError, ValueError, RuntimeError) as e:
+        raise SegbookError(f'{folder} cannot be read as a folder '
+            f'({getattr(e, "strerror", None) or e}); expected a saved segmenter. Cure: the folder '
+            'of a finished run, or of save_segmenter') from e
+    return folder
+
+# %% ../nbs/15_export.ipynb #7ea9544b
 def load_segmenter(
     folder, # from `save_segmenter`, or the folder of a run that holds model/
     device:str='cpu', # where the network shall be
 ) -> Segmenter:
     """A saved segmenter; runs nothing from the files and needs no network.
 
-    Raises SegbookError: no segmenter there, a damaged file, weights that do not fit the
-    description."""
-    folder = Path(folder)
-    if not (folder/'segmenter.json').exists() and (folder/'model'/'segmenter.json').exists():
-        folder = folder/'model'
+    Raises SegbookError: no segmenter there, a fact that cannot be meant, weights that are not
+    those that were saved."""
+    folder = _model_folder(folder)
     facts = _read_facts(folder)
-    model = seg_model(facts['arch'], facts['n_classes'], facts['encoder'], facts['in_channels'],
-        pretrained=False, **facts['model_kwargs'])
-    try: model.load_state_dict(load_file(folder/'model.safetensors'))
-    except Exception as e:
-        raise SegbookError(f"the weights in {folder/'model.safetensors'} are missing, damaged or "
-            f"of another network than {facts['arch']} on {facts['encoder']}: "
-            f"{str(e)[:300]}. Cure: save the segmenter again") from e
+    try:
+        model = seg_model(facts['arch'], facts['n_classes'], facts['encoder'],
+            facts['in_channels'], pretrained=False, **facts['model_kwargs'])
+    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as e:
+        raise SegbookError(f"{folder/'segmenter.json'}: the network it describes cannot be built: "
+            f'{str(e)[:300]}. Cure: restore the file, or save the segmenter again') from e
+    model.load_state_dict(read_weights(folder, facts, model.state_dict()))
     # the layout of training: the same sums, bit for bit
     return Segmenter(model.eval().to(device, memory_format=torch.channels_last), facts)

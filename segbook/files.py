@@ -4,7 +4,8 @@
 
 # %% ../nbs/workshop/files.ipynb #c90a00ea
 from __future__ import annotations
-import csv, io, json, os, shutil, sys, tempfile, uuid
+import codecs, csv, errno, hashlib, io, json, os, re, shutil, sys, tempfile, uuid
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -13,20 +14,12 @@ from tqdm import tqdm
 from .errors import SegbookError
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'image_files', 'progress_bar', 'replace_file', 'write_png', 'write_lines', 'write_text', 'write_csv',
-           'read_json', 'new_folder', 'NewFolder', 'check_writable']
+__all__ = ['IMAGE_SUFFIXES', 'progress_bar', 'locked', 'clear_leftovers', 'replace_file', 'write_png', 'write_lines',
+           'write_text', 'write_csv', 'read_text', 'read_json', 'new_folder', 'NewFolder', 'check_writable']
 
 # %% ../nbs/workshop/files.ipynb #77b2d69a
 IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm',
     '.jp2', '.npy'}
-
-# %% ../nbs/workshop/files.ipynb #fdbbcb5e
-def image_files(
-    folder:Path, # an existing folder
-) -> list: # of Path
-    "Image files of `folder`, sorted by name, hidden ones left out."
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES
-        and not f.name.startswith('.') and not f.is_dir())
 
 # %% ../nbs/workshop/files.ipynb #796d89e1
 class _LastLine(tqdm):
@@ -35,6 +28,7 @@ class _LastLine(tqdm):
     @staticmethod
     def status_printer(file): return file.write
 
+# %% ../nbs/workshop/files.ipynb #7da7e420
 def progress_bar(
     it, # what to pass on
     total, # how many there are
@@ -48,17 +42,79 @@ def progress_bar(
     return bar(it, total=total, unit=what, disable=not on, file=out, ascii='.#',
         bar_format='[{bar:30}] {n:,} of {total:,} {unit}, {elapsed_s:.1f} s')
 
+# %% ../nbs/workshop/files.ipynb #8abf1cda
+def _hidden_name(path, ending):
+    "A hidden name beside `path` that tells whose it is; of a very long name only its hash."
+    name = os.fsencode(path.name)
+    name = path.name if len(name) < 200 else hashlib.md5(name).hexdigest()
+    return path.absolute().with_name(f'.{name}.{ending}')
+
+# %% ../nbs/workshop/files.ipynb #cdf515e9
+def _acquired(file, wait):
+    "A lock on `file` for this process; None when it cannot be had."
+    from filelock import FileLock, Timeout
+    lock, said = FileLock(file), False
+    if not file.parent.is_dir(): return None
+    while True:
+        try: lock.acquire(timeout=1 if wait else 0, poll_interval=.02)
+        except Timeout:
+            if not wait: return None
+            if not said:
+                print(f'note: another process is writing what {file} locks; this one waits for it',
+                    file=sys.stderr)
+            said = True
+            continue
+        except (NotImplementedError, OSError): return None  # no lock there, or nothing at all
+        fd = getattr(getattr(lock, '_context', None), 'lock_file_fd', None)
+        with suppress(OSError):
+            if fd is None or os.path.samestat(os.fstat(fd), os.stat(file)): return lock
+        lock.release()  # its file was removed by the one that held it before
+
+# %% ../nbs/workshop/files.ipynb #bc2b9aa3
+@contextmanager
+def locked(
+    path:Path, # what is going to be written, a file or a folder
+    wait=True, # until another process has done so; it is said
+):
+    "Hold `path` for this process alone: gives True, or False when it cannot be locked."
+    file = _hidden_name(path, 'segbook-lock')
+    lock = _acquired(file, wait)
+    try: yield lock is not None
+    finally:
+        if lock is not None:
+            with suppress(OSError): file.unlink()  # while it is held: nobody else's
+            lock.release()
+
+# %% ../nbs/workshop/files.ipynb #45267c2d
+_OURS = re.compile(r'\.(.+?)(?:\.[0-9a-f]{8})?\.segbook-(?:part|lock)')
+
+def clear_leftovers(
+    folder:Path, # where something was written
+):
+    "Remove what killed processes left in `folder`; what a living one is writing stays."
+    left = {}
+    with suppress(OSError):
+        for f in os.scandir(folder):
+            if m := _OURS.fullmatch(f.name): left.setdefault(m[1], []).append(f.name)
+    for name,files in left.items():
+        with locked(Path(folder)/name, wait=False) as mine:
+            for f in (Path(folder)/o for o in files if mine and o.endswith('part')):
+                if f.is_dir() and not f.is_symlink(): shutil.rmtree(f, ignore_errors=True)
+                else:
+                    with suppress(OSError): f.unlink()
+
 # %% ../nbs/workshop/files.ipynb #0bb8c1fd
 def replace_file(
     file:Path, # what is to be written
     save, # function of a path that writes the file there
 ):
     "Let `save` write a temporary file, and rename it to `file`: that is complete, or as it was."
-    tmp = file.with_name(file.name + '.partial')
-    try:
-        save(tmp)
-        os.replace(tmp, file)
-    finally: tmp.unlink(missing_ok=True)
+    with locked(file) as held:
+        tmp = _hidden_name(file, ('' if held else f'{uuid.uuid4().hex[:8]}.') + 'segbook-part')
+        try:
+            save(tmp)
+            os.replace(tmp, file)
+        finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/workshop/files.ipynb #3fcd6561
 def write_png(x, file):
@@ -80,12 +136,27 @@ def write_csv(file, rows):
     csv.writer(s, lineterminator='\n').writerows(rows)
     write_text(file, s.getvalue())
 
+# %% ../nbs/workshop/files.ipynb #dd9b3580
+_MARKS = {codecs.BOM_UTF8: 'utf-8', codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
+    codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
+
+def read_text(
+    file, # path of a text file
+) -> str:
+    """The text of a file: UTF-8, or UTF-16 as Windows writes it, with a byte-order mark or without.
+
+    Raises UnicodeDecodeError for other bytes."""
+    b = Path(file).read_bytes()
+    code = next((code for mark,code in _MARKS.items() if b.startswith(mark)), None)
+    if code is None and b'\0' in b[:4]: code = 'utf-16-le' if b[1:2] == b'\0' else 'utf-16-be'
+    return b.decode(code or 'utf-8').removeprefix('\ufeff')
+
 # %% ../nbs/workshop/files.ipynb #353f21b9
 def read_json(
     file, # path of an annotation file
 ):
     "What a JSON file holds. Raises SegbookError when it is not there, or is no JSON."
-    try: return json.loads(Path(file).read_text(encoding='utf-8'))
+    try: return json.loads(read_text(file))
     except OSError as e:
         raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
     except ValueError as e:
@@ -100,40 +171,66 @@ def new_folder(
 ) -> Path:
     "`path`, if nothing is there yet or an empty folder; else a SegbookError."
     path, what = Path(path), f'{argument}={path}' if argument else f'{path}'
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        taken, here = path.exists() and not (path.is_dir()
+            and not any(path.iterdir())), path.resolve()
+    except (OSError, RuntimeError) as e:
+        raise SegbookError(f'{what} cannot be looked at ({getattr(e, "strerror", None) or e}); '
+            'expected the name of a new folder. Name another.') from e
+    if taken:
         raise SegbookError(f'{what} exists and is not an empty folder; expected a new one, as '
             'nothing is ever overwritten. Name another, or delete it first.')
-    here = path.resolve()
     if outside is not None and Path(outside).resolve() in [here, *here.parents]:
         raise SegbookError(f'{what} lies inside the data folder {outside}; expected a folder '
             'beside it. Name another.')
     return path
 
+# %% ../nbs/workshop/files.ipynb #12d13e88
+def _put_in_place(tmp, path, shared):
+    "Give the folder `tmp` its name, unless there is something by now."
+    try:
+        if path.is_dir() and not any(path.iterdir()): path.rmdir()
+        tmp.rename(path)
+    except OSError as e:
+        if shared and path.is_dir(): return
+        raise SegbookError(f'{path} could not be put in place ({e.strerror}); expected '
+            'that nothing is there, as nothing is ever overwritten. Name another.') from e
+
 # %% ../nbs/workshop/files.ipynb #2cbc9d4c
 class NewFolder:
     """A context: a folder beside `path`, renamed to `path` if all went well, else removed.
 
-    When another process was faster, its folder stays: it is complete, too."""
+    Another process that writes `path` is waited for, and what killed ones left beside it is
+    cleared. Nothing is renamed when nothing was written. Raises SegbookError: no such folder can be
+    made, the disk is full, or `path` was taken meanwhile."""
     def __init__(self,
         path:Path, # the folder to be; an empty one may be there
+        shared=False, # what another process made there meanwhile is the same: it stays, no error
     ):
-        self.path = path
-        self.tmp = path.absolute().parent/f'.{path.name}-{uuid.uuid4().hex[:8]}'
+        self.path, self.shared, self.hold = Path(path), shared, ExitStack()
+        self.tmp = _hidden_name(self.path, f'{uuid.uuid4().hex[:8]}.segbook-part')
     def __enter__(self):
-        try: self.tmp.mkdir(parents=True)
-        except OSError as e:
-            raise SegbookError(f'{self.path.name} cannot be written to {self.path.parent} '
-                f'({e.strerror}); expected a folder that can be written. Give another path or '
-                'root.') from e
-        return self.tmp
-    def __exit__(self, typ, *_):
         try:
-            if typ is None:
-                if self.path.is_dir() and not any(self.path.iterdir()): self.path.rmdir()
-                self.tmp.rename(self.path)
-        except OSError:
-            if not self.path.is_dir(): raise
-        finally: shutil.rmtree(self.tmp, ignore_errors=True)
+            self.tmp.parent.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(self.tmp.parent)
+            self.hold.enter_context(locked(self.path))
+            self.tmp.mkdir()
+        except (OSError, RuntimeError) as e:
+            self.hold.close()
+            raise SegbookError(f'{self.path.name} cannot be written to {self.path.parent} '
+                f'({getattr(e, "strerror", None) or e}); expected a folder that can be written. '
+                'Give another path or root.') from e
+        return self.tmp
+    def __exit__(self, typ, error, _):
+        with self.hold:
+            try:
+                if typ is None and any(self.tmp.iterdir()):
+                    _put_in_place(self.tmp, self.path, self.shared)
+            finally: shutil.rmtree(self.tmp, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SegbookError(f'{self.path} could not be written ({error.strerror}); expected '
+                'room for it. Nothing of it was kept: make room, or name a folder on another '
+                'disk.') from error
 
 # %% ../nbs/workshop/files.ipynb #506616c1
 def check_writable(

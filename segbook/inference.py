@@ -4,6 +4,7 @@
 
 # %% ../nbs/13_inference.ipynb #424bee03
 from __future__ import annotations
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from .data.images import read_image
 from .errors import SegbookError
+from .tiles import answer_parts
 
 # %% auto #0
 __all__ = ['image_logits', 'predict_image']
 
 # %% ../nbs/13_inference.ipynb #1be01ac7
-def _to_chw(image, channels) -> Tensor:
-    "Any image as float [C,H,W] in 0..1 with `channels` channels."
+def _to_chw(image, channels, value_range=None) -> Tensor:
+    "Any image as float [C,H,W] in 0..1; `value_range` is of raw values, not of tensors."
     if isinstance(image, Tensor):
         x = image.as_subclass(Tensor).detach().cpu()
         if x.ndim == 2: x = x[None]
@@ -30,11 +32,52 @@ def _to_chw(image, channels) -> Tensor:
             raise SegbookError(f'the image holds values from {x.min():.2f} to {x.max():.2f}; a '
                 'float image is expected in 0 to 1, not normalised (that is done here)')
         return x
-    x = read_image(image, channels=channels)
+    x = read_image(image, channels, value_range)
     return torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8
         else np.ascontiguousarray(x, np.float32)).permute(2, 0, 1)
 
+# %% ../nbs/13_inference.ipynb #b2fe8fc3
+@contextmanager
+def _evaluating(model):
+    "The model in evaluation mode; afterwards each of its parts is in the mode it was in."
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try: yield
+    finally:
+        for m, mode in modes: m.training = mode
+
+# %% ../nbs/13_inference.ipynb #97b17ccf
+def _prepared(model, x, mean, std, size) -> Tensor:
+    "The image as the network takes it: [1,C,h,w], resized if the training's were, normalised."
+    p = next(model.parameters())
+    x = x.to(p.device)[None]
+    if size is not None and tuple(size) != tuple(x.shape[-2:]):
+        x = nn.functional.interpolate(x, size=tuple(size), mode='bilinear', antialias=True)
+    norm = lambda v: torch.tensor(v, device=p.device)[None, :, None, None]
+    return (x - norm(mean)).div_(norm(std)).to(p.dtype)
+
+# %% ../nbs/13_inference.ipynb #66949b76
+def _finite(part) -> Tensor:
+    "The logits as float32; raises SegbookError for numbers that are not finite."
+    part = Tensor(part).as_subclass(Tensor).float()
+    if not part.isfinite().all():
+        raise SegbookError('the network answers with numbers that are not finite, so its mask '
+            'would mean nothing. Cure: look for odd values in the image; or train again, with a '
+            'smaller learning rate')
+    return part
+
 # %% ../nbs/13_inference.ipynb #7ff86e92
+def _all_logits(model, x) -> Tensor:
+    "Logits [K,h,w] of a prepared image, put together from their parts."
+    out = None
+    for top, left, part in answer_parts(model, x):
+        part = _finite(part)
+        if part.shape[-2:] == x.shape[-2:]: return part
+        if out is None: out = part.new_empty(len(part), *x.shape[-2:], device='cpu')
+        h, w = part.shape[-2:]
+        out[:, top:top + h, left:left + w] = part.cpu()
+    return out
+
 @torch.no_grad()
 def image_logits(
     model:nn.Module, # logits [B,K,H,W] of normalised images
@@ -44,20 +87,47 @@ def image_logits(
     size:tuple[int, int]|None=None, # (height, width) of the training; None: the image's own
     ignore_index:int|None=None, # a class that is never predicted
 ) -> Tensor: # [K,H,W] float32 on the CPU, at the image's own size
-    "Logits of one image at its own size; the model's mode and place stay as they were."
-    p = next(model.parameters())
-    x = x.to(p.device)[None]
+    """Logits of one image at its own size; the model's mode and place stay as they were.
+
+    Raises SegbookError: more memory is needed than there is, or the answer is not finite."""
     own = x.shape[-2:]
-    if size is not None and tuple(size) != tuple(own):
-        x = nn.functional.interpolate(x, size=tuple(size), mode='bilinear', antialias=True)
-    norm = lambda v: torch.tensor(v, device=p.device)[None, :, None, None]
-    was, _ = model.training, model.eval()
-    try: out = Tensor(model(((x - norm(mean))/norm(std)).to(p.dtype))).as_subclass(Tensor).float()
-    finally: model.train(was)
-    if out.shape[-2:] != own: out = nn.functional.interpolate(out, size=own, mode='bilinear')
-    if ignore_index is not None and 0 <= ignore_index < out.shape[1]:
-        out[:, ignore_index] = -torch.inf
-    return out[0].cpu()
+    with _evaluating(model): out = _all_logits(model, _prepared(model, x, mean, std, size))
+    if out.shape[-2:] != own:
+        out = nn.functional.interpolate(out[None], size=own, mode='bilinear')[0]
+    if ignore_index is not None and 0 <= ignore_index < len(out): out[ignore_index] = -torch.inf
+    return out.cpu()
+
+# %% ../nbs/13_inference.ipynb #9c21ce22
+_MANY = 1 << 28 # logits that are not enlarged all at once
+
+def _best_ids(logits, ignore) -> Tensor:
+    "The class with the highest logit, [K,h,w] to [h,w]; one channel: class 1 above 0."
+    if len(logits) == 1: return (logits[0] > 0).long()
+    if ignore is not None and 0 <= ignore < len(logits): logits[ignore] = -torch.inf
+    return logits.max(0).indices
+
+def _enlarged_ids(logits, own, ignore) -> Tensor:
+    "The ids of logits [K,h,w] that are enlarged to the size `own`."
+    grow = lambda o: nn.functional.interpolate(o[None], size=tuple(own), mode='bilinear')[0]
+    if len(logits)*own[0]*own[1] <= _MANY or len(logits) == 1:
+        return _best_ids(grow(logits), ignore)
+    best, ids = None, torch.zeros(tuple(own), dtype=torch.long, device=logits.device)
+    for k in (k for k in range(len(logits)) if k != ignore):
+        score = grow(logits[k:k + 1])[0]
+        better = torch.ones_like(score, dtype=torch.bool) if best is None else score > best
+        ids[better] = k
+        best = score if best is None else torch.maximum(best, score)
+    return ids
+
+@torch.no_grad()
+def _mask(model, x, own, ignore) -> Tensor:
+    "Class ids [H,W] at the size `own` of a prepared image."
+    if x.shape[-2:] != own: return _enlarged_ids(_all_logits(model, x), own, ignore).cpu()
+    mask = torch.empty(own, dtype=torch.long)
+    for top, left, part in answer_parts(model, x):
+        ids = _best_ids(_finite(part), ignore)
+        mask[top:top + len(ids), left:left + ids.shape[1]] = ids.cpu()
+    return mask
 
 # %% ../nbs/13_inference.ipynb #bbb45f45
 def predict_image(
@@ -66,12 +136,16 @@ def predict_image(
 ) -> Tensor: # [H,W] int64 class ids at the image's own size, on the CPU
     """The mask of one image, of its own height and width; Void is never predicted.
 
-    Raises SegbookError: a file that is no image, channels or values that do not fit, a learner
-    without its description."""
+    A path is read as a viewer displays it, and the mask lies on what is displayed. Raises
+    SegbookError: a file that is no image, channels or values that do not fit, a learner without
+    its description, an image that needs more memory than there is."""
     cfg = getattr(learn, 'segmenter', None)
     if cfg is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
             'with seg_learner(dls), or load it with load_segmenter(folder)')
-    x = _to_chw(image, cfg['in_channels'])
-    out = image_logits(learn.model, x, cfg['mean'], cfg['std'], cfg['size'], cfg['ignore_index'])
-    return (out[0] > 0).long() if out.shape[0] == 1 else out.max(0).indices
+    x = _to_chw(image, cfg['in_channels'], cfg.get('value_range'))
+    if not x.numel():
+        raise SegbookError(f'the image has no pixels: {list(x.shape[-2:])}. Expected one at least')
+    own, model = x.shape[-2:], learn.model
+    x = _prepared(model, x, cfg['mean'], cfg['std'], cfg['size'])
+    with _evaluating(model): return _mask(model, x, own, cfg['ignore_index'])

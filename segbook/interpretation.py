@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .errors import figure_text
 from .masks.arrays import image_array
 from .masks.mask import find_void, legend_handles, overlay, show_mask
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from segbook.metrics.confusion import Confusion
 
 # %% auto #0
-__all__ = ['WRONG_COLOUR', 'per_class', 'class_table', 'results_figure', 'evaluate', 'spread_ranks', 'overlay_figure']
+__all__ = ['WRONG_COLOUR', 'per_class', 'score_text', 'class_table', 'results_figure', 'evaluate', 'spread_ranks',
+           'overlay_figure']
 
 # %% ../nbs/workshop/interpretation.ipynb #e7035523
 def per_class(
@@ -36,18 +38,23 @@ def per_class(
         'train_share': float(share(train)[k]), 'valid_share': float(share(truth)[k])} for k in ids]
 
 # %% ../nbs/workshop/interpretation.ipynb #6273aec4
+def score_text(
+    score, # a number; NaN or None where there was nothing to measure
+) -> str:
+    "A score with three decimals, or a dash."
+    return '-' if score is None or np.isnan(score) else f'{score:.3f}'
+
 def class_table(
     rows:list[dict], # from `per_class`
 ) -> str: # a line for each class, and one for the mean
     "The rows as a table for a terminal; a dash stands for what cannot be measured."
-    number = lambda x: '-' if np.isnan(x) else f'{x:.3f}'
     percent = lambda x: '-' if np.isnan(x) else f'{100*x:.2f} %'
     def mean(k):
         values = [r[k] for r in rows if not np.isnan(r[k])]
-        return number(np.mean(values)) if values else '-'
+        return score_text(np.mean(values)) if values else '-'
     w = max([5, *(len(r['class']) for r in rows)])
     line = lambda *o: f'{o[0]:>4}  {o[1]:<{w}}  {o[2]:>6}  {o[3]:>6}  {o[4]:>9}  {o[5]:>9}'.rstrip()
-    body = [line(r['id'], r['class'], number(r['iou']), number(r['dice']),
+    body = [line(r['id'], r['class'], score_text(r['iou']), score_text(r['dice']),
             percent(r['train_share']), percent(r['valid_share'])) for r in rows]
     return '\n'.join([line('id', 'class', 'IoU', 'Dice', 'of train', 'of valid'), *body,
         line('', 'mean', mean('iou'), mean('dice'), '', '')])
@@ -70,7 +77,7 @@ def _error_legend(fig, ids, codes, columns=7):
     from matplotlib.patches import Patch
     void = find_void(codes)
     handles = legend_handles(codes, [k for k in ids if k != void] + [k for k in ids if k == void])
-    if void in ids: handles[-1].set_label(f'{codes[void]} (not counted)')
+    if void in ids: handles[-1].set_label(f'{figure_text(codes[void])} (not counted)')
     handles.append(Patch(facecolor=np.array(WRONG_COLOUR)/255, edgecolor='dimgrey', label='wrong'))
     fig.legend(handles=handles, loc='outside lower center', ncols=min(columns, len(handles)),
         frameon=False, fontsize=10, handlelength=1.4, columnspacing=1.5)
@@ -87,16 +94,19 @@ def _result_row(axs, image, truth, prediction, codes):
         ax.set_axis_on()
         ax.spines[:].set_visible(False)
     seen = truth != void if void is not None else np.ones(truth.shape, bool)
-    wrong = f'{np.mean(truth[seen] != prediction[seen]):.0%} of the pixels wrong'
-    axs[3].set_xlabel(wrong if seen.any() else 'only Void', fontsize=10)
+    wrong = np.mean((truth != prediction)[seen]) if seen.any() else None
+    axs[3].set_xlabel('only Void' if wrong is None else f'{wrong:.0%} of the pixels wrong',
+        fontsize=10)
 
 def _row_titles(axs, i, n, name, score):
     "Rank, score and name of row `i` of `n` beside its image."
     rank = 'best\n' if i == 0 else 'worst\n' if i == n-1 else ''
+    if score is not None and np.isnan(score): rank, score = '', None
     axs[0].set_ylabel((rank if n > 1 else '') + ('' if score is None else f'mean IoU {score:.2f}'),
         fontsize=11)
     if name:
-        axs[0].set_xlabel(name if len(name) < 40 else name[:18] + '...' + name[-18:], fontsize=10)
+        short = name if len(name) < 40 else name[:18] + '...' + name[-18:]
+        axs[0].set_xlabel(figure_text(short), fontsize=10)
 
 # %% ../nbs/workshop/interpretation.ipynb #6f120598
 def results_figure(
@@ -122,7 +132,7 @@ def results_figure(
         _row_titles(row, i, n, names[i] if names else '', scores[i] if scores else None)
     ids = np.unique(np.concatenate([np.unique(o) for o in (*truths, *predictions)])).tolist()
     _error_legend(fig, ids, codes)
-    if title: fig.suptitle(title, fontsize=13)
+    if title: fig.suptitle(figure_text(title), fontsize=13)
     return fig
 
 # %% ../nbs/workshop/interpretation.ipynb #bb22701e
@@ -155,7 +165,7 @@ def spread_ranks(
 
 # %% ../nbs/workshop/interpretation.ipynb #d265bb07
 def _share_label(name, share):
-    return f'{name}  {share:.1%}' if share >= .001 else f'{name}  below 0.1%'
+    return f'{figure_text(name)}  ' + (f'{share:.1%}' if share >= .001 else 'below 0.1%')
 
 def overlay_figure(
     image, # PIL image, or array [H,W] or [H,W,C], uint8 or float in 0..1

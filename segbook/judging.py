@@ -4,7 +4,9 @@
 
 # %% ../nbs/workshop/judging.ipynb #150346b8
 from __future__ import annotations
-import contextlib, copy, ctypes, inspect, io, linecache, textwrap, threading
+import contextlib, copy, importlib, inspect, linecache, re, signal, textwrap
+
+from .apart import TimeUp, run_apart
 
 # %% auto #0
 __all__ = ['NO_ANSWER', 'Verdict', 'judge']
@@ -17,6 +19,7 @@ def _kind(x):
     if isinstance(x, np.ndarray): return f'a NumPy array {list(x.shape)} of {x.dtype}'
     return 'nothing (None)' if x is None else f'{type(x).__name__}'
 
+# %% ../nbs/workshop/judging.ipynb #0b266bcb
 def _array_difference(got, want, tol):
     "In what the tensor or array `got` differs from `want`; '' if in nothing."
     import numpy as np, torch
@@ -43,6 +46,7 @@ def _plain(x):
     if isinstance(x, np.generic): return x.item()
     return x.item() if isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 0 else x
 
+# %% ../nbs/workshop/judging.ipynb #17827a5a
 def _difference(got, want, tol=1e-6):
     "In what `got` differs from `want`, as a sentence; '' if in nothing."
     import numpy as np, torch
@@ -52,18 +56,21 @@ def _difference(got, want, tol=1e-6):
     if isinstance(want, (list, tuple)):
         if not isinstance(got, (list, tuple)):
             return f'{_kind(got)} came, expected {len(want)} values in brackets'
+        got = [*(list if isinstance(got, list) else tuple).__iter__(got)]
         if len(got) != len(want): return f'{len(got)} values came, expected {len(want)}'
         return next((f'value {i}: {d}' for i,(a,b) in enumerate(zip(got, want))
                 if (d := _difference(a, b, tol))), '')
     if isinstance(want, dict):
         if not isinstance(got, dict) or got.keys() != want.keys():
             return f'{_kind(got)} came, expected a dict with the keys {list(want)}'
+        got = dict(dict.items(got))
         return next((f'key {k!r}: {d}' for k in want if (d := _difference(got[k], want[k], tol))),
             '')
     if isinstance(want, bool) or isinstance(got, bool):
         return '' if got is want else 'another value came'
     if isinstance(want, (int, float)):
         if not isinstance(got, (int, float)): return f'{_kind(got)} came, expected a number'
+        got = (int if isinstance(got, int) else float).__pos__(got)  # no class's own comparison
         both_nan = got != got and want != want
         near = got == want or both_nan or abs(got - want) <= tol*max(1, abs(want)) < float('inf')
         return '' if near else 'another number came'
@@ -77,7 +84,10 @@ def _lines_of_text(x, most=12):
     x = _plain(x)
     if isinstance(x, torch.Tensor):
         x = x.numpy() if x.dtype != torch.bfloat16 else x.float().numpy()
-    if not isinstance(x, np.ndarray): return textwrap.wrap(repr(x), 100)[:most] or ['']
+    if not isinstance(x, np.ndarray):
+        try: text = repr(x)
+        except Exception as e: text = f'a {type(x).__name__}, whose repr raises {type(e).__name__}'
+        return textwrap.wrap(text[:100*most], 100)[:most] or ['']
     if x.ndim == 0 or x.size == 0 or x.shape[-1] > most or x.size//x.shape[-1] > 2*most:
         few = (np.unique(x)[:8].tolist() if x.dtype.kind in 'iub' else f'{x.min():.3g} to '
             f'{x.max():.3g}' if x.size else '')
@@ -85,6 +95,7 @@ def _lines_of_text(x, most=12):
     text = np.array2string(x, precision=4, suppress_small=True, separator=' ')
     return text.replace('[', ' ').replace(']', ' ').split('\n')
 
+# %% ../nbs/workshop/judging.ipynb #24cb2d18
 def _beside(blocks, width=96):
     "Titled blocks [(title, lines)] next to each other; below each other where they are too wide."
     blocks = [[title, *map(str.rstrip, textwrap.dedent('\n'.join(lines)).split('\n'))]
@@ -96,28 +107,6 @@ def _beside(blocks, width=96):
     return '\n'.join('    '.join((b[i] if i < len(b) else '').ljust(w)
             for b,w in zip(blocks, wide)).rstrip() for i in range(rows))
 
-# %% ../nbs/workshop/judging.ipynb #e75bab41
-class _TimeUp(BaseException):
-    "Raised inside a function that has run too long."
-
-def _limited(work, seconds):
-    "Run `work()` in a thread for at most `seconds`; ('done'|'stopped'|'running', what it printed)."
-    printed, ended = io.StringIO(), []
-    def run():
-        with contextlib.suppress(BaseException): work()
-        ended.append(True)
-    t = threading.Thread(target=run, daemon=True)
-    with contextlib.redirect_stdout(printed):
-        t.start()
-        t.join(seconds)
-        if not t.is_alive(): return 'done', printed.getvalue()
-        for _ in range(20):  # a function that catches everything may need to be told more than once
-            if ended: break
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(t.ident),
-                ctypes.py_object(_TimeUp))
-            t.join(.05)
-    return 'running' if t.is_alive() else 'stopped', printed.getvalue()
-
 # %% ../nbs/workshop/judging.ipynb #ad432a3b
 NO_ANSWER = object() # no answer was given
 
@@ -125,6 +114,7 @@ def _signature(f):
     try: return inspect.signature(f)
     except (TypeError, ValueError): return None
 
+# %% ../nbs/workshop/judging.ipynb #c04a9193
 def _unfit(ex, answer):
     "Why `answer` cannot even be tried, as a sentence; '' when it can."
     if answer is NO_ANSWER: return f'Nothing was given. Call check({ex.id!r}, {ex.name}).'
@@ -162,22 +152,32 @@ def _all_cases(ex):
     yield from sorted(ex.cases, key=lambda c: _case_size([o for o in c[1] if hasattr(o, 'shape')]))
     for make in ex.makers: yield from make(np.random.default_rng(42))
 
+# %% ../nbs/workshop/judging.ipynb #1d3410fc
+def _message(error):
+    "The first words of an error."
+    try: return str(error)[:500].rstrip('.')
+    except Exception: return 'an error without words'
+
 def _call(ex, f, args): return f(*args) if ex.via is None else ex.via(f, *args)
 
+# %% ../nbs/workshop/judging.ipynb #cc411de7
 def _mutated(args, before):
     "Numbers of the arguments that are no longer what they were."
     return [i for i,(a,b) in enumerate(zip(args, before)) if hasattr(a, 'shape')
         and _difference(a, b)]
 
-def _try_cases(ex, answer, seen):
+# %% ../nbs/workshop/judging.ipynb #1957dabe
+def _try_cases(ex, answer, seen, say=lambda at: None):
     "Run the cases, and note each in the dict `seen`, until one fails."
     for edge,args,want in _all_cases(ex):
         given = copy.deepcopy(args)
         seen.update(edge=edge, args=args, want=want, error=None, got=NO_ANSWER, why='')
+        say(f'in the case {edge!r}: does a loop end?')
         try: seen['got'] = _call(ex, answer, given)
         except Exception as e:
-            seen.update(error=e, why=f'it raised {type(e).__name__}: {str(e).rstrip(".")}')
+            seen.update(error=e, why=f'it raised {type(e).__name__}: {_message(e)}')
             return
+        say(f'while its result in the case {edge!r} was compared: do its == and len end?')
         seen['why'] = _difference(seen['got'], want, ex.tol)
         bad = _mutated(given, args)
         if bad:
@@ -201,6 +201,7 @@ def _where(error, answer):
         tb = tb.tb_next
     return found
 
+# %% ../nbs/workshop/judging.ipynb #81dde05e
 def _likeness(ex, seen):
     "The slip that gives the same result in this case, if there is one."
     for why,f in ex.slips:
@@ -213,6 +214,7 @@ def _likeness(ex, seen):
                 return why
     return ''
 
+# %% ../nbs/workshop/judging.ipynb #494c9862
 def _counter_example(ex, answer, seen):
     "The failed case as text."
     names = list(_signature(ex.stub_of).parameters)
@@ -235,26 +237,68 @@ class Verdict:
     def __repr__(self): return f'{self.id}: {"right" if self.ok else "not yet"}'
     def _ipython_display_(self): "Nothing: `check` has printed the text."
 
+_LEFT = 'It ended the check itself (exit, or an interruption).'
+
+# %% ../nbs/workshop/judging.ipynb #440c5fe2
+def _value_verdict(ex, answer, say):
+    "Whether a value is right, and what is said of it."
+    say('while it was compared: do its == and len end?')
+    seen = dict(got=answer, why=_difference(answer, ex.answer, ex.tol))
+    if not seen['why']: return [True, 'right']
+    slip = _likeness(ex, seen)
+    return [False, f'{seen["why"][:1].upper()}{seen["why"][1:]}.'
+        + (f' That is what comes of {slip}.' if slip else '')]
+
+# %% ../nbs/workshop/judging.ipynb #c0db48ce
+def _function_verdict(ex, answer, say, apart):
+    "Whether a function is right, and what is said of it; None when only this process can tell."
+    seen = {}
+    try: _try_cases(ex, answer, seen, say)
+    except TimeUp: raise
+    except BaseException as e:
+        if isinstance(e, Exception): raise
+        return [False, _LEFT]
+    if seen.get('ok'): return [True, f'right in {seen["n"]} cases ({", ".join(seen["edges"])})']
+    # CUDA and autograd say so when they do not live on in a fork
+    if apart and seen['error'] is not None and re.search('CUDA error|fork',
+            _message(seen['error'])):
+        return None
+    say('while its result was put into words: does its repr end?', anew=True)
+    return [False, _counter_example(ex, answer, seen)]
+
+# %% ../nbs/workshop/judging.ipynb #25f155eb
+def _verdict(ex, answer, say, apart):
+    "Whether an answer is right, and what is said of it."
+    say('before its first case: does its signature come?')
+    try:
+        if bad := _unfit(ex, answer): return [False, bad]
+        if ex.is_value: return _value_verdict(ex, answer, say)
+        return _function_verdict(ex, answer, say, apart)
+    except Exception as e:
+        what = f'{_kind(answer)[:1].upper()}{_kind(answer)[1:]}' if ex.is_value else 'Its result'
+        return [False, f'{what} could not be compared ({type(e).__name__}: {_message(e)}). Give '
+            'what the stub asks for.']
+
+# %% ../nbs/workshop/judging.ipynb #767d4ba1
+def _ended(number):
+    "What is said of an answer whose process has ended."
+    if not number: return _LEFT
+    return (f'It crashed its process in compiled code (signal {number}, '
+        f'{signal.strsignal(number)}): does it ask for too much memory, or call itself without '
+        'end?')
+
+# %% ../nbs/workshop/judging.ipynb #573a8eac
 def judge(ex, answer):
     "The verdict on one answer. Nothing that the answer does is raised."
-    bad = _unfit(ex, answer)
-    if bad: return Verdict(ex.id, False, bad)
-    if ex.is_value:
-        seen = dict(got=answer, why=_difference(answer, ex.answer, ex.tol))
-        slip = _likeness(ex, seen) if seen['why'] else ''
-        return Verdict(ex.id, not seen['why'],
-            f'{seen["why"][:1].upper()}{seen["why"][1:]}.'
-            + (f' That is what comes of {slip}.' if slip else '') if seen['why'] else 'right')
-    seen = {}
-    state,printed = _limited(lambda: _try_cases(ex, answer, seen), ex.limit)
-    said = (f'\nIt printed "{printed.strip().splitlines()[0][:40]}": take the print out when you '
-        'are done.' if printed.strip() else '')
-    if state != 'done':
-        still = ('' if state == 'stopped' else ' It does not react and still runs: restart the '
+    if answer is NO_ANSWER: return Verdict(ex.id, False, _unfit(ex, answer))
+    importlib.import_module('torch')  # before the process is copied, not after
+    out = run_apart(lambda say, apart: _verdict(ex, answer, say, apart), ex.limit)
+    said = (f'\nIt printed "{out.printed.strip().splitlines()[0][:40]}": take the print out when '
+        'you are done.' if out.printed.strip() else '')
+    if out.state == 'done': ok, text = out.value
+    elif out.state == 'ended': ok, text = False, _ended(out.signal)
+    else:
+        still = ('' if out.state == 'stopped' else ' It does not react and still runs: restart the '
             'kernel.')
-        return Verdict(ex.id, False, f'It did not come back within {ex.limit:g} s in the case '
-            f'{seen.get("edge", "one")!r}: does a loop end?{still}{said}')
-    if not seen.get('ok'):
-        return Verdict(ex.id, False, (_counter_example(ex, answer, seen) if seen.get('why')
-                else 'It ended the check itself (exit, or an interruption).') + said)
-    return Verdict(ex.id, True, f'right in {seen["n"]} cases ({", ".join(seen["edges"])})' + said)
+        ok, text = False, f'It did not come back within {ex.limit:g} s {out.at}{still}'
+    return Verdict(ex.id, ok, text + said)

@@ -8,28 +8,27 @@ import copy
 
 import torch
 from fastai.callback.channelslast import ChannelsLast
-from fastai.vision.all import DataLoaders, L, Learner, Normalize, Pipeline, params
+from fastai.vision.all import DataLoaders, L, Learner, Normalize, Pipeline, get_model, params
 from torch import Tensor, nn
 
 from .callbacks import Checkpoint as Checkpoint, History as History, OneCycle as OneCycle
-from .callbacks import KeepBest, SeedEpochs
+from .callbacks import KeepBest, SeedEpochs, StopDiverged
+from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearner
 from .encoders import encoder_stats
 from .errors import SegbookError
-from segbook.learner_checks import (
-    check_loss, check_one_channel, class_names, fitted_metrics, image_channels,
-)
+from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
 from .losses.pixels import CrossEntropyLoss, class_weights
 from .masks.mask import void_of
 from .metrics.training import MeanDice, MeanIoU, PixelAccuracy
 from .models import seg_model
 from .optimiser import fast_adam
 from .training import train_segmenter as train_segmenter
-_all_ = ['Checkpoint', 'History', 'KeepBest', 'OneCycle', 'SeedEpochs', 'fast_adam',
-    'train_segmenter']
+_all_ = ['Checkpoint', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle', 'SeedEpochs',
+    'SegLearner', 'fast_adam', 'train_segmenter']
 
 # %% auto #0
-__all__ = ['seg_splitter', 'seg_learner', 'Checkpoint', 'History', 'KeepBest', 'OneCycle', 'SeedEpochs', 'fast_adam',
-           'train_segmenter']
+__all__ = ['seg_splitter', 'seg_learner', 'Checkpoint', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle',
+           'SeedEpochs', 'SegLearner', 'fast_adam', 'train_segmenter']
 
 # %% ../nbs/12_learner.ipynb #e95a1076
 def _normalize_of(dls) -> Normalize|None:
@@ -77,7 +76,7 @@ def seg_splitter(
     if not isinstance(model, nn.Module):
         raise SegbookError(f'found {type(model).__name__}; expected a network (nn.Module), such as '
             'seg_model returns')
-    every, first = params(model), _encoder_of(model)
+    every, first = params(model), _encoder_of(get_model(model))
     if not every:
         raise SegbookError(f'{type(model).__name__} has no parameters, so there is nothing to '
             'train. Cure: a network with weights')
@@ -94,24 +93,31 @@ def _seeded_model(seed, facts) -> nn.Module:
             facts['pretrained'], **facts['model_kwargs'])
 
 # %% ../nbs/12_learner.ipynb #ad16312a
+def _usual_loss(dls, ignore, n_classes) -> CrossEntropyLoss:
+    "Cross entropy without Void, its class weights counted on the training masks."
+    weight = class_weights(dls, ignore_index=ignore)[:n_classes]
+    return CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
+
 def _described(learn, facts, codes, ignore) -> Learner:
     "The learner with what prediction and export need; frozen if pretrained, in 16 bits on a GPU."
     norm, device = _normalize_of(learn.dls), torch.device(learn.dls.device or 'cpu')
     learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
         size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())
+    if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
     if facts['pretrained']: learn.freeze()
     return learn.to_fp16() if device.type == 'cuda' else learn
 
 # %% ../nbs/12_learner.ipynb #6cdd4691
 def seg_learner(
-    dls:DataLoaders, # from `seg_dataloaders`, or fastai's own with a vocab
+    dls:DataLoaders, # from `seg_dataloaders`, or fastai's own
     arch:str='dynamic_unet', # a name in `segbook.models.MODELS`
     encoder:str='resnet34', # a torchvision or timm name
     loss=None, # of logits [B,K,H,W] and ids [B,H,W]; None: cross entropy with class weights
     metrics=None, # None: PixelAccuracy, MeanIoU, MeanDice
     pretrained:bool=True, # start the encoder from ImageNet weights, and freeze it as fastai does
     *,
+    codes=None, # class names for DataLoaders that have none: a list or a text file
     one_channel:bool=False, # two classes: one logit a pixel, for class 1, instead of one for each
     seed:int|None=42, # weights, order and augmentation depend on it; None: on the global state
     keep_best:bool=True, # put the weights of the best epoch back when training ends
@@ -122,22 +128,22 @@ def seg_learner(
 ) -> Learner:
     """A fastai Learner for semantic segmentation that leaves Void out of everything.
 
-    Raises SegbookError before any work: no vocab, unknown names (with the nearest), weights that
-    cannot be had, a loss or a metric of another number of classes, and codes that one channel
-    cannot tell apart."""
-    codes, channels, ignore = class_names(dls), image_channels(dls), void_of(dls)
+    Raises SegbookError before any work: no vocab, batches that are no images and masks, unknown
+    names (with the nearest), weights that cannot be had, a loss or a metric that does not fit, and
+    codes that one channel cannot tell apart."""
+    dls = named_loaders(dls, codes)
+    codes, channels, ignore = [str(o) for o in dls.vocab], dls.channels, void_of(dls)
     if one_channel: check_one_channel(codes, ignore)
     facts = dict(arch=arch, encoder=encoder, in_channels=channels, pretrained=pretrained,
         n_classes=1 if one_channel else len(codes), model_kwargs=model_kwargs or {})
     n_counted = max(facts['n_classes'], 2)
     check_loss(loss, facts['n_classes'], ignore)
     if metrics is None: metrics = [o(n_counted, ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
-    metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes)
+    metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes, dls)
     model, new = _seeded_model(seed, facts), _normalized(dls, encoder, channels)
-    if loss is None:
-        weight = class_weights(dls, ignore_index=ignore)[:n_counted]
-        loss = CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
-    own = [ChannelsLast()] + [SeedEpochs(seed)]*(seed is not None) + [KeepBest()]*keep_best
-    learn = Learner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)), path=path,
-        **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
+    if loss is None: loss = _usual_loss(dls, ignore, n_counted)
+    own = [ChannelsLast(), StopDiverged()]
+    own += [SeedEpochs(seed)]*(seed is not None) + [KeepBest()]*keep_best
+    learn = SegLearner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)),
+        path=path, **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
     return _described(learn, facts, codes, ignore)

@@ -4,33 +4,58 @@
 
 # %% ../nbs/workshop/learner_checks.ipynb #dd840be7
 from __future__ import annotations
-import math
+import copy, math, warnings
+from pathlib import Path
 
+import torch
 from fastai.callback.tracker import ReduceLROnPlateau, TrackerCallback
-from fastai.vision.all import L
+from fastai.callback.training import BnFreeze
 from torch import Tensor, nn
 
 from .callbacks import trackers_of
 from .errors import SegbookError, nearest_names
+from .files import read_text
+from segbook.learner_batches import (
+    batch_channels, check_choice_of_class, made_metrics, try_metrics,
+)
+from .masks.mask import find_void, vocab_of
 from .metrics.training import class_of_name
 
 # %% auto #0
-__all__ = ['class_names', 'image_channels', 'check_one_channel', 'check_loss', 'fitted_metrics', 'learning_rates',
-           'table_columns', 'check_run']
+__all__ = ['class_names', 'named_loaders', 'check_one_channel', 'check_loss', 'fitted_metrics', 'learning_rates',
+           'check_batch_of_one', 'table_columns', 'check_run']
 
 # %% ../nbs/workshop/learner_checks.ipynb #f1c7f17c
-def class_names(dls) -> list[str]:
-    """The class names of DataLoaders made by `seg_dataloaders`, or by fastai's
-    `SegmentationDataLoaders` with `codes`."""
-    vocab = getattr(dls, 'vocab', None)
-    if vocab is None:
+def class_names(dls, codes=None) -> list[str]:
+    """The class names of DataLoaders: what they know, made by `seg_dataloaders` or with the codes
+    of fastai's MaskBlock; else `codes`, a list or a text file."""
+    known = vocab_of(dls)
+    if codes is not None:
+        is_file = isinstance(codes, (str, Path))
+        lines = read_text(codes).rstrip().splitlines() if is_file else codes
+        codes = [str(o).strip() for o in lines]
+        if '' in codes or len({*codes}) < len(codes):
+            raise SegbookError(f'codes are {codes}; expected a name for each id, each one once')
+    if known is None and codes is None:
         raise SegbookError('these DataLoaders have no vocab, so the classes are unknown. Cure: '
-            "make them with seg_dataloaders(path), or give fastai's MaskBlock its codes")
-    return [str(o) for o in vocab]
+            "seg_learner(dls, codes=['background', ...]), or make them with seg_dataloaders(path), "
+            "or give fastai's MaskBlock its codes")
+    if codes is not None and known is not None and codes != known:
+        raise SegbookError(f'codes has {len(codes)} names ({", ".join(codes[:4])} ...), and the '
+            f'DataLoaders know {len(known)} others ({", ".join(known[:4])} ...). Cure: without '
+            'codes=, or DataLoaders made with these names')
+    return codes if known is None else known
 
-def image_channels(dls) -> int:
-    "Channels of the images: what `seg_dataloaders` says, else what a batch shows."
-    return getattr(dls, 'channels', None) or int(dls.one_batch()[0].shape[1])
+# %% ../nbs/workshop/learner_checks.ipynb #41f034bc
+def named_loaders(dls, codes=None):
+    """`dls` if `seg_dataloaders` made them; else a copy that knows class names and channels, after
+    a look at its batches."""
+    codes = class_names(dls, codes)
+    if getattr(dls, 'channels', None): return dls
+    new = copy.copy(dls)
+    new.vocab, new.ignore_index, new.size = codes, find_void(codes), None
+    new.channels = batch_channels(new)
+    return new
 
 # %% ../nbs/workshop/learner_checks.ipynb #45ea7221
 def check_one_channel(codes, ignore):
@@ -42,6 +67,7 @@ def check_one_channel(codes, ignore):
         'background first, and Void, if there is one, last. Cure: such codes (segbook_check '
         '--fix --map writes a copy with other ids), or one_channel=False')
 
+# %% ../nbs/workshop/learner_checks.ipynb #c851036d
 def check_loss(loss, n_classes, ignore):
     """Raise a SegbookError for class weights of another number than the classes, and for one
     channel with a loss that does not leave Void out."""
@@ -56,19 +82,31 @@ def check_loss(loss, n_classes, ignore):
             raise SegbookError(f'{name} has ignore_index={o.ignore_index}, and Void has id '
                 f'{ignore}; with one channel there is no class {ignore} that it could be. Cure: '
                 f'ignore_index={ignore}')
+    if not one and ignore is not None: _warn_of_void(loss, ignore)
+
+# %% ../nbs/workshop/learner_checks.ipynb #560d49ec
+def _warn_of_void(loss, ignore):
+    "A warning where a loss with an `ignore_index` counts the pixels of Void."
+    parts = [*loss.modules()] if isinstance(loss, nn.Module) else [getattr(loss, 'func', loss)]
+    for o in parts:
+        if getattr(o, 'ignore_index', ignore) == ignore: continue
+        warnings.warn(f'{type(o).__name__} learns Void like a class: its ignore_index is '
+            f'{o.ignore_index}, and Void has id {ignore}. Cure: ignore_index={ignore}')
 
 # %% ../nbs/workshop/learner_checks.ipynb #a161c9fc
-def fitted_metrics(metrics, n_classes, ignore, codes):
-    """The metrics, told of one channel where they ask the codes; a SegbookError for those that
-    count other classes."""
-    expected = max(n_classes, 2)
-    for m in L(metrics):
+def fitted_metrics(metrics, n_classes, ignore, codes, dls=None):
+    """A list of the metrics, made where a class was given, told of one channel where they ask the
+    codes; a SegbookError for those that count other classes, or fail on a batch of `dls`."""
+    metrics, expected = made_metrics(metrics), max(n_classes, 2)
+    for m in metrics:
         n, name = getattr(m, 'n_classes', n_classes), type(m).__name__
         if isinstance(n, int) and max(n, 2) != expected:
             raise SegbookError(f'{name} counts {n} classes; the network answers with {expected}. '
                 f'Cure: {name}() takes the number from the data')
         if n is None and n_classes == 1: m.n_classes = 2
-        if hasattr(m, 'cls'): class_of_name(m.cls, expected, ignore, codes)
+        check_choice_of_class(m, n_classes)
+        if getattr(m, 'cls', None) is not None: class_of_name(m.cls, expected, ignore, codes)
+    if dls is not None: try_metrics(metrics, dls, n_classes)
     return metrics
 
 # %% ../nbs/workshop/learner_checks.ipynb #650a9fbd
@@ -86,11 +124,36 @@ def learning_rates(lr, pretrained) -> list[float]:
             '1e-3): the encoder\'s rate, and the decoder\'s')
     return [low, high]
 
+# %% ../nbs/workshop/learner_checks.ipynb #99e9f3d9
+def _has_batch_of_one(dl) -> bool:
+    "Does an epoch of this DataLoader hold a batch of one image?"
+    bs, n = getattr(dl, 'bs', None), getattr(dl, 'n', None)
+    return bs == 1 or bool(bs and n and not dl.drop_last and n % bs == 1)
+
+# %% ../nbs/workshop/learner_checks.ipynb #7ddda73c
+def check_batch_of_one(learn):
+    "Raise a SegbookError when a batch of one image leaves a layer a single value to average over."
+    model, dl = learn.model, learn.dls.train
+    if not _has_batch_of_one(dl) or any(isinstance(o, BnFreeze) for o in learn.cbs): return
+    x, was, stored = dl.one_batch()[0][:1], model.training, learn.model.state_dict()
+    stored = {k: v.clone() for k, v in stored.items()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(): model.train()(x)
+    except ValueError as e:
+        if 'more than 1' not in str(e): raise
+        raise SegbookError(f'a batch of one image of {x.shape[-2]}x{x.shape[-1]} pixels leaves a '
+            f'normalisation layer one value a channel ({e}). Cure: bs=2 or more (--bs 2, with at '
+            'least as many training images), or larger images (size=..., --size)') from None
+    finally:
+        model.load_state_dict(stored)
+        model.train(was)
+
 # %% ../nbs/workshop/learner_checks.ipynb #211b9321
 def table_columns(learn) -> list[str]:
     "Names of the numbers in one row of a learner's table, in their order."
     return ['train_loss', 'valid_loss', *[o.name for o in learn.metrics]]
 
+# %% ../nbs/workshop/learner_checks.ipynb #8ecd13ee
 def check_run(learn, epochs, *, schedule, resume, folder, cbs):
     "Raise a SegbookError for what would be found out only after hours, or never."
     if not isinstance(epochs, int) or epochs < 1:
@@ -108,3 +171,4 @@ def check_run(learn, epochs, *, schedule, resume, folder, cbs):
         if isinstance(o, ReduceLROnPlateau) and schedule == 'one_cycle':
             raise SegbookError("ReduceLROnPlateau and one cycle both set the learning rate, and "
                 "the cycle, which sets it before each batch, would win. Cure: schedule='flat'")
+    check_batch_of_one(learn)

@@ -23,10 +23,12 @@ class _Setting(dict):
         set_item_pg(self.group, self.names[k], v)
 
 class _FusedAdam(OptimWrapper):
-    "Hands out its own settings, where fastai's wrapper hands out copies, which nobody reads again."
+    """Hands out its own settings, where fastai's wrapper hands out copies, which nobody reads
+    again; and the numbers among them alone, as fastai's own optimisers do."""
     @property
     def hypers(self):
-        settings = OptimWrapper.hypers.fget(self)
+        settings = [{k: v for k, v in h.items() if v is not None and not isinstance(v, bool)}
+            for h in OptimWrapper.hypers.fget(self)]
         return [_Setting(h, g, self.bwd_map) for h, g in zip(settings, self.opt.param_groups)]
 
 # %% ../nbs/workshop/optimiser.ipynb #7b9407c2

@@ -9,7 +9,8 @@ from pathlib import Path
 from fastai.vision.all import L, Learner
 
 from segbook.callbacks import (
-    Checkpoint, History, SeedEpochs, best_keeper, load_checkpoint, one_cycle, run_identity,
+    Checkpoint, History, SeedEpochs, StopDiverged, best_keeper, load_checkpoint, one_cycle,
+    run_identity,
 )
 from .learner_checks import check_run, learning_rates, table_columns
 
@@ -30,9 +31,10 @@ def train_segmenter(
 ) -> History: # one row per epoch of the whole run: train_loss, valid_loss, metrics
     """Train with a checkpoint after each epoch; a resumed run ends as the unbroken one.
 
-    Raises SegbookError before any work: nothing to resume, a checkpoint of another run, `epochs`
-    below 1, a rate that is no positive number, a callback that watches no column of the table,
-    and ReduceLROnPlateau with one cycle."""
+    A run that diverges is stopped, and says so. Raises SegbookError before any work: nothing to
+    resume, a damaged or another run's checkpoint, `epochs` below 1, a rate that is no positive
+    number, a callback that watches no column of the table, ReduceLROnPlateau with one cycle, and
+    batches of one image where the network normalises over single values."""
     cbs = [o() if isinstance(o, type) else o for o in L(cbs)]
     check_run(learn, epochs, schedule=schedule, resume=resume, folder=folder, cbs=cbs)
     low, high = learning_rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
@@ -47,9 +49,10 @@ def train_segmenter(
     done, history = state.get('done', 0), History(state.get('history', ()), table_columns(learn))
     for o in learn.cbs:
         if isinstance(o, SeedEpochs): o.n = done
+        if isinstance(o, StopDiverged): o.done = done
     for o in cycle: o.done = done
-    check = [] if box is None else [Checkpoint(box, run, done, history, state.get('smooth'),
-        state.get('watched', ()))]
+    watched = state.get('smooth'), state.get('watched', ())
+    check = [] if box is None else [Checkpoint(box, run, done, history, *watched)]
     if done < epochs and not state.get('ended'):
         learn.fit(epochs - done, lr=[h['lr'] for h in learn.opt.hypers], cbs=cycle + check + cbs)
     elif (keep := best_keeper(learn)) and keep.kept: learn.model.load_state_dict(keep.kept[1])

@@ -1,5 +1,6 @@
 "What the files of tests share."
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope='module')
@@ -11,3 +12,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    "A folder with the photos a.jpg and b.png, 6 wide and 4 high"
+    (tmp_path/'photos').mkdir()
+    for n in ('a.jpg', 'b.png'): Image.new('RGB', (6, 4)).save(tmp_path/'photos'/n)
+    return tmp_path/'photos'

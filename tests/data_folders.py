@@ -1,4 +1,6 @@
 "What the tests of data share: a small folder of images and masks, and the message of an error."
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,3 +28,12 @@ def folder(path, n=10, size=(40, 48), valid=2, image=None, mask=None):
 def message(f, *args, **kw):
     with pytest.raises(SegbookError) as e: f(*args, **kw)
     return str(e.value)
+
+
+def coco(file, anns, **kw):
+    "COCO's JSON for the photos a.jpg and b.png, 6 wide and 4 high"
+    d = dict(images=[dict(id=1, file_name='a.jpg', width=6, height=4),
+            dict(id=2, file_name='b.png', width=6, height=4)],
+        categories=[dict(id=5, name='cat'), dict(id=2, name='dog')], annotations=anns)
+    file.write_text(json.dumps({**d, **kw}))
+    return file

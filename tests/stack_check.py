@@ -88,18 +88,63 @@ def reload(folder, file, mask):
     assert res.stdout.split()[-1] == digest(
         mask), 'in a fresh process the model predicts another mask'
 
+def export(learn, file):
+    "What fastai pickles comes back, and answers the same"
+    from fastai.vision.all import load_learner
+    learn.export('learner.pkl')
+    back = load_learner(learn.path/'learner.pkl')
+    with learn.no_bar(), back.no_bar():
+        assert digest(back.predict(file)[0]) == digest(learn.predict(file)[0])
+
+def spawned(folder):
+    "Reading processes that get the data pipeline as a pickle, as on macOS and Windows"
+    cmd = [sys.executable, '-I', '-W', 'ignore', __file__, '--spawn', folder/'scenes']
+    res = subprocess.run(list(map(str, cmd)), capture_output=True, text=True)
+    assert res.returncode == 0 and 'batches' in res.stdout, res.stdout + res.stderr
+
+def read_spawned(path):
+    "The fresh process of `spawned`"
+    import multiprocessing
+    from segbook.data import seg_dataloaders
+    multiprocessing.set_start_method('spawn')
+    dls = seg_dataloaders(path, bs=4, num_workers=1)
+    print(len([x for x, y in dls.train]), 'batches')
+
+def others(folder):
+    "DataLoaders of fastai's own, metrics of fastai, and the refusal of what does not fit masks"
+    from fastai.vision.all import CutMix, DiceMulti, SegmentationDataLoaders, get_image_files
+    from segbook.errors import SegbookError
+    from segbook.learner import MaskCutMix, seg_learner
+    path = folder/'scenes'
+    dls = SegmentationDataLoaders.from_label_func(path, fnames=get_image_files(path/'images'),
+        label_func=lambda f: path/'labels'/f'{f.stem}_P.png', bs=4, num_workers=0,
+        codes=(path/'codes.txt').read_text().split())
+    learn = seg_learner(dls, encoder='resnet18', pretrained=False, metrics=DiceMulti(),
+        path=folder, cbs=MaskCutMix())
+    assert learn.segmenter['ignore_index'] == 11
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+        learn.tta()
+    try: learn.add_cb(CutMix())
+    except SegbookError: return
+    raise AssertionError('CutMix was taken')
+
 def whole_game(folder):
     "Train, predict, save, reload: each needs the one before"
     trained = check('trains two batches on make_scenes', train, folder)
     if not trained: return
     learn, file = trained
+    learn.path = folder
+    check('learn.export and load_learner: the same mask', export, learn, file)
+    check('reading processes that are spawned', spawned, folder)
+    check("fastai's own DataLoaders, metrics and callbacks", others, folder)
     mask = check('predicts a mask of the size of the image', predict, learn, file)
     saved = check('saves without a pickle', save, learn, folder/'model')
     if mask is not None and saved:
         check('reloads, here and in a fresh process: the same mask', reload, saved, file, mask)
 
 def main():
-    names = ('fastai', 'fastcore', 'torch', 'torchvision')
+    names = ('fastai', 'fastcore', 'plum-dispatch', 'torch', 'torchvision')
     print('Python', '.'.join(map(str, sys.version_info[:3])),
         *(f'· {o} {version(o)}' for o in names), flush=True)
     check('nbdev is not installed', without_nbdev)
@@ -110,6 +155,7 @@ def main():
     sys.exit(int(failed > 0))
 
 if __name__ == '__main__':
-    # MODEL IMAGE: the fresh process
-    if len(sys.argv) == 3: print(predict_saved(Path(sys.argv[1]), Path(sys.argv[2])))
+    # MODEL IMAGE, or --spawn FOLDER: the fresh processes
+    if sys.argv[1:2] == ['--spawn']: read_spawned(Path(sys.argv[2]))
+    elif len(sys.argv) == 3: print(predict_saved(Path(sys.argv[1]), Path(sys.argv[2])))
     else: main()

@@ -481,6 +481,232 @@ def test_fix_without_anything_to_keep(tmp_path):
     assert 'No copy was written' in r.note and not (tmp_path/'new').exists()
 
 
+# ---- labels that a mode of Pillow does not show
+
+def alpha(colour, a):
+    "A mask whose label is its transparency: one colour, or grey (None), below `a`."
+    x = np.zeros((*a.shape, 2 if colour is None else 4), np.uint8)
+    x[..., :-1], x[..., -1] = colour or 0, a
+    return x
+
+BW = ['background', 'vessel']
+def inside(i): return (ids(i, (24, 32)) > 1).astype(np.uint8)
+
+def wide(path, mask, codes=BW, **kw):
+    "A folder of 24x32 pixels, in which a smoothed edge is rare."
+    d = folder(path, mask=mask, codes=codes, **kw)
+    for i in range(4):
+        x = np.random.default_rng(i).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+        put(d/'images'/f'a{i}.jpg', x)
+    return d
+
+@pytest.mark.parametrize('colour', [(0, 0, 0), (255, 255, 255), (255, 0, 0), None])
+@pytest.mark.parametrize('ending', ['.png', '.tif'])
+def test_label_in_the_alpha_channel(tmp_path, colour, ending):
+    d = wide(tmp_path/'d', lambda i: inside(i))
+    for i in range(4):
+        (d/'labels'/f'a{i}_P.png').unlink()
+        # one mask is empty, one is full: their alpha is the same everywhere
+        a = [inside(0), inside(1), 0*inside(0), 1 + 0*inside(0)][i]*255
+        put(d/'labels'/f'a{i}_P{ending}', alpha(colour, a))
+    r = look(d)
+    assert not r.ok and 'alpha' in [p.kind for p in r.errors]
+    says(next(p for p in r.errors if p.kind == 'alpha'), 'masks with the label in the alpha '
+        'channel (transparency)', '0 -> 0 (background), 255 -> 1 (vessel)', 'fix=')
+    with pytest.raises(SegbookError, match='alpha channel; expected one channel'):
+        read_mask(d/'labels'/f'a0_P{ending}')
+    out = list(fixed(d).values())
+    assert (out[0] == inside(0)).all() and not out[2].any() and out[3].all()
+
+def test_ids_in_the_alpha_channel(tmp_path):
+    d = wide(tmp_path/'d', lambda i: alpha((9, 9, 9), ids(i, (24, 32))), CODES)
+    says(only(look(d), 'alpha'), 'the alpha holds ids')
+    for i,x in enumerate(fixed(d).values()): assert (x == ids(i, (24, 32))).all()
+
+def test_shapes_of_several_colours_on_a_transparent_ground(tmp_path):
+    "Each mask has one colour; taken alone, the colour would seem to say nothing."
+    cols = [(200, 0, 0), (0, 90, 0)]
+    d = wide(tmp_path/'d', lambda i: alpha(cols[i % 2], inside(i)*255), ['background', 'a', 'b'])
+    (d/'class_dict.csv').write_text('a,200,0,0\nb,0,90,0\n')
+    says(only(look(d), 'rgb'), '(0, 0, 0, 0) -> 0 (background)', '(200, 0, 0) -> 1 (a)',
+        '(0, 90, 0) -> 2 (b)', 'from class_dict.csv')
+    for i,x in enumerate(fixed(d).values()): assert (x == inside(i)*(1 + i % 2)).all()
+
+def test_an_alpha_that_adds_nothing_is_left_out(tmp_path):
+    opaque = lambda i: np.dstack([palette(CODES)[ids(i)], np.full((6, 8), 255, np.uint8)])
+    says(only(look(folder(tmp_path/'d', mask=opaque)), 'rgb'), "segbook's palette")
+
+def in_palette(path, x, colours):
+    im = Image.fromarray(x)
+    im.putpalette(np.uint8(colours).ravel().tolist())
+    im.save(path)
+
+def test_palettes_that_disagree(tmp_path):
+    d = folder(tmp_path/'d', codes=['ground', 'red', 'green'], mask=lambda i: ids(i) % 3)
+    orders = [(0, 1, 2), (0, 2, 1), (2, 1, 0), (0, 1, 2)] # the class of each index
+    cols, true = np.uint8([[0, 0, 0], [255, 0, 0], [0, 255, 0]]), []
+    for i,o in enumerate(orders):
+        true.append(np.array(o)[ids(i) % 3])
+        in_palette(d/'labels'/f'a{i}_P.png', ids(i) % 3, cols[list(o)])
+    p = only(look(d), 'palettes')
+    says(p, '4 masks with a palette whose colours and indices disagree', 'index 0 is (0, 0, 0) in '
+        'a0_P.png and (0, 255, 0) in a2_P.png', 'A GUESS', 'If the indices are right')
+    (d/'label_colors.txt').write_text('0 0 0 ground\n255 0 0 red\n0 255 0 green\n')
+    says(only(look(d), 'palettes'), '(255, 0, 0) -> 1 (red)', 'from label_colors.txt')
+    for x,y in zip(fixed(d).values(), true): assert (x == y).all()
+    out = look(d, fix=tmp_path/'own', mapping={0: 0, 1: 1, 2: 2})
+    assert out.copy.ok and (read_mask(tmp_path/'own'/'labels'/'a1_P.png') == ids(1) % 3).all()
+
+def test_palette_indices_that_are_no_classes(tmp_path):
+    d = folder(tmp_path/'d')
+    table = np.zeros((256, 3), np.uint8)
+    table[[7, 30, 31, 200]] = palette(CODES)
+    for i in range(4):
+        in_palette(d/'labels'/f'a{i}_P.png', np.uint8([7, 30, 31, 200])[ids(i)], table)
+    says(only(look(d), 'palettes'), 'index 200 is no class', "segbook's palette")
+    for i,x in enumerate(fixed(d).values()): assert (x == ids(i)).all()
+
+def test_a_palette_against_the_table_of_the_folder(tmp_path):
+    d = folder(tmp_path/'d', codes=['ground', 'red', 'green'], mask=lambda i: ids(i) % 3)
+    (d/'class_dict.csv').write_text('ground,0,0,0\nred,255,0,0\ngreen,0,255,0\n')
+    for i in range(4):
+        in_palette(d/'labels'/f'a{i}_P.png', ids(i) % 3, [[0, 255, 0], [0, 0, 0], [255, 0, 0]])
+    says(only(look(d), 'palettes'), 'index 0 is (0, 255, 0), which is class 2 (green) from '
+        'class_dict.csv')
+    for i,x in enumerate(fixed(d).values()): assert (x == np.uint8([2, 0, 1])[ids(i) % 3]).all()
+
+def test_greys_that_a_gif_renumbers(tmp_path):
+    "Pillow leaves unused greys out of a GIF: the index 1 is the grey of id 2."
+    d = folder(tmp_path/'d', mask=lambda i: ids(i)//2*2 if i else ids(i))
+    for i in range(1, 4):
+        (d/'labels'/f'a{i}_P.png').unlink()
+        put(d/'labels'/f'a{i}_P.gif', ids(i)//2*2)
+    if (read_mask(d/'labels'/'a1_P.gif') == ids(1)//2*2).all():
+        assert look(d).ok
+        return
+    says(next(iter(look(d).errors)), 'index 1 is the grey of id 2')
+    for i,x in enumerate(fixed(d).values()): assert (x == (ids(i)//2*2 if i else ids(i))).all()
+
+def disc(i, size=60):
+    "A disc with a smoothed edge, as shares of 1."
+    r,c = np.mgrid[:size, :size]
+    return np.clip(size/3 + .5 - np.hypot(r - size/2, c - size/2 - i), 0, 1)
+
+def discs(path, mask, codes=BW):
+    d = folder(path, mask=mask, codes=codes)
+    for i in range(4):
+        x = np.random.default_rng(i).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+        put(d/'images'/f'a{i}.jpg', x)
+    return d
+
+@pytest.mark.parametrize('codes', [BW, [*BW, 'Void']])
+@pytest.mark.parametrize('colours', [False, True])
+def test_smoothed_edges_are_told_in_numbers(tmp_path, codes, colours):
+    def mask(i):
+        x = disc(i)[..., None]
+        x = (x*np.array([200, 0, 0]) + (1 - x)*np.array([0, 90, 10])) if colours else x*255
+        return x.round().astype(np.uint8).squeeze()
+    d = discs(tmp_path/'d', mask, codes)
+    r = look(d, fix=tmp_path/'copy')
+    assert [p.kind for p in r.errors] == ['rgb' if colours else 'ids'], str(r)
+    assert r.copy.ok, r.note
+    between = sum(int(((disc(i) > 0) & (disc(i) < 1)).sum()) for i in range(4))
+    sure = [(disc(i) == 0) | (disc(i) == 1) for i in range(4)]
+    for i in range(4): # green is a little darker than red: the first class
+        x, inner = read_mask(tmp_path/'copy'/'labels'/f'a{i}_P.png'), disc(i) > .5
+        assert (x[sure[i]] == inner[sure[i]]).all()
+        if len(codes) == 3: assert (x[~sure[i]] == 2).mean() > .9
+        else: assert ((x == inner) | (np.abs(disc(i) - .5) < .1)).all()
+    found = int(r.note.split(' pixels (')[0].split()[-1].replace(',', ''))
+    assert .9*between <= found <= between and '4 masks had values between' in r.note
+    assert ('are now Void (id 2)' if len(codes) == 3 else 'are now their nearest class') in r.note
+
+def test_a_class_that_a_mapping_forgets_is_not_moved(tmp_path):
+    "A third colour that fills a region is no smoothed edge."
+    d = wide(tmp_path/'d', lambda i: RGB[ids(i, (24, 32)) % 3], CODES[:3])
+    r = look(d, fix=tmp_path/'copy', mapping={(10, 10, 10): 0, (200, 0, 0): 1})
+    assert r.copy is None and 'No copy was written' in r.note
+    assert '4 values without a class' in r.note
+
+def test_a_rare_class_is_not_taken_for_an_edge(tmp_path):
+    "Eight pixels of 768 are about a hundredth, and white, red and grey are not mixtures."
+    def mask(i):
+        x = np.zeros((24, 32, 3), np.uint8)
+        x[:, 16:] = 255
+        x[:2, :4] = 200, 0, 0
+        return x
+    d = wide(tmp_path/'d', mask, ['background', 'wall', 'door'])
+    r = look(d, fix=tmp_path/'copy')
+    assert (r.copy.class_pixels > 0).all()
+
+def test_an_empty_copy_is_not_called_ok(tmp_path):
+    d = wide(tmp_path/'d', lambda i: np.where(inside(i), 255, 0).astype(np.uint8))
+    r = look(d, fix=tmp_path/'copy', mapping={0: 0, 255: 0})
+    assert r.copy is not None and not r.copy.ok and 'one class' in [p.kind for p in r.copy.errors]
+    assert 'Expected two classes at least' in r.note
+
+def test_deep_colours(tmp_path):
+    "Three channels of 16 bits: colours of 8 bits in disguise, or numbers that are neither."
+    tifffile = pytest.importorskip('tifffile')
+    d = folder(tmp_path/'d')
+    for i in range(4):
+        (d/'labels'/f'a{i}_P.png').unlink()
+        x = palette(CODES)[ids(i)].astype(np.uint16)*257
+        if i == 3: x[0, 0] = 1000, 2000, 3000
+        tifffile.imwrite(d/'labels'/f'a{i}_P.tif', x, photometric='rgb')
+    r = look(d)
+    assert {p.kind for p in r.errors} == {'no ids', 'rgb', '16 bit'}, str(r)
+    assert '16 bits in each of 3 channels, with values up to' in str(r)
+
+@pytest.mark.parametrize('x, part', [(np.stack([ids(0)]*2), '2 pages'),
+        (np.dstack([ids(0)]*5), 'shape (6, 8, 5)')])
+def test_pages_and_bands_of_a_mask(data, x, part):
+    tifffile = pytest.importorskip('tifffile')
+    (data/'labels'/'a0_P.png').unlink()
+    kw = dict(planarconfig='contig') if x.shape[-1] == 5 else {}
+    tifffile.imwrite(data/'labels'/'a0_P.tif', x, photometric='minisblack', **kw)
+    says(only(look(data), 'no ids'), 'a0_P.tif', part)
+
+
+# ---- sets that teach nothing
+
+def test_one_class_only(tmp_path):
+    d = folder(tmp_path/'d', mask=lambda i: np.where(ids(i) == 3, 3, 1).astype(np.uint8))
+    p = look(d).errors[0]
+    assert p.kind == 'one class'
+    says(p, 'All labelled pixels of the 4 masks are wall (id 1)', 'two classes at least')
+    d = folder(tmp_path/'e', codes=['cell', 'Void'], mask=lambda i: (ids(i) > 1).astype(np.uint8))
+    says(only(look(d), 'one class'), '1 class is named beside Void: cell')
+
+@pytest.mark.parametrize('void, part', [((3,), 'validation'), ((0, 1, 2), 'training')])
+@pytest.mark.parametrize('listed', [True, False])
+def test_a_part_of_the_split_that_is_all_void(tmp_path, void, part, listed):
+    d = folder(tmp_path/'d', valid=int(listed),
+        mask=lambda i: np.full((6, 8), 3, np.uint8) if i in void else ids(i))
+    assert np.random.default_rng(42).permutation(4)[0] == 3 # the random split takes the last, too
+    p = next(p for p in look(d).errors if p.kind == 'void part')
+    says(p, f'All pixels of the {part} masks', 'Void (id 3)', 'Name other images in valid.txt')
+    assert ('random split' in p.message) != listed
+    from segbook.data import seg_dataloaders
+    with pytest.raises(SegbookError, match=f'{part} masks are Void'):
+        seg_dataloaders(d, bs=1, num_workers=0, device='cpu')
+
+def test_twins(tmp_path):
+    d = folder(tmp_path/'d')
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        put(d/'images'/f'a{i}.jpg', rng.integers(0, 256, (6, 8, 3)).astype(np.uint8))
+    (d/'images'/'a3.jpg').write_bytes((d/'images'/'a1.jpg').read_bytes())
+    says(only(look(d), 'twins', 'warning'), '1 picture in several files, one to train on and one '
+        'to validate with: a1.jpg and a3.jpg', 'Take the doubles out')
+    assert look(d, valid=['a0.jpg']).problems == [] # both are trained on
+    (d/'valid.txt').unlink()
+    says(only(look(d), 'twins', 'warning'), 'a random split may put one into each part')
+
+def test_few_images(tmp_path):
+    says(only(look(folder(tmp_path/'d', n=2)), 'few images', 'warning'), '1 image to train on')
+
+
 # ---- real folders
 
 @pytest.mark.parametrize('name, n', [('camvid_tiny', 100), ('camvid', 468), ('membranes', 24),

@@ -401,15 +401,10 @@ REFUSED = {'in place, through a view': (Fn(written_through_a_view), 'in place'),
     'taken before': (Fn(seen_before_written), 'in place'),
     'a row set to 0': (Fn(one_row_set, c=nn.Conv2d(1, 1, 3)), "'fill_'"),
     'sums of rows': (Fn(lambda m, x: x.cumsum(2)), "'cumsum'"),
-    'picked rows': (Fn(lambda m, x: x[:, :, [3, 1]]), "'index'"),
-    'rows behind each other': (Fn(lambda m, x: torch.cat([x, x], 2)), "'cat'"),
     'a grid': (Fn(lambda m, x: F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False)),
         'grid_sampler'), 'turned': (Fn(lambda m, x: x.transpose(2, 3)), 'changed places'),
     'rows beside channels': (Fn(lambda m, x: x.expand(1, 3, 8, 8).reshape(1, 1, 24, 8)), 'share a '
-        'dimension'), 'a padding that goes round':
-    (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode='circular')), "layer '0'"),
-    'neighbours from different channels': (Fn(lambda m, x: F.pixel_shuffle(both(m, x), 2),
-            **branches()), "'pixel_shuffle'"), 'channels of an unshuffled map':
+        'dimension'), 'channels of an unshuffled map':
     (Fn(lambda m, x: F.pixel_unshuffle(x, 2)[:, :1]), "'slice'"),
     'values decide': (Fn(lambda m, x: x if x.sum() > 0 else -x), 'values of its input'),}
 

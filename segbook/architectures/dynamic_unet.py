@@ -13,10 +13,11 @@ with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     from fastai.vision.all import DynamicUnet, TensorBase
 
-from ..encoders import find_encoder, timm_encoder, torchvision_encoder
+from ..encoders import find_encoder, sizes_taken, timm_encoder, torchvision_encoder
+from ..errors import SegbookError
 
 # %% auto #0
-__all__ = ['SegUnet', 'dynamic_unet']
+__all__ = ['SegUnet', 'dynamic_unet', 'no_unet']
 
 # %% ../../nbs/architectures/06_dynamic_unet.ipynb #dc2809b3
 class SegUnet(DynamicUnet):
@@ -24,17 +25,31 @@ class SegUnet(DynamicUnet):
     [B,C,H,W].
 
     Source: Ronneberger et al. 2015, arXiv 1505.04597; fastai `vision.models.unet`."""
-    # sides of the image that the encoder accepts: any, or multiples of this many pixels
-    multiple = 1
+    # sides of an image that the encoder takes: multiples of so many pixels, and the least
+    multiple, smallest = 1, 1
+    padding_told = False
 
     def forward(self, x:Tensor) -> Tensor:
         h, w = x.shape[-2:]
-        down, right = -h % self.multiple, -w % self.multiple
-        if down or right: x = nn.functional.pad(x, (0, right, 0, down), mode='replicate')
+        x = self.fitted(x)
         try: out = super().forward(x)[..., :h, :w]
         finally:
             for hook in self.sfs: hook.stored = None
         return out if isinstance(x, TensorBase) else out.as_subclass(Tensor)
+
+    def fitted(self, x:Tensor) -> Tensor:
+        "`x`, continued at its lower and right edge to a size that the encoder takes."
+        h, w = x.shape[-2:]
+        down, right = -h % self.multiple, -w % self.multiple
+        if h + down < self.smallest: down = self.smallest - h
+        if w + right < self.smallest: right = self.smallest - w
+        if not (down or right): return x
+        if not self.padding_told:
+            warnings.warn(f'images of {h}x{w} are continued to {h + down}x{w + right} inside the '
+                f'model, and its answer is cropped: this encoder takes sides of {self.smallest} '
+                f'pixels or more, in steps of {self.multiple}', stacklevel=3)
+            self.padding_told = True
+        return nn.functional.pad(x, (0, right, 0, down), mode='replicate')
 
 # %% ../../nbs/architectures/06_dynamic_unet.ipynb #cc18b788
 def dynamic_unet(
@@ -51,6 +66,17 @@ def dynamic_unet(
     lib, name = find_encoder(encoder)
     make = torchvision_encoder if lib == 'torchvision' else timm_encoder
     body = make(name, in_channels, pretrained)
-    with torch.no_grad(): model = SegUnet(body, n_classes, (128, 96), **kwargs)
-    if hasattr(getattr(body[0], 'net', None), 'patch_embed'): model.multiple = 32
+    try:
+        with torch.no_grad(): model = SegUnet(body, n_classes, (128, 96), **kwargs)
+        model.multiple, model.smallest = sizes_taken(body, in_channels)
+    except (RuntimeError, AssertionError, IndexError, StopIteration, ValueError) as e:
+        raise no_unet(encoder, e) from e
+    if hasattr(getattr(body[0], 'net', None), 'patch_embed'):
+        model.multiple, model.smallest = max(32, model.multiple), max(32, model.smallest)
     return model
+
+def no_unet(encoder, why):
+    "The error for an encoder around which no U-Net can be built."
+    return SegbookError(f"encoder {encoder!r} cannot serve in a U-Net: {str(why).splitlines()[0]}. "
+        "Expected maps that shrink in steps, for images of any size. Cure: an encoder such as "
+        "'resnet34', 'resnet34d' or 'convnext_tiny'")

@@ -4,32 +4,45 @@
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #ef667e5c
 from __future__ import annotations
-import argparse, os
+import argparse, os, re, textwrap
 
 from .. import __version__
 from ..errors import nearest_names
 
 # %% auto #0
-__all__ = ['TRAIN_OPTIONS', 'DEFAULT_BATCH', 'SMALL_SET', 'SMALL_SET_BATCH', 'Parser', 'file_name_argument', 'mapping_argument',
-           'codes_argument', 'as_argument', 'train_parser']
+__all__ = ['TRAIN_OPTIONS', 'LEAST_SIDE', 'MOST_SIDE', 'DEFAULT_BATCH', 'SMALL_SET', 'SMALL_SET_BATCH', 'Parser', 'text_argument',
+           'file_name_argument', 'mapping_argument', 'codes_argument', 'as_argument', 'train_parser']
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #681086d0
 # the arguments of a run, and what they are when not given
 TRAIN_OPTIONS = dict(data='scenes', root=None, images='images', labels='labels', codes=None, n=None,
     size=None, arch='dynamic_unet', encoder='resnet34', pretrained=True, epochs=20, bs=None,
-    lr=1e-3, weights=True, seed=42, workers=None)
+    lr=1e-3, weights=True, seed=42, workers=None, value_range=None)
+
+# pixels of a side that can be trained on
+LEAST_SIDE, MOST_SIDE = 8, 100_000
 
 # images in a batch, or fewer when there are fewer training images than this
 DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH = 8, 160, 4
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #a4562ddb
+def _narrow_text(text) -> str:
+    "The lines of a text, each wrapped to 80 columns; what goes on is indented further."
+    def wrapped(line):
+        indent = line[:len(line) - len(line.lstrip())]
+        return textwrap.wrap(line, 79, subsequent_indent=indent and indent + '    ',
+            break_long_words=False, break_on_hyphens=False) or ['']
+    return '\n'.join(o for line in text.splitlines() for o in wrapped(line))
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #f56b5765
 class Parser(argparse.ArgumentParser):
     "Errors in one line, with the nearest name; returns only the arguments that were given."
     def __init__(self, prog, **kwargs):
-        wide = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26,
-            width=100)
+        narrow = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26,
+            width=80)
+        for k in ('description', 'epilog'): kwargs[k] = _narrow_text(kwargs.get(k) or '')
         super().__init__(prog=prog, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-            formatter_class=wide, **kwargs)
+            formatter_class=narrow, **kwargs)
 
     def error(self, message):
         self.exit(2, f'{self.prog}: error: {message} ({self.prog} --help lists all arguments)\n')
@@ -50,19 +63,41 @@ class Parser(argparse.ArgumentParser):
 def _refuse_value(found, expected):
     raise argparse.ArgumentTypeError(f'found {found!r}, expected {expected}')
 
-def _whole_number(least):
-    "A type of argument: whole numbers from `least` on."
+# %% ../../nbs/workshop/cli/arguments.ipynb #16279bb7
+def _as_whole(s) -> int|None:
+    "The whole number in a text of up to 18 digits; None for any other."
+    return int(s) if re.fullmatch(r'[+-]?\d{1,18}', s.strip()) else None
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #67505435
+def _shortened(s): return s if len(s) <= 60 else f'{s[:50]}... ({len(s)} characters)'
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #e1bf246f
+def _whole_number(least, most=10**6):
+    "A type of argument: whole numbers from `least` to `most`."
     def read(s):
-        if not s.lstrip('+-').isdecimal() or int(s) < least:
-            _refuse_value(s, f'a whole number of at least {least}')
-        return int(s)
+        n = _as_whole(s)
+        long = n is None and s.strip().lstrip('+').isdecimal()
+        if long or n is not None and n > most:
+            _refuse_value(_shortened(s), f'a whole number from {least} to {most:,}')
+        if n is None or n < least:
+            _refuse_value(_shortened(s), f'a whole number of at least {least}')
+        return n
     return read
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #0fe782ac
+def _finite_number(s):
+    "A type of argument: any number but NaN and infinity."
+    try: x = float(s)
+    except ValueError: x = float('nan')
+    return x if abs(x) < 1e300 else _refuse_value(s, 'a number')
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #c38a6f39
 def _rate(s):
     try: x = float(s)
     except ValueError: x = -1
     return x if 0 < x < 1000 else _refuse_value(s, 'a number above 0, such as 1e-3')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #b7217684
 def _true_or_false(s):
     yes, no = ('true', 'yes', 'on', '1'), ('false', 'no', 'off', '0')
     return s.lower() in yes if s.lower() in yes + no else _refuse_value(s, 'true or false')
@@ -70,25 +105,45 @@ def _true_or_false(s):
 # %% ../../nbs/workshop/cli/arguments.ipynb #5ec74903
 def _height_width(s):
     "96,128 or 96x128 as [96, 128]; one number for both."
-    p = s.lower().replace('x', ',').split(',')
-    if len(p) > 2 or not all(o.strip().isdecimal() and int(o) > 0 for o in p):
-        _refuse_value(s, 'height,width in pixels such as 96,128, or one number for both')
-    return [int(p[0]), int(p[-1])]
+    sides = [_as_whole(o) for o in s.lower().replace('x', ',').split(',')]
+    if len(sides) > 2 or not all(o and o > 0 for o in sides):
+        _refuse_value(_shortened(s),
+            'height,width in pixels such as 96,128, or one number for both')
+    if not all(LEAST_SIDE <= o <= MOST_SIDE for o in sides):
+        _refuse_value(s, f'sides of {LEAST_SIDE} to {MOST_SIDE:,} pixels')
+    return [sides[0], sides[-1]]
 
-def file_name_argument(s): return s if s.strip() else _refuse_value(s, 'a name or a path')
+# %% ../../nbs/workshop/cli/arguments.ipynb #98aee62b
+def text_argument(s):
+    "A type of argument: any text with something in it."
+    return s if s.strip() else _refuse_value(s, 'a name or a path')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #f8da9fe4
+def file_name_argument(s):
+    "A type of argument: a name that a file or a folder can have."
+    if '\0' in text_argument(s): _refuse_value(s, 'a name without NUL')
+    if any(len(os.fsencode(o)) > 255 for o in s.split('/')) or len(os.fsencode(s)) > 4000:
+        _refuse_value(_shortened(s), 'a name of up to 255 bytes')
+    if not s.startswith('~') or os.path.lexists(s): return s
+    name = os.path.expanduser(s)
+    if name.startswith('~'):
+        _refuse_value(s, f'a folder: nobody here is called {s.split("/")[0][1:]!r}. Write the path '
+            f'in full, or ./{s} for a name that begins so')
+    return name
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #f139c215
 def mapping_argument(s):
     "VALUE=CLASS with a number, or red,green,blue, for the value."
     v, eq, c = s.partition('=')
-    p = v.split(',')
-    if not eq or not c.strip() or len(p) not in (1, 3) or not all(o.strip().isdecimal() for o in p):
-        _refuse_value(s, 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
-    return (int(v) if len(p) == 1 else tuple(map(int, p)), c.strip())
+    p = [_as_whole(o) for o in v.split(',')]
+    if not c.strip() or len(p) not in (1, 3) or any(o is None or o < 0 for o in p):
+        _refuse_value(_shortened(s), 'VALUE=CLASS such as 255=road, or RED,GREEN,BLUE=CLASS')
+    return (p[0] if len(p) == 1 else tuple(p), c.strip())
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #9acea8a6
 def codes_argument(a):
     "Class names between commas as a list; a file, or None, as it is."
-    if not a.codes or ',' not in a.codes or os.path.exists(a.codes): return a.codes
+    if not a.codes or ',' not in a.codes or os.path.lexists(a.codes): return a.codes
     return [o.strip() for o in a.codes.split(',')]
 
 def as_argument(v):
@@ -114,6 +169,9 @@ def _add_data(group):
         'data folder)')
     group.add_argument('--size', type=_height_width, metavar='H,W',
         help='resize images and masks, in pixels (default: as they are)')
+    group.add_argument('--value-range', type=_finite_number, nargs=2, metavar=('LOW', 'HIGH'),
+        help='the values that mean black and white in images of more than 8 bits (default: found '
+        'over all images)')
     group.add_argument('--n', type=_whole_number(2), metavar='N',
         help='how many pictures to draw, for --data scenes or cells')
 
@@ -140,9 +198,10 @@ def _add_training(group):
         help=f'highest learning rate of the cycle (default: {d["lr"]:g})')
     group.add_argument('--weights', type=_true_or_false, nargs='?', const=True,
         metavar='true|false', help='let rare classes count more in the loss (default: true)')
-    group.add_argument('--seed', type=_whole_number(0), metavar='N', help='weights, order, '
-        f'augmentation and a random split depend on it (default: {d["seed"]})')
-    group.add_argument('--workers', type=_whole_number(0), metavar='N',
+    group.add_argument('--seed', type=_whole_number(0, 2**32 - 1), metavar='N',
+        help='weights, order, augmentation and a random split depend on it '
+        f'(default: {d["seed"]})')
+    group.add_argument('--workers', type=_whole_number(0, 1024), metavar='N',
         help='processes that read images (default: as the machine suggests)')
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #e853e86d
@@ -156,6 +215,7 @@ def _add_output(group):
     group.add_argument('--resume', **folder, help='go on with the run in this folder, which was '
         'stopped; its own arguments hold, and different ones are an error')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #1f06a6f2
 def train_parser() -> Parser:
     "The parser of `segbook_train`."
     p = Parser('segbook_train', description='Train a segmenter on a folder of images and masks, '

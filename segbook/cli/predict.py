@@ -4,16 +4,19 @@
 
 # %% ../../nbs/workshop/cli/predict.ipynb #367a5ed3
 from __future__ import annotations
-import glob
+import errno, glob, hashlib, os
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from .arguments import Parser, file_name_argument
+from .arguments import Parser, file_name_argument, text_argument
 from .terminal import guarded, tell
-from ..errors import SegbookError, nearest_names
-from ..files import check_writable, image_files, replace_file
+from ..errors import SegbookError, counted, nearest_names, printable
+from ..files import check_writable, clear_leftovers, locked, replace_file
 from ..interpretation import overlay_figure
+from ..masks.listing import list_folder
 
 # %% auto #0
 __all__ = ['segbook_predict']
@@ -22,107 +25,190 @@ __all__ = ['segbook_predict']
 def _named_by(name) -> tuple[list[Path], str]:
     "Image files that one name means (file, folder, pattern), and what is wrong if there are none."
     p = Path(name)
-    if p.is_dir(): return image_files(p), 'is a folder without images'
+    if p.is_dir():
+        there = list_folder(p)
+        if text := there.told(harm=True): tell('segbook_predict', f'left out of {p}: {text}')
+        return there.files, 'is a folder without images'
     if p.exists(): return [p], ''
     if glob.has_magic(name):
         return [Path(o) for o in sorted(glob.glob(name, recursive=True))
             if Path(o).is_file()], 'matches no file'
+    if p.is_symlink(): return [], 'is a link that leads nowhere'
     there = [o.name for o in p.parent.iterdir()] if p.parent.is_dir() else []
     near = nearest_names(p.name, there, 1, .6)
     cure = f'; did you mean {p.parent/near[0]}?' if near and (len(near) < len(there)
         or len(there) == 1) else ''
     return [], 'does not exist' + cure
 
+# %% ../../nbs/workshop/cli/predict.ipynb #ed73f0f4
 def _image_files(names) -> tuple[list[Path], list[str]]:
     "The image files that `names` mean, each once, and what could not be found."
-    found = {name: _named_by(name) for name in names}
+    found = {}
+    for name in names:
+        try: found[name] = _named_by(name)
+        except (OSError, ValueError) as e:
+            found[name] = [], f'cannot be looked at ({getattr(e, "strerror", None) or e})'
     files = [f for fs, _ in found.values() for f in fs]
-    lost = [f'{name} {why}' for name, (fs, why) in found.items() if not fs]
-    return list({f.resolve(): f for f in reversed(files)}.values())[::-1], lost
+    lost = [f'{printable(name)} {why}' for name, (fs, why) in found.items() if not fs]
+    return list({os.path.realpath(f): f for f in reversed(files)}.values())[::-1], lost
 
 # %% ../../nbs/workshop/cli/predict.ipynb #c2a8f24f
+def _short(name, most=200) -> str:
+    "A name that leaves room for an ending: cut, with a mark of the whole, if it is too long."
+    b = os.fsencode(name)
+    if len(b) <= most: return name
+    return f'{b[:most - 50].decode("utf-8", "ignore")}-{hashlib.sha256(b).hexdigest()[:8]}'
+
+# %% ../../nbs/workshop/cli/predict.ipynb #0fbd59d3
 def _base_names(files) -> list[str]:
     "A name for the outputs of each file: its stem; where two share it, with folder or ending."
     def longer(f, i):
-        folder, ending = f.resolve().parent.name, f.suffix[1:]
+        folder, ending = Path(os.path.realpath(f)).parent.name, f.suffix[1:]
         return (f.stem, f'{f.stem}_{ending}', f'{folder}_{f.stem}',
             f'{folder}_{f.stem}_{ending}')[i]
     stems = [f.stem.lower() for f in files]
     for i in range(4):
         names = [longer(f, i if stems.count(f.stem.lower()) > 1 else 0) for f in files]
-        if len({o.lower() for o in names}) == len(files): return names
+        if len({o.lower() for o in names}) == len(files): return list(map(_short, names))
     raise SegbookError(f'these images would all be called {files[0].stem}, and no folder or ending '
         'tells them apart. Cure: predict them in two calls with different --out')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #d3ca90b2
-def _predict_one(model, file, base, out):
-    "Write mask and overlay of one image; returns what is seen in it."
+def _write_mask(mask, file):
+    "The ids as a PNG of 8 bits, or of 16 where there are more classes."
     from PIL import Image
+    x = mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)
+    replace_file(file, lambda f: Image.fromarray(x).save(f, format='PNG'))
+
+# %% ../../nbs/workshop/cli/predict.ipynb #3ac420cb
+def _write_overlay(model, file, mask, out):
+    "The picture for looking at."
     from segbook.data.images import read_image
-    mask = model.predict(file).numpy().astype(np.uint8)
-    x = read_image(file)
-    fig = overlay_figure(x if x.shape[-1] in (1, 3) else x[..., :3], mask, model.codes)
-    replace_file(out/f'{base}_mask.png', lambda f: Image.fromarray(mask).save(f, format='PNG'))
-    replace_file(out/f'{base}_overlay.png', lambda f: fig.savefig(f, format='png'))
+    x = read_image(file, value_range=model.segmenter.get('value_range'))
+    if x.shape[-1] not in (1, 3): x = x[..., :3 if x.shape[-1] > 3 else 1]
+    fig = overlay_figure(x, mask, model.codes)
+    replace_file(out, lambda f: fig.savefig(f, format='png'))
+
+# %% ../../nbs/workshop/cli/predict.ipynb #025ab96b
+def _shares_told(mask, codes) -> str:
+    "What is seen in a mask, in words."
     ids, n = np.unique(mask, return_counts=True)
     top = sorted(zip(n, ids), key=lambda o: -o[0])
-    shares = ', '.join(f'{model.codes[k]} {c/mask.size:.0%}' for c, k in top[:4])
+    shares = ', '.join(f'{printable(codes[k])} {c/mask.size:.0%}' for c, k in top[:4])
     return f'{mask.shape[0]}x{mask.shape[1]}: {shares}' + (' ...' if len(top) > 4 else '')
+
+# %% ../../nbs/workshop/cli/predict.ipynb #bf90b1ec
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+# %% ../../nbs/workshop/cli/predict.ipynb #2b54e591
+@dataclass
+class _Batch:
+    "The images of one call: what is written, and what could not be."
+    model: object
+    out: Path
+    signals: object
+    lost: list = field(default_factory=list)
+    n: int = 0
+
+    def attempt(self, work, what):
+        "The result of `work`; None, and a line more in `lost`, when it fails."
+        try: return work()
+        except Exception as e:
+            self.signals.ask()  # a library may have taken a signal to stop for its own error
+            if isinstance(e, BrokenPipeError) or getattr(e, 'errno', None) in _NO_ROOM: raise
+            kind = '' if isinstance(e, SegbookError) else f'{type(e).__name__}: '
+            self.lost.append(f'{what}: {kind}{e}')
+
+    def predict(self, file, base):
+        "Write mask and overlay of one image; the line that tells of it, or None."
+        name = printable(file.name)
+        paths = [self.out/f'{base}_{o}.png' for o in ('mask', 'overlay')]
+        mask = self.attempt(lambda: self.model.predict(file).numpy(), f'{name} was left out')
+        if mask is None or self.attempt(lambda: _write_mask(mask, paths[0]) or 1,
+                f'{name} was left out') is None: return
+        self.n += 1
+        self.attempt(lambda: _write_overlay(self.model, file, mask, paths[1]),
+            f'the mask of {name} is written, its overlay is not')
+        return f'{name} -> {printable(paths[0].name)}, {_shares_told(mask, self.model.codes)}'
 
 # %% ../../nbs/workshop/cli/predict.ipynb #ac4570cf
 def _check_targets(files, bases, out, overwrite):
     "Raise a SegbookError when an output would replace something."
     targets = [out/f'{b}_{o}.png' for b in bases for o in ('mask', 'overlay')]
-    if out.exists() and not out.is_dir():
+    if os.path.lexists(out) and not out.is_dir():
         raise SegbookError(f'--out {out} is a file; expected a folder. Cure: another --out')
-    if mine := {o.resolve() for o in targets} & {f.resolve() for f in files}:
-        raise SegbookError(f'the output would replace the image {min(mine).name}. Cure: another '
-            '--out')
-    there = [o for o in targets if o.exists()]
+    real = {os.path.realpath(o): o for o in targets}
+    if mine := real.keys() & set(map(os.path.realpath, files)):
+        raise SegbookError(f'the output would replace the image {real[min(mine)].name}. Cure: '
+            'another --out')
+    there = [o for o in targets if os.path.lexists(o)]
     if there and not overwrite:
         more = f' and {len(there)-1} more' if len(there) > 1 else ''
         raise SegbookError(f'{there[0]}{more} exist already, and nothing is overwritten. '
             'Cure: --overwrite, or another --out')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #a5aae212
-def _predict(a, signals):
-    "The body of `segbook_predict`."
+def _predict(a, signals, done) -> int:
+    "The body of `segbook_predict`; `done` is told the batch as soon as there is one."
     files, lost = _image_files(a['image'])
-    out, bases, n = Path(a['out']), _base_names(files), 0
+    out, bases = Path(a['out']), _base_names(files)
     _check_targets(files, bases, out, 'overwrite' in a)
-    if files:
-        import torch
-        from segbook.export import load_segmenter
-        model = load_segmenter(a['model'], 'cuda' if torch.cuda.is_available() else 'cpu')
-        check_writable(out)
-        out.mkdir(parents=True, exist_ok=True)
-    for i, (f, b) in enumerate(zip(files, bases), 1):
-        try:
-            print(f'{i}/{len(files)} {f.name} -> {b}_mask.png, {_predict_one(model, f, b, out)}')
-            n += 1
-        except (SegbookError, MemoryError, RuntimeError) as e:
-            lost.append(f'{f.name} was left out: {e}')
-    if n: print(f'{n} of {len(files)} images: masks and overlays in {out}')
+    if files: _predict_files(a, files, bases, done, _Batch(None, out, signals, lost))
     for o in lost: tell('segbook_predict', f'error: {o}')
     return int(bool(lost))
 
-# %% ../../nbs/workshop/cli/predict.ipynb #fba1cec5
-def segbook_predict(
-    args:list[str]|None=None, # arguments of the command line; None: those of this process
-) -> int: # exit code: 0, 1 when an image could not be read, 2 for arguments that cannot be used
-    "Write the masks of images: the command `segbook_predict`."
+# %% ../../nbs/workshop/cli/predict.ipynb #b205ae89
+def _predict_files(a, files, bases, done, batch):
+    "Write the masks of the files, one after the other, into a folder that is ours meanwhile."
+    import torch
+    from segbook.export import load_segmenter
+    out = batch.out
+    batch.model = load_segmenter(a['model'], 'cuda' if torch.cuda.is_available() else 'cpu')
+    check_writable(out)
+    made = [o for o in (out, *out.parents) if not o.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        clear_leftovers(out)
+        with locked(out/'predictions'):
+            _check_targets(files, bases, out, 'overwrite' in a)
+            done.append((batch, len(files)))
+            for i, (f, b) in enumerate(zip(files, bases), 1):
+                batch.signals.ask()
+                if line := batch.predict(f, b): print(f'{i}/{len(files)} {line}')
+        if batch.n: print(f'{batch.n} of {len(files)} images: masks and overlays in {out}')
+    finally:
+        for o in made:
+            with suppress(OSError): o.rmdir()  # only if nothing is in it
+
+# %% ../../nbs/workshop/cli/predict.ipynb #8effe2b1
+def _predict_parser() -> Parser:
+    "The parser of `segbook_predict`."
     p = Parser('segbook_predict', description='Let a trained segmenter draw the masks of images: '
         'NAME_mask.png holds a class id for each pixel, NAME_overlay.png is for looking at.',
         epilog='examples:\n  segbook_predict runs/mine photo.jpg\n  segbook_predict runs/mine '
         'photos/ "more/*.png" --out masks')
     p.add_argument('model', type=file_name_argument, metavar='MODEL',
         help='folder of a finished run, or its folder model/')
-    p.add_argument('image', type=file_name_argument, nargs='+', metavar='IMAGE',
+    p.add_argument('image', type=text_argument, nargs='+', metavar='IMAGE',
         help='image files, folders of images, or patterns such as "photos/*.jpg"')
     p.add_argument('--out', type=file_name_argument, default='predictions', metavar='FOLDER',
         help='where to write (default: predictions)')
     p.add_argument('--overwrite', action='store_true', help='replace masks and overlays of the '
         'same names')
-    try: a = p.given(args)
+    return p
+
+# %% ../../nbs/workshop/cli/predict.ipynb #fba1cec5
+def segbook_predict(
+    args:list[str]|None=None, # arguments of the command line; None: those of this process
+) -> int: # exit code: 0, 1 when an image could not be read, 2 for arguments that cannot be used
+    "Write the masks of images: the command `segbook_predict`."
+    try: a = _predict_parser().given(args)
     except SystemExit as e: return e.code or 0
-    return guarded('segbook_predict', lambda signals: _predict(a, signals), last=args is None)
+    done = []
+    def stopped(signals):
+        if not done: return 'Nothing was written.'
+        batch, n = done[0]
+        return (f'Of {counted(n, "image")} {batch.n} are written to {batch.out}; call it again '
+            'with --overwrite, or with the others alone')
+    return guarded('segbook_predict', lambda signals: _predict(a, signals, done), stopped,
+        last=args is None)

@@ -4,32 +4,35 @@
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #b23aa0d1
 from __future__ import annotations
-import json, os, shlex
-from contextlib import contextmanager
+import json, os, platform, shlex
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from .. import __version__
 from .arguments import TRAIN_OPTIONS, as_argument
 from ..errors import SegbookError, listed
-from ..files import check_writable, write_csv, write_text
+from ..files import check_writable, clear_leftovers, write_csv, write_text
+from ..model_facts import check_run_facts
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'CHECKPOINT_FILES', 'clear_run', 'new_run', 'old_run', 'locked_folder', 'check_space', 'run_facts',
-           'date_text', 'save_run', 'save_metrics']
+__all__ = ['OWN_FILES', 'ENDED', 'CHECKPOINT_FILES', 'clear_run', 'check_out', 'run_mark', 'new_run', 'old_run', 'locked_folder',
+           'make_folders', 'check_space', 'run_facts', 'date_text', 'process_facts', 'save_run', 'save_metrics']
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #1142dcc2
 OWN_FILES = ('results.png', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors',
     'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt')
+ENDED = 'finished', 'diverged' # states of a run that cannot go on
 CHECKPOINT_FILES = tuple(o for o in OWN_FILES if o.startswith('checkpoint'))
 
 def clear_run(out, names=OWN_FILES):
-    "Remove our own files from `out`, and the folders that are empty then."
-    for o in names:
-        for f in (out/o, out/f'{o}.partial'): f.unlink(missing_ok=True)
+    """Remove our own files from `out`, what killed processes left of them, and the folders that are
+    empty then."""
+    for o in names: (out/o).unlink(missing_ok=True)
+    clear_leftovers(out)
     for o in {str(Path(n).parent) for n in names} - {'.'}:
-        try: (out/o).rmdir()
-        except OSError: pass  # it holds something else
+        if (out/o).is_dir(): clear_leftovers(out/o)
+        with suppress(OSError): (out/o).rmdir()  # unless it holds something else
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #2d47f4e1
 def _read_run(out) -> dict|None:
@@ -37,7 +40,8 @@ def _read_run(out) -> dict|None:
     try: run = json.loads((out/'run.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return None
     if not isinstance(run, dict) or not isinstance(run.get('arguments'), dict): return None
-    return run if 'segbook' in run.get('versions', {}) else None
+    versions = run.get('versions')
+    return run if isinstance(versions, dict) and 'segbook' in versions else None
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #0d1f895c
 def _refuse_foreign(out):
@@ -52,27 +56,52 @@ def _cures(out, run):
     "What can be done about a folder `out` that is not empty; `run` is the run in it, or None."
     yield 'another --out'
     if run: yield '--overwrite to replace the run in it'
-    if run and run.get('status') != 'finished':
+    if run and run.get('status') not in ENDED:
         yield f'segbook_train --resume {shlex.quote(str(out))} to go on with that run'
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #a6cc1270
-def _check_out(out, overwrite):
-    "Raise a SegbookError unless a new run may write to `out`."
-    if out.exists() and not out.is_dir():
+def _what_is_there(out) -> list:
+    "Names in the folder `out`, but for what a run leaves that was killed at its first file."
+    try:
+        is_file = out.exists() and not out.is_dir()
+        names = sorted(o.name for o in out.iterdir()) if out.exists() and not is_file else []
+    except (OSError, RuntimeError, ValueError) as e:
+        raise SegbookError(f'the output folder {out} cannot be looked at: '
+            f'{getattr(e, "strerror", None) or e}. Cure: another --out') from e
+    if is_file:
         raise SegbookError(f'--out {out} is a file; expected the name of a new folder. Cure: '
             'another --out')
-    there = sorted(o.name for o in out.iterdir()) if out.exists() else []
-    if there:
+    return [o for o in names if o != '.lock' and not o.startswith('.run.json.')]
+
+def _state_text(out, run) -> str:
+    "What becomes of a run that says that it is running: its lock tells whether it is."
+    if not run or run.get('status') != 'running': return ''
+    where = run.get('process') if isinstance(run.get('process'), dict) else {}
+    who = f'process {where.get("pid", "?")} on {where.get("host", "?")}'
+    try:
+        with locked_folder(out): return f'; the run in it was killed ({who} is gone)'
+    except SegbookError: return f'; the run in it is still running ({who})'
+
+# %% ../../nbs/workshop/cli/run_folder.ipynb #b627e1aa
+def check_out(out, overwrite):
+    "Raise a SegbookError unless a new run may write to `out`."
+    if there := _what_is_there(out):
         run, names = _read_run(out), listed(there)
         if not overwrite:
             raise SegbookError(f'the output folder {out} is not empty (it holds {names}), and '
-                f'nothing is overwritten. Cure: {", or ".join(_cures(out, run))}')
+                f'nothing is overwritten{_state_text(out, run)}. Cure: '
+                f'{", or ".join(_cures(out, run))}')
         if not run:
             raise SegbookError(f'the output folder {out} holds {names}, but no run.json of '
                 'segbook_train: --overwrite replaces only the files of an earlier run. Cure: '
                 'another --out')
         _refuse_foreign(out)
     check_writable(out)
+
+def run_mark(out) -> bytes|None:
+    "What run.json holds at this moment: another run that writes to `out` changes it."
+    try: return (out/'run.json').read_bytes()
+    except OSError: return None
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #d4244cae
 def new_run(given) -> tuple[Path, dict]:
@@ -83,7 +112,7 @@ def new_run(given) -> tuple[Path, dict]:
         base, i = Path('runs')/(Path(a['data']).name or 'data'), 1
         while (out := base if i == 1 else base.with_name(f'{base.name}-{i}')).exists(): i += 1
     out = Path(out)
-    _check_out(out, overwrite)
+    check_out(out, overwrite)
     return out, dict(status='new', arguments=a, seed=a['seed'], epochs_done=0, duration=0.,
         epoch_seconds=[])
 
@@ -111,21 +140,25 @@ def _resumable(given) -> Path:
     if 'out' in given and Path(given['out']).resolve() != out.resolve():
         raise SegbookError(f'--resume {out} goes on in that folder, and --out {given["out"]} names '
             'another. Cure: leave --out out')
-    if not out.is_dir():
-        raise SegbookError(f'there is nothing to resume: {out} '
-            + ('is a file' if out.exists() else 'does not exist')
-            + '; expected the folder of a run that was stopped')
-    return out
+    why = 'does not exist'
+    try:
+        if out.is_dir(): return out
+        if out.exists(): why = 'is a file'
+    except (OSError, RuntimeError, ValueError) as e:
+        why = f'cannot be looked at ({getattr(e, "strerror", None) or e})'
+    raise SegbookError(f'there is nothing to resume: {out} {why}; expected the folder of a run '
+        'that was stopped')
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #26ded6f0
 def old_run(given) -> tuple[Path, dict]:
     "Folder and description of the run to go on with."
     out = _resumable(given)
     run = _read_run(out)
-    if run is None or set(run['arguments']) != set(TRAIN_OPTIONS):
+    if run is None or not set(run['arguments']) <= set(TRAIN_OPTIONS):
         raise SegbookError(f'there is nothing to resume: {out} has no run.json of this '
             'segbook_train; expected the folder of a run that was stopped')
-    old = run['arguments']
+    check_run_facts(run, out/'run.json')
+    run['arguments'] = old = {**TRAIN_OPTIONS, **run['arguments']}
     if new := _changed_arguments(given, old):
         changes = [f'--{k} was {as_argument(old[k])}, now {as_argument(v)}' for k, v in new.items()]
         raise SegbookError(f'{out} holds a run with other arguments: {"; ".join(changes)}. '
@@ -138,8 +171,15 @@ def old_run(given) -> tuple[Path, dict]:
 def locked_folder(out):
     "Hold `out` for this process; raise a SegbookError when another run writes there."
     from filelock import FileLock, Timeout
-    lock = FileLock(out/'.lock', timeout=0)
-    try: lock.acquire()
+    file, held = out/'.lock', False
+    lock = FileLock(file, timeout=0)
+    try:
+        while not held:
+            lock.acquire()
+            fd = getattr(getattr(lock, '_context', None), 'lock_file_fd', None)
+            with suppress(FileNotFoundError):  # its file was removed by the one that held it before
+                held = fd is None or os.path.samestat(os.fstat(fd), os.stat(file))
+            if not held: lock.release()
     except Timeout:
         raise SegbookError(f'another segbook_train is writing to {out} at this moment. Cure: '
             'wait until it has finished, stop it, or choose another --out') from None
@@ -147,8 +187,17 @@ def locked_folder(out):
         print(f'note: {out} cannot be locked here ({e}); let no other run write to it')
     try: yield
     finally:
+        with suppress(OSError):
+            if held: file.unlink(missing_ok=True)  # while it is held: nobody else's
         lock.release()
-        (out/'.lock').unlink(missing_ok=True)
+
+def make_folders(out, made):
+    "Make `out` and what is missing above it; what this process made goes into the list `made`."
+    for f in reversed([out, *out.parents]):
+        with suppress(FileExistsError):
+            if f.exists(): continue
+            f.mkdir()
+            made.insert(0, f)
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #87a68d80
 def check_space(out, learn):
@@ -175,7 +224,14 @@ def run_facts(learn) -> dict:
 # %% ../../nbs/workshop/cli/run_folder.ipynb #12634683
 def date_text(): return datetime.now().astimezone().isoformat(timespec='seconds')
 
-def save_run(out, run): write_text(out/'run.json', json.dumps(run, indent=1) + '\n')
+def process_facts() -> dict:
+    "Which process is running: with the lock, how a run that was killed is told from a living one."
+    return dict(pid=os.getpid(), host=platform.node())
+
+def save_run(out, run):
+    "Write run.json: what cannot be measured is null, as JSON has no NaN."
+    plain = {k: None if isinstance(v, float) and v != v else v for k, v in run.items()}
+    write_text(out/'run.json', json.dumps(plain, indent=1) + '\n')
 
 def save_metrics(out, history):
     "A row an epoch; nothing in it depends on the clock, so that equal runs leave equal files."

@@ -4,8 +4,8 @@
 
 # %% ../../nbs/workshop/cli/terminal.ipynb #d09e8cde
 from __future__ import annotations
-import os, signal, sys, time, traceback, warnings
-from contextlib import contextmanager
+import errno, os, signal, sys, time, traceback, warnings
+from contextlib import contextmanager, suppress
 
 from ..errors import SegbookError
 
@@ -57,8 +57,8 @@ class _Signals:
 
 # %% ../../nbs/workshop/cli/terminal.ipynb #1d75a7ca
 def tell(prog, text):
-    "A line on standard error, under the name of the command."
-    print(f'{prog}: {text}', file=sys.stderr, flush=True)
+    "A line on standard error, under the name of the command; a terminal that is gone reads none."
+    with suppress(OSError, ValueError): print(f'{prog}: {text}', file=sys.stderr, flush=True)
 
 @contextmanager
 def _without_warnings():
@@ -79,15 +79,25 @@ def _end_of_stopped(prog, signals, text, last):
     if last: os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 141
 
+def _fault_text(e) -> str:
+    "What the system refused, with its cure where there is one."
+    cures = {errno.ENOSPC: 'make room on that disk', errno.EDQUOT: 'make room on that disk',
+        errno.EFBIG: 'a disk that takes larger files, or a higher limit (ulimit -f)',
+        errno.EROFS: 'make that disk writable again', errno.EACCES: 'make it writable again',
+        errno.EPERM: 'make it writable again',
+        errno.ENOENT: 'it was removed while this was running'}
+    cure = cures.get(getattr(e, 'errno', None))
+    return f'{type(e).__name__}: {e}' + (f'. Cure: {cure}' if cure else '')
+
 def _end_of_failed(prog, e, failed):
     "Say what went wrong in a command; its exit code."
     if isinstance(e, SegbookError):
         tell(prog, f'error: {e}')
-        failed(e)
+        if more := failed(e): tell(prog, more)
         return 2
     more = failed(e) or ''
     if isinstance(e, OSError) or 'out of memory' in str(e).lower():
-        tell(prog, f'error: {type(e).__name__}: {e}. {more}'.strip())
+        tell(prog, f'error: {_fault_text(e)}. {more}'.strip())
     else:
         traceback.print_exc()
         tell(prog, f'this is a fault of segbook or of a library it uses, see above. {more}'.strip())
@@ -105,7 +115,10 @@ def guarded(
     for o in (sys.stdout, sys.stderr):
         if hasattr(o, 'reconfigure'): o.reconfigure(errors='replace', line_buffering=True)
     with _Signals(last) as signals, _without_warnings():
-        try: return body(signals)
+        try:
+            code = body(signals)
+            signals.ask()  # when a library has swallowed it
+            return code
         except (_Stopped, KeyboardInterrupt, Exception) as e:
             signals.closing = True
             if signals.signum is None and isinstance(e, KeyboardInterrupt):

@@ -4,7 +4,8 @@
 
 # %% ../../nbs/workshop/cli/train.ipynb #b4d38e27
 from __future__ import annotations
-import hashlib, json, os, shlex, time
+import errno, io, shlex, time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +17,19 @@ from .. import __version__
 from segbook.cli.arguments import (
     DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH, codes_argument, train_parser,
 )
+from segbook.cli.run_data import (
+    TrainingData, check_same_data, file_marks, lasting_arguments, split_mark,
+)
 from segbook.cli.run_folder import (
-    CHECKPOINT_FILES, check_space, clear_run, date_text, locked_folder, new_run, old_run, run_facts,
-    save_metrics, save_run,
+    CHECKPOINT_FILES, ENDED, OWN_FILES, check_out, check_space, clear_run, date_text, locked_folder,
+    make_folders, new_run, old_run, process_facts, run_facts, run_mark, save_metrics, save_run,
 )
 from .terminal import EpochLines, guarded
-from ..errors import SegbookError
+from ..errors import SegbookError, printable
 from ..files import replace_file, write_csv
-from ..interpretation import class_table, evaluate, per_class, results_figure, spread_ranks
+from segbook.interpretation import (
+    class_table, evaluate, per_class, results_figure, score_text, spread_ranks,
+)
 from ..masks.arrays import read_mask
 from ..masks.check import check_masks
 from ..masks.folder import SegFolder
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Run', 'TrainingData', 'segbook_train']
+__all__ = ['Run', 'segbook_train']
 
 # %% ../../nbs/workshop/cli/train.ipynb #0a36b790
 @dataclass
@@ -42,9 +48,14 @@ class Run:
     signals: object # listens for Ctrl-C and its like; `ask` raises when one came
     out: Path | None = None # the folder it writes to
     record: dict | None = None # what its run.json says
-    in_folder: bool = False # does that file stand in the folder already?
+    mark: bytes | None = None # what that file held when the folder was looked at
+    # keeps the folder for this run until its end is noted in it
+    hold: ExitStack = field(default_factory=ExitStack)
+    in_folder: bool = False # is the folder held by this run?
+    saved: bool = False # did this process write to that file?
     made: list = field(default_factory=list) # folders that did not exist before it
     lines: EpochLines | None = None # what it prints an epoch
+    picture: str = '' # what to say of the picture
     before: float = 0. # seconds that the run took before it was resumed
     began: float = field(default_factory=time.monotonic)
 
@@ -52,26 +63,12 @@ class Run:
     def resumed(self): return 'resume' in self.given
 
     def save(self, **news):
-        "Put `news` and the time that has passed into run.json."
+        "Put `news` and the time that has passed into run.json; while it runs, the process too."
         self.record.update(news, duration=round(self.before + time.monotonic() - self.began, 2))
+        self.record.pop('process', None)
+        if self.record['status'] == 'running': self.record['process'] = process_facts()
         save_run(self.out, self.record)
-
-# %% ../../nbs/workshop/cli/train.ipynb #660d8673
-@dataclass
-class TrainingData:
-    "What a run trains on."
-    folder: SegFolder # the images with their masks
-    report: object # what `check_masks` said of them
-    dls: object = None # the DataLoaders made of them
-
-    @property
-    def void_line(self) -> str:
-        "What Void is worth, as a sentence."
-        void, n = self.folder.ignore_index, self.report.class_pixels
-        if void is None: return 'no class is named Void, so every pixel counts'
-        return (f'{self.folder.codes[void]} (id {void}) counts nowhere: '
-            f'{100*n[void]/max(n.sum(), 1):.2f} % of all pixels; the shares above are of the '
-            'others')
+        self.saved = True
 
 # %% ../../nbs/workshop/cli/train.ipynb #a18c71b6
 def _data_folder(a) -> Path:
@@ -87,7 +84,7 @@ def _data_folder(a) -> Path:
     return draw(data_root(a.root)/f'{a.data}_{a.n}', n=a.n)
 
 # %% ../../nbs/workshop/cli/train.ipynb #90b0841f
-def _checked(path, a) -> TrainingData:
+def _checked_data(path, a) -> TrainingData:
     "The folder, after the mask check; raises a SegbookError with everything that must be mended."
     codes = codes_argument(a)
     report = check_masks(path, a.images, a.labels, codes)
@@ -106,30 +103,19 @@ def _batch_size(a, n) -> int:
     if a.bs is not None: return a.bs
     if n >= SMALL_SET: return DEFAULT_BATCH
     bs = min(SMALL_SET_BATCH, n)
-    print(f'batches of {bs}: {n} training images are few, and smaller batches make more steps of '
-        'them (--bs chooses another size)')
+    few = f'{n} training images are few' if n > 1 else 'a single training image is little'
+    print(f'batches of {bs}: {few}, and smaller batches make more steps of them (--bs chooses '
+        'another size)')
     return bs
 
 def _dataloaders(path, a):
     "The DataLoaders that the arguments ask for."
     from segbook.data.loaders import seg_dataloaders
     dls = seg_dataloaders(path, bs=a.bs, size=a.size and tuple(a.size), images=a.images,
-        labels=a.labels, codes=codes_argument(a), seed=a.seed, num_workers=a.workers)
+        labels=a.labels, codes=codes_argument(a), seed=a.seed, num_workers=a.workers,
+        value_range=a.value_range and tuple(a.value_range))
     if a.size: dls.size = tuple(a.size)
     return dls
-
-# %% ../../nbs/workshop/cli/train.ipynb #ada7d980
-def _fingerprint(dls) -> str:
-    "A short number that depends on the class names and on the split of the images."
-    names = [sorted(Path(o).name for o in ds.items) for ds in (dls.train_ds, dls.valid_ds)]
-    return hashlib.sha256(json.dumps([*names, list(dls.vocab)]).encode()).hexdigest()[:16]
-
-def _lasting_arguments(a, path) -> dict:
-    "The arguments, such that they mean the same in another working folder."
-    from segbook.data.sources import DATASETS
-    absolute = lambda o: str(Path(o).resolve()) if o and os.path.exists(o) else o
-    data = a.data if a.data in DATASETS else absolute(path)
-    return {**vars(a), 'data': data, 'root': absolute(a.root), 'codes': absolute(a.codes)}
 
 # %% ../../nbs/workshop/cli/train.ipynb #93de1750
 def _learner(dls, a):
@@ -155,10 +141,14 @@ def _epoch_recorder(run):
             self.check = next(o for o in self.learn.cbs if isinstance(o, Checkpoint))
             n, done = run.record['arguments']['epochs'], self.check.done
             if done: print(f'going on after epoch {done} of {n}')
-            run.lines = EpochLines(n, done, max([-1., *(r['mean_iou'] for r in self.rows())]))
+            run.lines = EpochLines(n, done, self.best())
             self.save()
         def rows(self):
             return [dict(zip(self.check.history.names, r)) for r in self.check.history]
+        def best(self):
+            "The best mean IoU so far, -1 if there is none."
+            epoch = self.check.history.best_epoch('mean_iou')
+            return -1. if epoch is None else self.rows()[epoch]['mean_iou']
         def after_batch(self):
             run.signals.ask()
             what = 'batches' if self.training else 'validation batches'
@@ -179,14 +169,33 @@ def _picture(learn, data, scores, title, rows=5) -> Figure:
     "The picture of a run, from `rows` validation images between the best and the worst."
     from segbook.data.images import read_image
     from segbook.inference import predict_image
-    ids = spread_ranks(scores, rows)
+    ids = spread_ranks(scores, rows) or list(range(min(rows, len(scores))))  # all of them Void
     files = [Path(data.dls.valid_ds.items[i]) for i in ids]
-    images = [x if x.shape[-1] in (1, 3) else x[..., :3] for x in map(read_image, files)]
+    value_range = getattr(data.dls, 'value_range', None)
+    images = [read_image(f, value_range=value_range) for f in files]
+    images = [x[..., :3 if x.shape[-1] >= 3 else 1] for x in images]
     truths = [read_mask(data.folder.label_of(f)) for f in files]
     predictions = [predict_image(learn, f).numpy() for f in files]
     return results_figure(images, truths, predictions, data.folder.codes,
         names=[f.name for f in files], scores=[scores[i] for i in ids], title=title)
 
+# %% ../../nbs/workshop/cli/train.ipynb #9b93a7f0
+_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
+
+def _draw(run, *args) -> str:
+    """Draw the picture of a run and write it; what to say of it. A drawing that fails is told and
+    survived."""
+    try:
+        fig, png = _picture(*args), io.BytesIO()
+        fig.savefig(png, format='png')
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in _DISK: raise
+        why = printable(str(e).strip().split('\n')[0][:200])
+        return f'no picture: drawing failed ({type(e).__name__}: {why}); the rest is complete'
+    replace_file(run.out/'results.png', lambda f: f.write_bytes(png.getvalue()))
+    return f'picture: {run.out/"results.png"}'
+
+# %% ../../nbs/workshop/cli/train.ipynb #960ba235
 def _write_classes(out, table):
     "The table of the classes as a file; what cannot be measured is left empty."
     empty = lambda v: '' if isinstance(v, float) and np.isnan(v) else v
@@ -194,24 +203,35 @@ def _write_classes(out, table):
             *[[empty(v) for v in r.values()] for r in table]])
 
 # %% ../../nbs/workshop/cli/train.ipynb #feb6b892
-def _finish(run, learn, data, history):
-    "Evaluate the best weights and write what a run leaves behind."
+def _write_results(run, learn, data, history) -> tuple:
+    "Evaluate the best weights, and write tables, model and numbers; the table, the image's scores."
     from segbook.export import save_segmenter
     from segbook.losses.base import training_pixels_by_class
-    out = run.out
     confusion, scores = evaluate(learn)
     pixels = training_pixels_by_class(data.dls).sum(0).numpy()
     table = per_class(confusion, data.folder.codes, pixels)
-    miou, acc = confusion.mean_iou(), confusion.pixel_accuracy()
-    save_metrics(out, history)
-    _write_classes(out, table)
-    fig = _picture(learn, data, scores, f'{out.resolve().name}: mean IoU {miou:.3f} over '
-        f'{len(table)} classes, pixel accuracy {acc:.3f}, on {len(scores)} validation images')
-    replace_file(out/'results.png', lambda f: fig.savefig(f, format='png'))
-    save_segmenter(learn, out/'model', overwrite=True, mean_iou=miou, pixel_accuracy=acc)
-    run.save(status='finished', epochs_done=len(history), mean_iou=miou, pixel_accuracy=acc,
-        best_epoch=_epoch_kept(history), finished=date_text())
-    clear_run(out, CHECKPOINT_FILES)
+    measured = lambda v: None if np.isnan(v) else v
+    numbers = dict(mean_iou=measured(confusion.mean_iou()),
+        pixel_accuracy=measured(confusion.pixel_accuracy()))
+    run.signals.ask()
+    save_metrics(run.out, history)
+    _write_classes(run.out, table)
+    save_segmenter(learn, run.out/'model', overwrite=True, **numbers)
+    run.save(epochs_done=len(history), best_epoch=_epoch_kept(history), **numbers)
+    run.signals.ask()
+    return table, scores
+
+# %% ../../nbs/workshop/cli/train.ipynb #60fd6627
+def _finish(run, learn, data, history, status='finished'):
+    "Write what a run leaves behind, the picture last; print the table."
+    run.save(status='running')
+    table, scores = _write_results(run, learn, data, history)
+    miou, acc = (score_text(run.record[k]) for k in ('mean_iou', 'pixel_accuracy'))
+    run.picture = _draw(run, learn, data, scores, f'{run.out.resolve().name}: mean IoU {miou} over '
+        f'{len(table)} classes, pixel accuracy {acc}, on {len(scores)} validation images')
+    run.record['data'].pop('files', None)
+    run.save(status=status, finished=date_text())
+    clear_run(run.out, CHECKPOINT_FILES)
     print(f'\n{class_table(table)}\n{data.void_line}')
 
 # %% ../../nbs/workshop/cli/train.ipynb #7250f6b2
@@ -228,83 +248,130 @@ def _announce(run, a, learn, data):
         + ('' if void is None else f', {codes[void]} among them, which is left out'))
 
 # %% ../../nbs/workshop/cli/train.ipynb #4032b0cf
+def _take_folder(run):
+    "Make the folder, keep it for this run, and write the first file."
+    out = run.out
+    make_folders(out, run.made)
+    run.hold.enter_context(locked_folder(out))
+    if run_mark(out) != run.mark:
+        raise SegbookError(f'another segbook_train has written to {out} in the meantime. Cure: '
+            'another --out')
+    if not run.resumed: check_out(out, 'overwrite' in run.given)
+    run.in_folder = True
+    if run.resumed: return
+    clear_run(out, OWN_FILES if 'overwrite' in run.given else ())
+    run.save(status='running', started=date_text())
+
+# %% ../../nbs/workshop/cli/train.ipynb #52902bb0
+def _diverged(run, why, history) -> SegbookError:
+    "What to say of a run whose numbers went wrong; its checkpoints lead nowhere, so they go."
+    left = (f'{run.out/"model"} holds the weights of epoch {run.record["best_epoch"]}, the best '
+        'sound ones' if history else 'no epoch was finished, so there is no model')
+    if not history:
+        run.record['status'] = 'diverged'
+        clear_run(run.out)
+    lr = run.record['arguments']['lr']
+    return SegbookError(f'training was stopped: {why}; {left}. With the same arguments it would '
+        f'happen again. Cure: a new run with a smaller --lr, such as {lr/10:g}')
+
+# %% ../../nbs/workshop/cli/train.ipynb #71ad9a10
 def _train_in_folder(run, a, learn, data):
-    "Train in the run's folder, which is known to be ours."
+    "Train in the run's folder."
     from segbook.learner import train_segmenter
     out = run.out
-    run.made = [o for o in (out, *out.parents) if not o.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    with locked_folder(out):
-        if not run.resumed:
-            if 'overwrite' in run.given: clear_run(out)
-            run.record.update(status='running', started=date_text())
-            save_run(out, run.record)
-        run.in_folder = True
-        resume = run.resumed and (run.record['epochs_done'] > 0
-            or (out/'checkpoint'/'last.pt').exists())
-        with learn.no_bar(), learn.no_logging():
-            history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume,
-                cbs=[_epoch_recorder(run)])
-        _finish(run, learn, data, history)
+    _take_folder(run)
+    resume = run.resumed and (run.record['epochs_done'] > 0
+        or (out/'checkpoint'/'last.pt').exists())
+    with learn.no_bar(), learn.no_logging():
+        history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume,
+            cbs=[_epoch_recorder(run)])
+    why = learn.stop_diverged.why
+    if history: _finish(run, learn, data, history, 'diverged' if why else 'finished')
+    if why: raise _diverged(run, why, history)
     print(f'\nmodel: {out/"model"} (segbook_predict {shlex.quote(str(out))} IMAGE... --out FOLDER)')
-    print(f'mean IoU {run.record["mean_iou"]:.3f}, pixel accuracy '
-        f'{run.record["pixel_accuracy"]:.3f}, with the weights of epoch '
-        f'{run.record["best_epoch"]} of {a.epochs}\npicture: {out/"results.png"}')
+    print(f'mean IoU {score_text(run.record["mean_iou"])}, pixel accuracy '
+        f'{score_text(run.record["pixel_accuracy"])}, with the weights of epoch '
+        f'{run.record["best_epoch"]} of {a.epochs}\n{run.picture}')
 
 # %% ../../nbs/workshop/cli/train.ipynb #01cce20c
-def _already_finished(run) -> int:
-    "A run that is finished says so, and that is no error."
-    clear_run(run.out, CHECKPOINT_FILES)
+def _already_ended(run) -> int:
+    "A run that is finished says so, and that is no error; one that has diverged cannot go on."
+    with suppress(SegbookError, OSError), locked_folder(run.out):
+        clear_run(run.out, CHECKPOINT_FILES)
+    if run.record['status'] == 'diverged':
+        raise SegbookError(f'the run in {run.out} was stopped because its numbers were no longer '
+            'finite, and would be again: there is nothing to resume. Cure: a new run with a '
+            'smaller --lr and another --out')
+    picture = run.out/'results.png'
     print(f'{run.out} is a finished run of {run.record["arguments"]["epochs"]} epochs: there is '
-        f'nothing to resume.\nmean IoU {run.record["mean_iou"]:.3f}\npicture: '
-        f'{run.out/"results.png"}')
+        f'nothing to resume.\nmean IoU {score_text(run.record.get("mean_iou"))}\n'
+        + (f'picture: {picture}' if picture.exists() else 'no picture'))
     return 0
 
-def _train(run) -> int:
-    "The body of `segbook_train`."
+# %% ../../nbs/workshop/cli/train.ipynb #3026434c
+def _ready_run(run, a) -> tuple:
+    "Data and learner of a run: all that can be wrong is looked at, and nothing is written."
     from segbook.data.checks import n_training_images
-    run.out, run.record = (old_run if run.resumed else new_run)(run.given)
-    run.before = run.record['duration']
-    if run.record['status'] == 'finished': return _already_finished(run)
-    a = SimpleNamespace(**run.record['arguments'])
-    print(f'segbook {__version__}: {"resuming " if run.resumed else ""}{a.data} -> {run.out}')
+    from segbook.learner_checks import check_batch_of_one
     path = _data_folder(a)
-    data = _checked(path, a)
+    data = _checked_data(path, a)
     a.bs = _batch_size(a, n_training_images(data.folder))
     data.dls = _dataloaders(path, a)
-    mark = _fingerprint(data.dls)
-    if run.resumed and run.record['data']['fingerprint'] != mark:
-        raise SegbookError(f'the data in {path} are not those that the run in {run.out} began '
-            'with: other images, another split or other classes. Cure: restore them, or start a '
-            'new run')
+    mark, files = split_mark(data.dls), file_marks(data.folder)
+    if run.resumed: check_same_data(run, path, mark, files)
+    run.signals.ask()
     learn = _learner(data.dls, a)
+    check_batch_of_one(learn)
     check_space(run.out, learn)
     counts = dict(train=len(data.dls.train_ds), valid=len(data.dls.valid_ds))
-    run.record.update(arguments=_lasting_arguments(a, path),
-        data=dict(path=str(path), **counts, fingerprint=mark), **run_facts(learn))
+    run.record.update(arguments=lasting_arguments(a, path),
+        data=dict(path=str(path), **counts, fingerprint=mark, files=files), **run_facts(learn))
+    run.signals.ask()
+    return data, learn
+
+# %% ../../nbs/workshop/cli/train.ipynb #4b820502
+def _train(run) -> int:
+    "The body of `segbook_train`."
+    run.out, run.record = (old_run if run.resumed else new_run)(run.given)
+    run.before, run.mark = run.record['duration'], run_mark(run.out)
+    if run.record['status'] in ENDED: return _already_ended(run)
+    a = SimpleNamespace(**run.record['arguments'])
+    print(f'segbook {__version__}: {"resuming " if run.resumed else ""}{a.data} -> {run.out}')
+    data, learn = _ready_run(run, a)
     _announce(run, a, learn, data)
     _train_in_folder(run, a, learn, data)
     return 0
 
 # %% ../../nbs/workshop/cli/train.ipynb #411d4bcd
+def _note_end(run, status) -> bool:
+    "Put into run.json how the run ended; False where it cannot be written any more."
+    try: run.save(status=status)
+    except OSError: return False
+    return True
+
+# %% ../../nbs/workshop/cli/train.ipynb #11d27a82
 def _kept(run, status) -> str:
     """Note in `run.json` how the run ended; what to say of what is kept, and how to go on.
 
-    Folders that were made for the run and are empty go."""
-    if run.lines: run.lines.wipe()
-    unfinished = run.in_folder and run.record['status'] in ('running', 'interrupted', 'failed')
-    if unfinished and (run.out/'checkpoint'/'last.pt').exists():
-        run.save(status=status)
+    Of a run without a checkpoint nothing stays, nor a folder that was made for it. Nothing is
+    touched that this run does not hold."""
+    if run.lines:
+        with suppress(OSError, ValueError): run.lines.wipe()  # the terminal may be gone
+    ended = run.record['status'] in ENDED if run.record else False
+    if ended and run_mark(run.out): return ''
+    if run.in_folder and (run.out/'checkpoint'/'last.pt').exists():
+        noted = _note_end(run, status)
         n, total = run.record['epochs_done'], run.record['arguments']['epochs']
         kept = f'{n} of {total} epochs are' if n != 1 else f'1 of {total} epochs is'
-        return (f'{kept} kept in {run.out}, with weights, optimiser and scores. Go on with:\n    '
-            f'segbook_train --resume {shlex.quote(str(run.out))}')
-    if run.made:
-        clear_run(run.out)
-        for o in run.made:
-            try: o.rmdir()
-            except OSError: break
-    return '' if run.in_folder else 'Nothing was written.'
+        more = '' if noted else f' ({run.out/"run.json"} could not be written, and still says so)'
+        return (f'{kept} kept in {run.out}, with weights, optimiser and scores{more}. Go on with:\n'
+            f'    segbook_train --resume {shlex.quote(str(run.out))}')
+    with suppress(OSError):
+        if run.in_folder and not run.resumed: clear_run(run.out)
+        run.hold.close()  # its lock is a file there
+        for o in run.made: o.rmdir()  # where nobody else has put anything
+    if not run.saved: return 'Nothing was written.'
+    return '' if ended else 'Nothing is kept: no checkpoint stands in the output folder.'
 
 # %% ../../nbs/workshop/cli/train.ipynb #ba16e208
 def segbook_train(
@@ -320,7 +387,10 @@ def segbook_train(
         run.signals = signals
         return _train(run)
     def failed(e):
-        if not isinstance(e, SegbookError): return _kept(run, 'failed') if run.in_folder else ''
-        if not run.in_folder or not run.resumed: _kept(run, 'failed')
-    return guarded('segbook_train', body, lambda signals: _kept(run, 'interrupted'), failed,
-        args is None)
+        if run.in_folder and (run.saved or not isinstance(e, SegbookError)):
+            return _kept(run, 'failed')
+        if not run.in_folder: _kept(run, 'failed')
+        elif run.record['status'] == 'running': _note_end(run, 'failed')  # of a killed process
+    with run.hold:  # the folder is kept until its end is noted in it
+        return guarded('segbook_train', body, lambda signals: _kept(run, 'interrupted'), failed,
+            args is None)

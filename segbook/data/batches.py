@@ -4,6 +4,7 @@
 
 # %% ../../nbs/workshop/data/batches.ipynb #1e151c49
 from __future__ import annotations
+import random
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ def panel_grid(nrows, ncols, hw, figsize=None, legend=True):
     for ax in axs.flat: ax.axis('off')
     return fig,axs
 
+# %% ../../nbs/workshop/data/batches.ipynb #4b824651
 def _as_picture(x):
     "A [C,H,W] tensor of 0..255 as uint8 [H,W,1 or 3]; of more channels the first three."
     x = x[:3] if len(x) >= 3 else x[:1]
@@ -39,16 +41,17 @@ def _add_legend(fig, codes, *masks):
 # %% ../../nbs/workshop/data/batches.ipynb #165dfe6a
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
-    vocab = ignore_index = channels = size = None
+    vocab = ignore_index = channels = size = value_range = None
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
-        for o in ('vocab', 'ignore_index', 'channels', 'size'): setattr(res, o, getattr(self, o))
+        for o in ('vocab', 'ignore_index', 'channels', 'size', 'value_range'):
+            setattr(res, o, getattr(self, o))
         return res
 
     def _pictures(self, b, n):
-        "The first `n` images and masks of a batch, as they are drawn."
-        xs,ys = [o.detach().cpu() for o in self.decode(b)[:2]]
-        return [_as_picture(x) for x in xs[:n]],ys[:n].numpy()
+        "The first `n` images and masks of a batch, as they are drawn; None for masks it lacks."
+        xs,*ys = [o.detach().cpu() for o in self.decode(b)[:2]]
+        return [_as_picture(x) for x in xs[:n]],ys[0][:n].numpy() if ys else None
 
     def show_batch(self, b=None, max_n=6, ncols=3, alpha=.6, figsize=None, show=True, **kwargs):
         "Draw `max_n` images of a batch under their masks, with a legend of the classes seen."
@@ -56,25 +59,31 @@ class SegDL(TfmdDL):
         if not show: return self._pre_show_batch(b, max_n=max_n)
         xs,ys = self._pictures(b, max_n)
         ncols = min(ncols, len(xs))
-        fig,axs = panel_grid(-(-len(xs)//ncols), ncols, ys.shape[-2:], figsize)
-        for ax,x,y in zip(axs.flat, xs, ys):
-            ax.imshow(overlay(x, y, self.vocab, alpha), interpolation='nearest')
-        _add_legend(fig, self.vocab, ys)
+        fig,axs = panel_grid(-(-len(xs)//ncols), ncols, xs[0].shape[:2], figsize, ys is not None)
+        for i,(ax,x) in enumerate(zip(axs.flat, xs)):
+            if ys is not None: x = overlay(x, ys[i], self.vocab, alpha)
+            ax.imshow(x, cmap='gray', interpolation='nearest')
+        if ys is not None: _add_legend(fig, self.vocab, ys)
 
-    def show_results(self, b, out, max_n=4, figsize=None, **kwargs):
-        "Draw images, their true masks and the predicted ones side by side, with a legend."
+    def show_results(self, b, out, max_n=4, figsize=None, show=True, **kwargs):
+        "Draw images, their true masks if known, and the predicted ones, with a legend."
+        out = out[0] if isinstance(out, (tuple,list)) else out
+        if not show: return super().show_results(b, out, max_n=max_n, show=False)
         xs,ys = self._pictures(b, max_n)
         ps = torch.as_tensor(out).cpu().numpy()[:len(xs)]
-        fig,axs = panel_grid(len(xs), 3, ys.shape[-2:], figsize)
-        for row,x,y,p in zip(axs, xs, ys, ps):
-            pictures = (x, *(overlay(x, m, self.vocab, .6) for m in (y,p)))
+        masks = {'truth': ys, 'prediction': ps} if ys is not None else {'prediction': ps}
+        fig,axs = panel_grid(len(xs), 1+len(masks), ps.shape[-2:], figsize)
+        for i,(row,x) in enumerate(zip(axs, xs)):
+            pictures = (x, *(overlay(x, m[i], self.vocab, .6) for m in masks.values()))
             for ax,o in zip(row, pictures): ax.imshow(o, cmap='gray', interpolation='nearest')
-        for ax,t in zip(axs[0], ('image','truth','prediction')): ax.set_title(t, fontsize=10)
-        _add_legend(fig, self.vocab, ys, ps)
+        for ax,t in zip(axs[0], ('image', *masks)): ax.set_title(t, fontsize=10)
+        _add_legend(fig, self.vocab, *masks.values())
 
 # %% ../../nbs/workshop/data/batches.ipynb #3b543c1c
-def tell_loaders(dls, folder, channels, size):
-    "Give the DataLoaders `dls`, and each of them, what is known of the classes and the images."
+def tell_loaders(dls, folder, channels, size, value_range, seed):
+    "The DataLoaders `dls`, each told what is known of classes and images; their order from `seed`."
     for o in (dls, *dls.loaders):
         o.vocab,o.ignore_index = list(folder.codes),folder.ignore_index
-        o.channels,o.size = channels,size
+        o.channels,o.size,o.value_range = channels,size,value_range
+    dls.train.rng = random.Random(seed)
+    return dls

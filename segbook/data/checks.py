@@ -8,41 +8,43 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from .images import image_shape
 from ..errors import SegbookError, height_width
 from ..masks.arrays import read_mask
-from ..masks.folder import SegFolder
+from ..masks.folder import SegFolder, n_validation_images, random_validation
+from ..reading.facts import EXIF_TURNS, common_channels, common_range, image_facts
 
 # %% auto #0
-__all__ = ['open_folder', 'image_shapes', 'find_size', 'find_channels', 'n_validation_images', 'n_training_images',
+__all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_range', 'set_facts', 'n_training_images',
            'split_indices', 'check_training_set']
 
 # %% ../../nbs/workshop/data/checks.ipynb #9569a382
 def open_folder(path, images, labels, codes, valid):
-    "`path` as SegFolder; images without a mask are left out, and that is said."
+    "`path` as SegFolder; what is left out, and images without a mask, are said."
     if isinstance(path, SegFolder): folder = path
     else: folder = SegFolder(path, images=images, labels=labels, codes=codes, valid=valid)
     if bare := folder.unmatched_images:
         print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a '
             f'mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists '
             'them.')
+    if text := folder.left_out(harm=True): print(f'{folder.path.name}: left out {text}.')
     return folder
 
 # %% ../../nbs/workshop/data/checks.ipynb #3f0f22f9
-def image_shapes(folder):
-    "Shapes of all images; a SegbookError when an image and its mask differ in size."
+def folder_facts(folder, channels=None):
+    "ImageFacts of all images; a SegbookError when an image and its mask differ in size."
     with ThreadPoolExecutor(8) as ex:
-        xs,ys = list(ex.map(image_shape, folder.images)),list(ex.map(image_shape, folder.labels))
-    bad = [(f,x,y) for f,x,y in zip(folder.images, xs, ys) if x[:2] != y[:2]]
+        xs = list(ex.map(lambda f: image_facts(f, channels), folder.images))
+        ys = list(ex.map(image_facts, folder.labels))
+    bad = [(f,x,y) for f,x,y in zip(folder.images, xs, ys) if x.size != y.size]
     if bad:
         f,x,y = bad[0]
         raise SegbookError(f'{len(bad)} of {len(xs)} images differ in size from their masks; '
-            f'{f.name} is {x[0]}x{x[1]} and its mask {y[0]}x{y[1]} (height x width). Expected '
-            'equal sizes: resize those masks with nearest, or the images.')
+            '{} is {}x{} and its mask {}x{} (height x width). '.format(f.name, *x.size, *y.size)
+            + (EXIF_TURNS if x.size == y.size[::-1] and max(x.orientation, y.orientation) > 4 else
+                'Expected equal sizes: resize those masks with nearest, or the images.'))
     return xs
 
+# %% ../../nbs/workshop/data/checks.ipynb #4501ae63
 def find_size(folder, shapes, size):
     "The size to resize to, None when all have it; a SegbookError when they differ without `size`."
     n = Counter(s[:2] for s in shapes).most_common()
@@ -56,36 +58,50 @@ def find_size(folder, shapes, size):
         + f' (height x width), {odd} among the rarest; a batch needs one size. Pass '
         f'size=({n[0][0][0]},{n[0][0][1]}) to resize them all.')
 
+# %% ../../nbs/workshop/data/checks.ipynb #5dee3e39
 def find_channels(folder, shapes, channels):
     "`channels`, or 1 when all images are grey, 3 when some have colour, else what they all have."
     if channels is not None: return int(channels)
     found = {s[2] for s in shapes}
-    if len(found) == 1: return found.pop()
-    if found <= {1,3}: return 3
+    if n := common_channels(found): return n
     raise SegbookError(f'Images with {", ".join(map(str, sorted(found)))} channels in '
         f'{folder.path}; expected one number. Pass channels=..., or save them alike.')
 
-# %% ../../nbs/workshop/data/checks.ipynb #3c87cd7d
-def n_validation_images(n, valid_pct):
-    "How many of `n` images a random split takes for validation: one at least, and never all."
-    return min(n-1, max(1, round(n*valid_pct)))
+# %% ../../nbs/workshop/data/checks.ipynb #40f54517
+def find_range(folder, facts, value_range):
+    "The range of values of a set, or None for that of each type; a SegbookError for NaN."
+    choice = common_range(facts, [f.name for f in folder.images], value_range)
+    if choice.errors:
+        raise SegbookError(f'The images of {folder.path} cannot be trained on: '
+            + ' '.join(text for _,text in choice.errors))
+    if choice.told: print(f'{folder.path.name}: the images are not of 8 bits. {choice.told}')
+    return choice.value_range
 
+# %% ../../nbs/workshop/data/checks.ipynb #2bd4f7b9
+def set_facts(folder, channels, value_range):
+    "Shapes of all images, one number of channels and one range of values for the set."
+    facts = folder_facts(folder, channels)
+    shapes = [(*f.size,f.channels) for f in facts]
+    return shapes,find_channels(folder, shapes, channels),find_range(folder, facts, value_range)
+
+# %% ../../nbs/workshop/data/checks.ipynb #3c87cd7d
 def n_training_images(folder, valid_pct=.2):
     "How many images of `folder` `split_indices` leaves for training."
     n = len(folder.images)
     if folder.valid is None: return n - n_validation_images(n, valid_pct)
     return sum(f.name not in folder.valid for f in folder.images)
 
+# %% ../../nbs/workshop/data/checks.ipynb #a9179770
 def _drawn_for_validation(folder, valid_pct, seed):
     "Indices of a random share of the images, which is said aloud."
     if not 0 < valid_pct < 1:
         raise SegbookError(f'valid_pct={valid_pct}; expected a share between 0 and 1, such as '
             '0.2.')
-    n = len(folder.images)
-    order,k = np.random.default_rng(seed).permutation(n),n_validation_images(n, valid_pct)
+    n,drawn = len(folder.images),random_validation(len(folder.images), valid_pct, seed)
+    k = len(drawn)
     print(f'{folder.path.name}: no valid.txt, so {k} of {n} images are drawn at random for '
         f'validation (seed {seed}).')
-    return set(order[:k].tolist())
+    return drawn
 
 # %% ../../nbs/workshop/data/checks.ipynb #65ec92d6
 def split_indices(folder, valid_pct, seed):
@@ -107,6 +123,7 @@ def split_indices(folder, valid_pct, seed):
             'Take most of the lines out, or delete the file for a random split.')
     return [i for i in range(n) if i not in val],sorted(val)
 
+# %% ../../nbs/workshop/data/checks.ipynb #32eb2bd4
 def _without_image(folder, lost):
     "What to say of names in valid.txt that are not among the images."
     stems = {f.stem:f.name for f in folder.images}
@@ -120,13 +137,16 @@ def _without_image(folder, lost):
 
 # %% ../../nbs/workshop/data/checks.ipynb #75b002cd
 def check_training_set(folder, train, bs, repeat=1, what='images'):
-    "Raise a SegbookError when training would have no batch, or nothing to learn from."
+    """Raise a SegbookError when training would have no batch, nothing to learn from, or nothing to
+    be judged by."""
     if bs < 1: raise SegbookError(f'bs={bs}; expected 1 or more.')
     if bs > (n := len(train)*repeat):
         raise SegbookError(f'Batches of {bs} from {n} training {what}: an incomplete batch is '
             f'dropped, so there would be none at all. Pass bs={n} or less.')
-    v = folder.ignore_index
-    if v is not None and not any((read_mask(folder.labels[i]) != v).any() for i in train):
-        raise SegbookError(f'All pixels of all {len(train)} training masks are {folder.codes[v]} '
-            f'(id {v}): there is nothing to learn from. Expected ids of other classes; '
-            'check_masks(folder) shows what the masks hold.')
+    v, val = folder.ignore_index, sorted({*range(len(folder.images))} - {*train})
+    for part,which,why in ((train,'training','learn from'),(val,'validation','measure with')):
+        if v is None or any((read_mask(folder.labels[i]) != v).any() for i in part): continue
+        raise SegbookError(f'All pixels of all {len(part)} {which} masks are {folder.codes[v]} '
+            f'(id {v}): there is nothing to {why}. Expected ids of other classes; '
+            'check_masks(folder) shows what the masks hold. Choose other images for validation '
+            'with valid=..., or another seed.')

@@ -4,106 +4,50 @@
 
 # %% ../../nbs/workshop/data/download.ipynb #2890954b
 from __future__ import annotations
-import hashlib, os, shutil, sys, tarfile
+import os, shutil, uuid
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from .archives import BROKEN, check_zip, unpack_tar
 from .sources import DATASETS
+from .transfer import TransferError, WrongFile, fetch_file, mismatch
 from ..drawing.cells import make_cells
 from ..drawing.folder import drawn_folder
 from ..drawing.scenes import make_scenes
 from ..errors import SegbookError, nearest_names
-from ..files import NewFolder, write_lines, write_png
+from ..files import NewFolder, locked, write_lines, write_png
 from ..masks.folder import SegFolder
 
 # %% auto #0
 __all__ = ['data_root', 'get_data']
 
-# %% ../../nbs/workshop/data/download.ipynb #78a69615
-def _mismatch(file, src):
-    "What tells that `file` is not the download of `src`; None when nothing does."
-    import pooch
-    size = Path(file).stat().st_size
-    if src.size and size != src.size: return f'has {size:,} bytes, expected {src.size:,}'
-    if src.hash:
-        name,want = src.hash.split(':')
-        got = pooch.file_hash(file, alg=name)
-        if got != want: return f'has {name} {got}, expected {want}'
-    if src.head_md5:
-        with open(file, 'rb') as f: got = hashlib.md5(f.read(1<<20)).hexdigest()
-        if got != src.head_md5:
-            return f'has md5 {got} over its first MiB, expected {src.head_md5}'
-
 # %% ../../nbs/workshop/data/download.ipynb #f31b0e51
 class _NoAnswer(SegbookError):
     "The network, or one address, did not answer."
-
-class _DownloadBar(tqdm):
-    "tqdm's bar, in the form that pooch expects; its last state keeps the true speed."
-    def __init__(self, name):
-        super().__init__(desc=name, unit='B', unit_scale=True, file=sys.stdout, delay=.1)
-    def __bool__(self): return True             # tqdm's own asks for a total first
-    def reset(self, total=None): self.n = 0     # tqdm's own starts the clock anew
 
 def _by_hand(src, file):
     return (f"Put the file there by hand as {file} (it is checked in the same way), or use "
         "data='scenes', which needs no network.")
 
 # %% ../../nbs/workshop/data/download.ipynb #22249af4
-def _download(src, file):
-    "Fetch `src` to the path `file`, checked before it gets that name."
-    import pooch, requests
-    bar = _DownloadBar(src.name)
-    def fetch(url, out, _):
-        pooch.HTTPDownloader(progressbar=bar, timeout=30)(url, out, None)
-        if bad := _mismatch(out, src):
-            raise SegbookError(f'{url} {bad}: a broken transfer, or another file than the one '
-                f'published. Nothing was kept. Try again, or: {_by_hand(src, file)}')
-    log = pooch.get_logger()
-    level = log.level
-    log.setLevel('WARNING')
-    try:
-        pooch.retrieve(src.url, known_hash=None, fname=file.name, path=file.parent,
-            downloader=fetch)
-    except requests.RequestException as e:
-        r = getattr(e, 'response', None)
-        why = (f'answered {r.status_code}' if r is not None else 'did not answer, or broke off '
-            f'({type(e).__name__})')
-        raise _NoAnswer(f'{src.url} {why}; expected {src.file}. {_by_hand(src, file)}') from None
-    except OSError as e:
-        raise SegbookError(f'{file} cannot be written ({e.strerror or e}); expected a folder that '
-            'can be written. Name another with root=... or SEGBOOK_DATA_ROOT.') from e
-    finally:
-        bar.close()
-        log.setLevel(level)
+def _download(src, file, part):
+    "Fetch `src` to the hidden file `part`; the messages speak of `file`."
+    try: fetch_file(src, part)
+    except WrongFile as e:
+        raise SegbookError(f'{src.url} {e}. Try again, or: {_by_hand(src, file)}') from None
+    except TransferError as e:
+        kept = (f' {part.stat().st_size:,} bytes of it are kept: the next try goes on from there.'
+            if part.exists() else '')
+        raise _NoAnswer(
+            f'{src.url} {e}; expected {src.file}.{kept} {_by_hand(src, file)}') from None
 
 # %% ../../nbs/workshop/data/download.ipynb #1aae9a3c
-def _leaves(member):
-    "Would this member of a tar archive lie outside the folder, or be no plain file?"
-    parts = member.name.replace('\\', '/').split('/')
-    away = '..' in parts or member.name.startswith(('/','\\')) or ':' in parts[0]
-    return away or not (member.isreg() or member.isdir())
-
-def _unpack(file, out):
-    "Unpack the tar archive `file` into the folder `out`: plain files and folders inside it alone."
-    try:
-        with tarfile.open(file) as t:
-            if bad := next((m for m in t.getmembers() if _leaves(m)), None):
-                raise SegbookError(f'{file} holds {bad.name!r}, which would lie outside its '
-                    'folder or is no plain file; expected images, masks and codes.txt. Nothing '
-                    'was unpacked: delete that archive.')
-            t.extractall(out, **({'filter':'data'} if hasattr(tarfile, 'data_filter') else {}))
-    except (tarfile.TarError,EOFError,OSError) as e:
-        raise SegbookError(f'{file} cannot be unpacked ({e}); expected a tar archive. Delete it '
-            'and try again.') from e
-
 def _unpack_to(file, tmp):
     "Unpack `file` so that images/, labels/ and codes.txt come to lie in `tmp`."
     box = tmp/'.box'
     box.mkdir()
-    _unpack(file, box)
+    unpack_tar(file, box)
     inner = next((f for f in [box,*sorted(o for o in box.iterdir() if o.is_dir())]
         if (f/'images').is_dir()), box)
     for f in list(inner.iterdir()): f.rename(tmp/f.name)
@@ -114,7 +58,11 @@ def _npz_split(z, split, out, valid):
     "Write one split of MedSegBench's arrays as image files; `valid` gets the validation names."
     xs,ys = z[f'{split}_images'],z[f'{split}_label']
     ys = ys[...,0] if ys.ndim == 4 else ys
-    if len(xs) != len(ys) or xs.shape[1:3] != ys.shape[1:]:
+    if xs.dtype != np.uint8 or ys.dtype.kind not in 'iub':
+        raise SegbookError(f'{split}: images of {xs.dtype} and labels of {ys.dtype}; expected '
+            'uint8, and whole numbers.')
+    if (xs.ndim, ys.ndim) not in ((3,3), (4,3)) or xs.shape[3:] not in ((), (1,), (3,)) or (
+            xs.shape[:3] != ys.shape):
         raise SegbookError(f'{split}: images {xs.shape} and labels {ys.shape} do not belong '
             'together; expected [N,H,W,3] or [N,H,W], and [N,H,W].')
     vals = np.unique(ys)
@@ -127,52 +75,109 @@ def _npz_split(z, split, out, valid):
         write_png((y > 0).astype(np.uint8), out/'labels'/f'{name}_P.png')
         if split == 'val': valid.append(f'{name}.png')
 
+# %% ../../nbs/workshop/data/download.ipynb #a30f6875
 def _npz_to(file, tmp, classes):
     "MedSegBench's npz as a folder: train and val with valid.txt; test in a folder of its own."
     valid = []
+    check_zip(file)
     try:
         with np.load(file, allow_pickle=False) as z:
             for s,out in (('train',tmp),('val',tmp),('test',tmp/'test')):
                 _npz_split(z, s, out, valid)
                 write_lines(out/'codes.txt', classes)
-    except (KeyError,OSError,EOFError) as e:
-        raise SegbookError(f'{file} is not as expected ({e}): arrays train_images, train_label, '
-            'val_..., test_... Delete it and try again.') from e
+    except SegbookError: raise
+    except (KeyError, *BROKEN) as e:
+        raise SegbookError(f'it is not as expected ({e}): arrays train_images, train_label, '
+            'val_..., test_...') from e
     write_lines(tmp/'valid.txt', valid)
 
 # %% ../../nbs/workshop/data/download.ipynb #dab3be18
+def _unpacked(src, file, path, named):
+    "The folder `path`, made from the archive `file`, which the messages call `named`."
+    with NewFolder(path, shared=True) as tmp:
+        try:
+            if src.file.endswith('.npz'): _npz_to(file, tmp, src.classes)
+            else: _unpack_to(file, tmp)
+        except SegbookError as e:
+            raise SegbookError(f'{named} cannot be unpacked: {str(e).rstrip(".")}; expected an '
+                'archive of images, masks and codes.txt. Nothing was unpacked: delete that file if '
+                'it is still there, and try again.') from e
+        try: SegFolder(tmp)
+        except SegbookError as e:
+            raise SegbookError(f'{named} does not unpack to a data folder: {e}') from None
+    return path
+
+# %% ../../nbs/workshop/data/download.ipynb #934dc5a6
+def _fetched(src, path, file, held):
+    "The folder `path` from `file`, which somebody put there, or else from a download."
+    if os.path.lexists(file):
+        if bad := mismatch(file, src):
+            raise SegbookError(f'{file} {bad}; it is not the file published as {src.url}. Delete '
+                'it to download it again.')
+        return _unpacked(src, file, path, file)
+    part = file.with_name(f'.{file.name}{"" if held else "." + uuid.uuid4().hex}.segbook-resume')
+    _download(src, file, part)
+    try: _unpacked(src, part, path, src.url)
+    except SegbookError:
+        part.unlink()
+        raise
+    part.unlink()
+    return path
+
+# %% ../../nbs/workshop/data/download.ipynb #c3893b5c
 def _fetch(src, root):
     "The folder of `src` below `root`: found, or downloaded, checked, unpacked and looked through."
     path,file = root/src.name,root/src.file
-    if path.is_dir(): return SegFolder(path).path
-    mine = not file.exists()
-    if mine: _download(src, file)
-    elif bad := _mismatch(file, src):
-        raise SegbookError(f'{file} {bad}; it is not the file published as {src.url}. Delete it to '
-            'download it again.')
-    with NewFolder(path) as tmp:
-        if file.suffix == '.npz': _npz_to(file, tmp, src.classes)
-        else: _unpack_to(file, tmp)
-        try: SegFolder(tmp)
-        except SegbookError as e:
-            raise SegbookError(f'{file} does not unpack to a data folder: {e}') from None
-    if mine: file.unlink()
-    return path
+    if not _is_folder(path) and os.path.lexists(path):
+        raise SegbookError(f'{path} is there and is no folder; expected the data set '
+            f'{src.name!r}, or nothing. Move it away.')
+    try:
+        if not path.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            with locked(file) as held:
+                # another process may have been faster
+                if not path.is_dir(): return _fetched(src, path, file, held)
+    except OSError as e:
+        raise SegbookError(f'{file} cannot be written ({e.strerror or e}); expected a folder that '
+            'can be written, with room enough. Name another with root=... or '
+            'SEGBOOK_DATA_ROOT.') from e
+    return SegFolder(path).path
 
 # %% ../../nbs/workshop/data/download.ipynb #972af872
+def _is_folder(path):
+    "Whether `path` is a folder; a SegbookError when that cannot be found out."
+    try: return path.is_dir()
+    except OSError as e:
+        raise SegbookError(f'{path} cannot be looked at ({e.strerror}); expected a folder that you '
+            'may read. Check the path and its permissions.') from e
+
+# %% ../../nbs/workshop/data/download.ipynb #2fd882fb
+def _user_path(path):
+    "`path` with ~ as the home folder."
+    try: return Path(path).expanduser()
+    except RuntimeError as e:
+        raise SegbookError(f'{path} names a home folder that is not known here ({e}); expected a '
+            'path. Write it in full.') from e
+
+# %% ../../nbs/workshop/data/download.ipynb #9a615ee2
 def data_root(root=None):
     "`root`, the environment's SEGBOOK_DATA_ROOT, or the user's cache folder."
     if root is None: root = os.environ.get('SEGBOOK_DATA_ROOT')
     if root is None:
         import pooch
         root = pooch.os_cache('segbook')
-    return Path(root).expanduser()
+    return _user_path(root)
 
+# %% ../../nbs/workshop/data/download.ipynb #c5bdec21
 def _local(name, root):
     "The folder `name`, as given or below `root`."
-    for path in (Path(name).expanduser(),root/name):
-        if path.is_dir():
-            if any(path.iterdir()): return path
+    for path in (_user_path(name),root/name):
+        if str(name).strip() and _is_folder(path):
+            try:
+                if any(path.iterdir()): return path
+            except OSError as e:
+                raise SegbookError(f'{path} cannot be read ({e.strerror}); expected a folder with '
+                    'images/, labels/ and codes.txt. Check its permissions.') from e
             raise SegbookError(f'{path} is empty; expected a folder with images/, labels/ and '
                 'codes.txt. Check the path.')
     near = nearest_names(name, DATASETS, 1, cutoff=.6)

@@ -10,100 +10,36 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SegbookError
+from ..reading.pixels import colour_array, fit_channels, unit_range
+from ..reading.stored import StoredImage, open_stored, stored_picture
 
 # %% auto #0
-__all__ = ['read_image', 'image_shape']
-
-# %% ../../nbs/workshop/data/images.ipynb #33be2ed2
-def _unit_range(x, where):
-    "Integers scaled to 0..1 by their type's range, bytes kept, floats in 0..1 kept."
-    if x.dtype == np.uint8: return x
-    if x.dtype == bool: return x.astype(np.uint8)*255
-    lo,hi = float(x.min()),float(x.max())
-    if x.dtype.kind in 'iu':
-        top = 65535 if x.dtype.itemsize > 1 and hi <= 65535 else np.iinfo(x.dtype).max
-        if lo >= 0: return (x/np.float32(top)).astype(np.float32)
-    elif x.dtype.kind == 'f' and lo >= 0 and hi <= 1: return x.astype(np.float32)
-    raise SegbookError(f'{where} holds {x.dtype} values from {lo:g} to {hi:g}; expected 8 or 16 '
-        'bit integers, or floats from 0 to 1. Rescale the file.')
-
-# %% ../../nbs/workshop/data/images.ipynb #bbb1bba4
-_GREY = {'1','L','LA','La','I','F','I;16','I;16B','I;16L','I;16N'} # modes of Pillow
-
-def _pil_array(im, channels, where):
-    "A PIL image as array [H,W,C]."
-    if im.mode in _GREY and im.mode not in ('1','L','LA','La'):
-        x = _unit_range(np.asarray(im), where)
-    elif channels == 4 and im.mode in ('RGBA','RGBX','CMYK'): x = np.asarray(im)
-    else:
-        grey = channels == 1 or channels is None and im.mode in _GREY
-        x = np.asarray(im.convert('L' if grey else 'RGB'))
-    return x[...,None] if x.ndim == 2 else x
-
-# %% ../../nbs/workshop/data/images.ipynb #ecf06456
-def _other_array(file):
-    "A file that PIL cannot read as array: .npy, or .tif with more channels or bits."
-    if file.suffix.lower() == '.npy': return np.load(file, allow_pickle=False)
-    if file.suffix.lower() in ('.tif','.tiff'):
-        import tifffile
-        return tifffile.imread(file)
-
-def _single_page(im): return im.format != 'TIFF' or getattr(im, 'n_frames', 1) == 1
-
-def _load(file, channels):
-    "The array in `file`: [H,W], [H,W,C] or [C,H,W]."
-    if file.suffix.lower() != '.npy':
-        try:
-            with Image.open(file) as im:
-                if _single_page(im): return _pil_array(im, channels, file)
-        except Exception as e: why = e
-    try: x = _other_array(file)
-    except Exception as e: why,x = e,None
-    if x is None:
-        raise SegbookError(f'{file} cannot be read as an image ({why}). Restore it from its '
-            'source, or leave it and its mask out.')
-    return _unit_range(x, file)
-
-# %% ../../nbs/workshop/data/images.ipynb #55fd7051
-def _channels_last(x, channels, where):
-    "[H,W,C] with `channels` channels: grey repeated, alpha dropped, colour averaged to grey."
-    if x.ndim == 2: x = x[...,None]
-    if x.ndim == 3 and x.shape[-1] != channels and (x.shape[0] == channels
-            or x.shape[0] < 16 < x.shape[-1]):
-        x = np.moveaxis(x, 0, -1)
-    n = x.shape[-1]
-    if x.ndim != 3 or n > 64:
-        raise SegbookError(f'{where} has shape {x.shape}; expected [H,W] or [H,W,channels]. Save '
-            'one image a file.')
-    if channels in (None,n): return x
-    if n == 1: return np.repeat(x, channels, -1)
-    if channels == 3 and n == 4: return x[...,:3]
-    if channels == 1 and n == 3: return (x @ np.array([.299,.587,.114]))[...,None].astype(x.dtype)
-    raise SegbookError(f'{where} has {n} channels, asked for {channels}. Pass channels={n}, or '
-        'save all images alike.')
+__all__ = ['read_image']
 
 # %% ../../nbs/workshop/data/images.ipynb #55e45cd3
 def read_image(
     image, # path, PIL image, or numpy array [H,W] or [H,W,C]
     channels: int | None = None, # 1, 3, 4 or more; None: 1 grey, 3 colour, else as the file has it
+    value_range: tuple | None = None, # values that become 0 and 1; None: by the type, floats 0..1
 ) -> np.ndarray: # [H,W,C] uint8, or float32 from 0 to 1
     """Any image as array: 8 bit stays uint8, 16 bit and floats come as 0..1.
 
-    Alpha is dropped and CMYK converted unless `channels=4`. Raises SegbookError for a file that
-    cannot be read, values of no known range, and a number of channels that does not fit."""
+    It is read as a viewer displays it, its EXIF orientation applied. Alpha is dropped and CMYK
+    converted unless `channels=4`. Raises SegbookError for a file that cannot be read, NaN, values
+    of no known range, and a number of channels that does not fit."""
     where = 'the image'
     if isinstance(image, (str,Path)):
         where = Path(image)
-        x = _load(where, channels)
-    elif isinstance(image, Image.Image): x = _pil_array(image, channels, where)
-    else: x = _unit_range(np.asarray(image), where)
-    return _channels_last(x, channels, where)
+        stored = open_stored(where)
+    elif isinstance(image, Image.Image): stored = stored_picture(image)
+    else: stored = _array_at_hand(np.asarray(image))
+    x = unit_range(colour_array(stored, channels, where), where, value_range)
+    return fit_channels(x, channels, where)
 
-# %% ../../nbs/workshop/data/images.ipynb #adfbf31e
-def image_shape(file):
-    "Height, width and channels of an image file, from its header where that will do."
-    try:
-        with Image.open(file) as im:
-            if _single_page(im): return im.height,im.width,1 if im.mode in _GREY else 3
-    except Exception: pass
-    return _channels_last(_load(file, None), None, file).shape
+# %% ../../nbs/workshop/data/images.ipynb #186a094e
+def _array_at_hand(x):
+    "An array of numbers as a StoredImage."
+    if x.dtype.kind not in 'biuf':
+        raise SegbookError(f'the image holds values of dtype {x.dtype}; expected numbers. Pass a '
+            'path, a PIL image or an array.')
+    return StoredImage(x, 'array', 8*x.itemsize, 'array')

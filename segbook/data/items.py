@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from fastai.vision.all import PILImage, PILImageBW, PILMask, TensorImage, Transform
+from fastai.vision.all import (
+    CrossEntropyLossFlat, PILImage, PILImageBW, PILMask, TensorImage, Transform,
+)
 
 from .images import read_image
 from ..errors import SegbookError, height_width
@@ -22,13 +24,16 @@ __all__ = ['OpenImage', 'OpenMask', 'window_transform', 'reading_processes']
 
 # %% ../../nbs/workshop/data/items.ipynb #b19093a8
 class OpenImage(Transform):
-    "A path as PILImage (8-bit RGB), PILImageBW (one channel) or TensorImage (others, 0..255)."
-    def __init__(self, channels):
+    """A path as PILImage (8-bit RGB), PILImageBW (one channel) or TensorImage (others, 0..255).
+
+    `learn.predict` and `test_dl` also hand it images at hand: PIL's, arrays and tensors."""
+    input_types = str,Path,Image.Image,np.ndarray,torch.Tensor # asked by fastai's `infer_idx`
+    def __init__(self, channels, value_range=None):
         super().__init__()
-        self.channels = channels
+        self.channels,self.value_range = channels,value_range
     def encodes(self, o):
-        if not isinstance(o, (str,Path)): return o
-        x = read_image(o, self.channels)
+        if isinstance(o, torch.Tensor): o = o.as_subclass(torch.Tensor).cpu().numpy()
+        x = read_image(o, self.channels, self.value_range)
         whole = x.dtype == np.uint8
         if self.channels == 1:
             return PILImageBW(Image.fromarray(x[...,0] if whole else x[...,0]*np.float32(255)))
@@ -36,11 +41,16 @@ class OpenImage(Transform):
         x = torch.from_numpy(np.moveaxis(x, -1, 0).astype(np.float32))
         return TensorImage(x*(1 if whole else 255))
 
+# %% ../../nbs/workshop/data/items.ipynb #fbe40fb0
 class OpenMask(Transform):
-    "An image's path as PILMask of its class ids, every one of them below the number of classes."
+    """An image's path as PILMask of its class ids, every one of them below the number of classes.
+
+    `loss_func` is for fastai's learners, which ask the data for one: without Void."""
     def __init__(self, folder):
         super().__init__()
+        void = folder.ignore_index
         self.folder = folder
+        self.loss_func = CrossEntropyLossFlat(axis=1, ignore_index=-100 if void is None else void)
     def encodes(self, o):
         if not isinstance(o, (str,Path)): return o
         f,K = self.folder.label_of(o),len(self.folder.codes)
@@ -69,6 +79,7 @@ def _check_crops(crops, size, classes, n):
         raise SegbookError("crop_classes is for crops='positive'; windows of crops='random' lie "
             "anywhere.")
 
+# %% ../../nbs/workshop/data/items.ipynb #16ab7e11
 def window_transform(folder, train, shapes, size, *, crops, classes, n):
     "The transform that cuts windows out of the images `train`, or None without `crops`."
     _check_crops(crops, size, classes, n)

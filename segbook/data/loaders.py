@@ -4,18 +4,17 @@
 
 # %% ../../nbs/03_data.ipynb #b65da923
 from __future__ import annotations
-import random
 
 import torch
 from PIL import Image
 from fastai.vision.all import (
-    AddMaskCodes, DataBlock, DataLoaders, IntToFloatTensor, PILMask, TensorImage, Transform,
+    AddMaskCodes, DataBlock, DataLoaders, IntToFloatTensor, L, PILMask, TensorImage, Transform,
     TransformBlock, aug_transforms,
 )
 
 from .batches import SegDL, tell_loaders
 from segbook.data.checks import (
-    check_training_set, find_channels, find_size, image_shapes, open_folder, split_indices,
+    check_training_set, find_size, open_folder, set_facts, split_indices,
 )
 from .items import OpenImage, OpenMask, reading_processes, window_transform
 
@@ -52,14 +51,14 @@ def mild_tfms(
         flip_vert=flip_vert, **{'max_warp':0., **kw})
 
 # %% ../../nbs/03_data.ipynb #3d505595
-def pair_block(folder, channels, split, item_tfms, batch_tfms):
+def pair_block(folder, channels, split, item_tfms, batch_tfms, value_range=None):
     "The DataBlock of a folder: `split` are the indices of its training and validation images."
     if isinstance(batch_tfms, str) and batch_tfms == 'default': batch_tfms = mild_tfms()
-    x = TransformBlock(type_tfms=[OpenImage(channels)], batch_tfms=IntToFloatTensor)
+    x = TransformBlock(type_tfms=[OpenImage(channels, value_range)], batch_tfms=IntToFloatTensor)
     y = TransformBlock(type_tfms=[OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes),
         batch_tfms=IntToFloatTensor)
     return DataBlock((x,y), splitter=lambda items: split, dl_type=SegDL, item_tfms=item_tfms,
-        batch_tfms=list(batch_tfms or []))
+        batch_tfms=list(L(batch_tfms)))
 
 # %% ../../nbs/03_data.ipynb #1026e438
 def seg_dataloaders(
@@ -74,11 +73,12 @@ def seg_dataloaders(
     valid_pct: float = .2, # share of a random split
     seed: int = 42, # of the random split and of the order of the batches
     channels: int | None = None, # 1 grey, 3 colour (alpha dropped), 4 or more; None: as they are
+    value_range: tuple | None = None, # what becomes 0 and 1; None: by the type, or over the set
     crops: str | None = None, # train on windows: 'random' anywhere, 'positive' where something is
     crops_per_image: int = 1, # windows cut from each training image in an epoch
     crop_classes = None, # for 'positive': names or ids; None: all classes but the commonest
-    item_tfms = None, # further transforms of single items: PILImage and PILMask, or tensors
-    batch_tfms = 'default', # 'default' for `mild_tfms()`, None for none, or a list
+    item_tfms = None, # one or more for single items: PILImage and PILMask, or tensors
+    batch_tfms = 'default', # 'default' for `mild_tfms()`, None for none, or one or more
     num_workers: int | None = None, # reading processes; None: 0 on a CPU, a few for a GPU
     device = None, # where the batches go; None: the GPU if there is one
     val_bs: int | None = None, # images in a validation batch; None for `bs`
@@ -87,17 +87,16 @@ def seg_dataloaders(
 
     Raises SegbookError before training when folder, sizes, split, masks or windows are wrong."""
     folder = open_folder(path, images, labels, codes, valid)
-    (train,val),shapes = split_indices(folder, valid_pct, seed),image_shapes(folder)
+    train,val = split_indices(folder, valid_pct, seed)
+    shapes,channels,value_range = set_facts(folder, channels, value_range)
     window = window_transform(folder, train, shapes, size, crops=crops, classes=crop_classes,
         n=crops_per_image)
-    channels = find_channels(folder, shapes, channels)
     hw = None if window else find_size(folder, shapes, size)
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
-    tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(item_tfms or [])
-    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms)
+    tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(L(item_tfms))
+    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms,
+        value_range)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
-    tell_loaders(dls, folder, channels, hw)
-    dls.train.rng = random.Random(seed)
-    return dls
+    return tell_loaders(dls, folder, channels, hw, value_range, seed)

@@ -25,9 +25,13 @@ def smooth_noise(rng, h, w, r):
 # %% ../../nbs/workshop/drawing/folder.ipynb #59cadc97
 def _is_drawn(path, recipe):
     "True when `path` already holds data of this recipe; a SegbookError when it holds other things."
-    if not path.exists() or path.is_dir() and not any(path.iterdir()): return False
+    try:
+        if not path.exists() or path.is_dir() and not any(path.iterdir()): return False
+    except OSError as e:
+        raise SegbookError(f'{path} cannot be looked at ({e.strerror}); expected the name of a new '
+            'folder, or of one that was drawn here. Give another path.') from e
     try: old = json.loads((path/'recipe.json').read_text())
-    except (OSError,ValueError): old = None
+    except (OSError,ValueError,RecursionError): old = None
     if old == recipe: return True
     raise SegbookError(f'{path} exists and holds '
         + (f'other data, {old}' if old else 'something that was not drawn here')
@@ -42,7 +46,8 @@ def write_drawn(path, recipe, codes, items, valid=None):
     recipe stays as it is."""
     path = Path(path)
     if _is_drawn(path, recipe): return path
-    with NewFolder(path) as tmp:
+    with NewFolder(path, shared=True) as tmp:
+        if _is_drawn(path, recipe): return path  # another process was faster
         for d in ('images','labels'): (tmp/d).mkdir()
         for name,x,y,*instances in items:
             write_png(x, tmp/'images'/f'{name}.png')

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SegbookError
-from ..masks.mask import void_of
+from ..masks.mask import vocab_of, void_of
 
 # %% auto #0
 __all__ = ['pixels_by_class', 'training_pixels_by_class', 'Batch', 'Validator', 'SegLoss', 'negative_log_likelihood', 'sum_dtype',
@@ -75,13 +75,16 @@ def _unknown_ids(mask, K, ignore_index):
 # %% ../../nbs/workshop/losses/base.ipynb #5b3e990f
 def training_pixels_by_class(dls):
     "Pixels of each class in each training mask of DataLoaders, float64 [N,K]; ignored ones are 0."
-    if not hasattr(dls, 'vocab'):
+    codes = vocab_of(dls)
+    if codes is None:
         raise SegbookError('the DataLoaders have no vocab, the list of class names; expected those '
             'of seg_dataloaders, or set dls.vocab = codes')
     if not hasattr(dls, '_segbook_counts'):
-        masks,K,ignore = dls.train_ds.tls[-1],len(dls.vocab),void_of(dls)
+        K,ignore,pairs = len(codes),void_of(dls),dls.train_ds
+        masks = pairs.tls[-1] if hasattr(pairs, 'tls') else None
         def count(i):
-            return pixels_by_class(torch.as_tensor(np.array(masks[i])).long(), K, ignore)
+            mask = pairs[i][-1] if masks is None else masks[i]
+            return pixels_by_class(torch.as_tensor(np.array(mask)).long(), K, ignore)
         with ThreadPoolExecutor(4) as ex:
             dls._segbook_counts = torch.stack(list(ex.map(count, range(len(masks))))).double()
     return dls._segbook_counts
@@ -99,6 +102,7 @@ def _as_reduction(v):
         raise SegbookError(f"reduction is {v!r}; expected 'mean', 'sum' or 'none'")
     return v
 
+# %% ../../nbs/workshop/losses/base.ipynb #4dd8c7d3
 def _as_weight(v):
     "A copy of the class weights as a float tensor, or None."
     if v is None: return None
@@ -109,6 +113,7 @@ def _as_weight(v):
             'class')
     return v
 
+# %% ../../nbs/workshop/losses/base.ipynb #9126bf43
 def _only_class_left(ignore_index, channels):
     "What to say when one of two classes is ignored, or None."
     v = ignore_index
@@ -140,6 +145,7 @@ def _kept_by_counting(t, K, w, ignore_index):
     keep = None if n.sum()==t.numel() else t!=ignore_index
     return keep,n.sum() if w is None else (n*w).sum(),None
 
+# %% ../../nbs/workshop/losses/base.ipynb #23d46a20
 def _kept_without_waiting(t, K, w, ignore_index):
     "The same on a GPU that never waits, and as the third nan if some id is no class, else 0."
     void = torch.zeros_like(t, dtype=torch.bool) if ignore_index is None else t==ignore_index
@@ -148,6 +154,7 @@ def _kept_without_waiting(t, K, w, ignore_index):
     total = keep.sum() if w is None else (w[t.clamp(0, K-1)]*keep).sum()
     return keep,total,torch.where((known | void).all(), 0., torch.nan)
 
+# %% ../../nbs/workshop/losses/base.ipynb #c9e3f1e1
 def _without(x, keep):
     "Logits, 0 where a pixel takes no part; on a CPU only if some of them is not a finite number."
     if x.device.type=='cpu' and x.detach().sum().isfinite(): return x
@@ -272,6 +279,7 @@ def _check_parts(losses, weights):
         raise SegbookError(f'the losses ignore different ids: {found}; give all the same '
             'ignore_index')
 
+# %% ../../nbs/workshop/losses/base.ipynb #a83e32d7
 class _PartSettings(SegLoss):
     "`ignore_index` and `reduction` that are those of `losses`."
     @property
@@ -318,6 +326,9 @@ class CombinedLoss(_PartSettings):
 
     def _of_images(self, logits, mask):
         "[B]: the sum of each image by itself."
+        _check_shapes(logits, mask)
         self.reduction = 'mean'
-        try: return torch.stack([self(x[None], t[None]) for x,t in zip(logits, mask)])
+        try:
+            if not len(mask): return self(logits, mask).expand(0)
+            return torch.stack([self(x[None], t[None]) for x,t in zip(logits, mask)])
         finally: self.reduction = 'none'

@@ -37,7 +37,8 @@ def unet_weight_map(
     if not sigma>0: raise SegbookError(f'sigma is {sigma}; expected a number of pixels above 0')
     reach = int(np.ceil(sigma*np.sqrt(2*np.log(max(abs(w0), 1e-7)/1e-7))))
     res = np.full(ids.shape, base, np.float32)
-    for m,out in zip(ids.reshape(-1, *ids.shape[-2:]), res.reshape(-1, *ids.shape[-2:])):
+    for m,out in zip(*(o if o.ndim==3 else o[None] for o in (ids, res))):
+        if not m.size: continue
         m = np.unique(m, return_inverse=True)[1].reshape(m.shape)+(not (m==0).any())
         d1,d2 = np.full(m.shape, np.inf),np.full(m.shape, np.inf)
         for i,box in enumerate(ndimage.find_objects(m), 1):

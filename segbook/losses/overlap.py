@@ -31,7 +31,8 @@ def _overlap_sums(p, t, keep, squared):
     def per_class(v):
         zeros = v.new_zeros(p.shape[:2], dtype=dtype)
         return zeros.scatter_add(1, ids.flatten(1), v.flatten(1).to(dtype)).to(p.dtype)
-    P = q.sum((2, 3)) if keep is None else torch.einsum('bkhw,bhw->bk', q, k)
+    # no matrix product: it would sum in long chains, and its gradient inside autocast in 16 bits
+    P = (q if keep is None else q*k[:,None]).sum((2, 3))
     return per_class(p.gather(1, ids[:,None])[:,0]*k),P,per_class(k),per_image(k)
 
 # %% ../../nbs/08a_overlap.ipynb #f6b55191
@@ -179,6 +180,7 @@ class LovaszLoss(SegLoss):
         pairs = [self._of_class(of_class[k][i], t==(k if K>1 else 1), keep, hinge=K==1)
             for i,(t,keep) in enumerate(zip(sets(b.ids), sets(b.keep))) for k in range(K)]
         loss,here = (torch.stack(o).view(-1, K) for o in zip(*pairs))
+        if self.reduction=='none': loss,here = loss[:len(b.t)],here[:len(b.t)]
         return mean_over_classes(loss, here, b.w, self.reduction)
 
     def _of_class(self, p, fg, keep, hinge):

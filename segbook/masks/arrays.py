@@ -4,23 +4,26 @@
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #fb02d287
 from __future__ import annotations
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..errors import SegbookError, counted, nearest_names
+from ..errors import SegbookError, composed, counted, nearest_names
+from .channels import NoIds, mask_values
+from ..reading.pixels import colour_array
+from ..reading.stored import open_stored, stored_picture
+from ..reading.failures import NoPicture
 
 # %% auto #0
-__all__ = ['is_tensor', 'mask_array', 'image_array', 'raise_bad_ids', 'codes_for', 'class_id', 'StoredMask', 'bits_of',
-           'open_mask', 'NoIds', 'ids_of', 'read_mask']
+__all__ = ['is_tensor', 'mask_array', 'image_array', 'raise_bad_ids', 'codes_for', 'class_id', 'open_mask', 'ids_of', 'read_mask']
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #9c643b81
 def is_tensor(x):
     "Is it a tensor? Asked without importing torch."
     return hasattr(x, 'detach')
 
+# %% ../../nbs/workshop/masks/arrays.ipynb #38be84cf
 def mask_array(
     mask, # path, PIL image, array or tensor: [H,W], [1,H,W] or [H,W,1]
 ) -> np.ndarray: # [H,W] integers
@@ -43,11 +46,10 @@ def mask_array(
 def image_array(
     image, # path, PIL image, array [H,W] or [H,W,C], or tensor [C,H,W]
 ) -> np.ndarray: # [H,W,3] uint8
-    "Any image as numpy uint8 [H,W,3]."
-    if isinstance(image, (str, Path)): image = Image.open(image)
-    if isinstance(image, Image.Image):
-        image = np.asarray(image if image.mode.startswith('I') or image.mode in ('L', 'F')
-            else image.convert('RGB'))
+    "Any image as numpy uint8 [H,W,3]; files and PIL images turned by their EXIF orientation."
+    if isinstance(image, (str, Path)): image = colour_array(open_stored(image), None, image)
+    elif isinstance(image, Image.Image):
+        image = colour_array(stored_picture(image), None, 'the image')
     elif is_tensor(image):
         image = image.detach().cpu()
         if image.ndim == 3: image = image.permute(1, 2, 0)
@@ -60,6 +62,7 @@ def image_array(
             'channels last.')
     return _as_bytes(x[...,:3] if x.shape[-1] >= 3 else x[...,[0,0,0]])
 
+# %% ../../nbs/workshop/masks/arrays.ipynb #7fcebe78
 def _as_bytes(x):
     "Values of a picture as bytes: floats from 0 to 1, integers from 0 to 255 or 65,535."
     if x.dtype == np.uint8: return x
@@ -101,9 +104,10 @@ def class_id(
     codes, # class names, in the order of their ids
 ) -> int:
     "The id of a class. Raises SegbookError, with the nearest name, when there is no such class."
-    names = [c.lower() for c in codes]
     if isinstance(only, str):
-        if only in codes: return list(codes).index(only)  # as it is written, before any case
+        only, codes = composed(only), [composed(c) for c in codes]
+        names = [c.lower() for c in codes]
+        if only in codes: return codes.index(only)  # as it is written, before any case
         if only.lower() in names: return names.index(only.lower())
         near = nearest_names(only, codes, 1, .6)
         raise SegbookError(f'No class {only!r}'
@@ -113,75 +117,34 @@ def class_id(
         raise SegbookError(f'No class id {only}; expected 0 to {len(codes)-1}: {", ".join(codes)}.')
     return int(only)
 
-# %% ../../nbs/workshop/masks/arrays.ipynb #ef23c30b
-@dataclass
-class StoredMask:
-    "What a mask file holds, before anybody asks whether these are class ids."
-    pixels: np.ndarray # [H,W] as stored (a palette's indices), [H,W,2] with alpha, [H,W,3] colours
-    mode: str # PIL's mode, or 'array'
-    bits: int # of one channel
-    format: str # 'PNG', 'JPEG', ..., or 'array'
-
-def bits_of(im):
-    "Bits a channel of an open PIL image, from the file rather than from PIL's mode."
-    if im.mode == '1': return 1
-    args = str(im.tile[0][3]) if im.tile else ''
-    if im.mode in ('I', 'F') and ';16' not in args: return 32
-    return 16 if ';16' in im.mode or ';16' in args else 8
-
-# %% ../../nbs/workshop/masks/arrays.ipynb #64eab03c
+# %% ../../nbs/workshop/masks/arrays.ipynb #31d87e86
 def open_mask(
-    file:Path,
-) -> StoredMask:
-    "Decode a mask file. Raises whatever its decoder raises."
-    if file.suffix.lower() == '.npy':
-        x = np.load(file, allow_pickle=False)
-        return StoredMask(x, 'array', 8*x.itemsize, 'array')
-    with Image.open(file) as im:
-        mode, bits, form = im.mode, bits_of(im), im.format
-        keep = mode in ('1', 'L', 'P', 'LA', 'PA', 'F') or mode.startswith('I')
-        return StoredMask(np.asarray(im if keep else im.convert('RGB')), mode, bits, form)
+    file, # path of a mask file
+): # StoredImage
+    "Decode a mask file. Raises NoIds for arrays that are no picture, UnreadableFile for the rest."
+    try: return open_stored(file)
+    except NoPicture as e:
+        raise NoIds(e.finding.removeprefix('it ').split(';')[0], 'Save whole ids.') from e
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #939cee3b
-class NoIds(SegbookError):
-    "A mask whose values are no class ids, though its file is whole."
-    def __init__(self, finding, cure):
-        super().__init__(f'{finding}; expected one channel of integer class ids. {cure}')
-        self.finding = finding
-
 def ids_of(
-    stored:StoredMask,
+    stored, # StoredImage of a mask file
 ) -> np.ndarray: # [H,W] integers
     "The class ids of a decoded mask. Raises NoIds for colours, channels, NaN and fractions."
-    x = stored.pixels
-    if stored.mode == 'array' and x.ndim == 3 and 1 in (x.shape[0], x.shape[-1]):
-        x = x[0] if x.shape[0] == 1 else x[...,0]
-    if x.ndim != 2:
-        axis = next((i for i in (0,-1) if x.ndim == 3 and x.dtype.kind in 'biuf'
-            and ((x == 0) | (x == 1)).all() and (x.sum(i) == 1).all()), None)
-        raise NoIds(f'has mode {stored.mode}, shape {x.shape}', 'check_masks(folder) proposes a '
-            'mapping.' if axis is None else f'Its maps are one-hot: save x.argmax({axis}).')
-    if x.dtype.kind == 'f':
-        bad = x[~(np.isfinite(x) & (x == np.round(x)))]
-        if bad.size:
-            raise NoIds(f'has {counted(bad.size, "pixel")} of {x.size:,} with a value that is no '
-                f'whole number, such as {bad[0]:g}', 'Give these pixels the id of Void.')
-        x = x.astype(np.int64)
-    if x.dtype == bool: x = x.astype(np.uint8)
-    if x.dtype.kind not in 'iu': raise NoIds(f'holds values of dtype {x.dtype}', 'Save whole ids.')
-    return x
+    values = mask_values(stored)
+    if values.kind == 'ids': return values.x
+    what = {'alpha': ', with the label in its alpha channel', 'colours': '',
+        'repeated': ', with the same values in each channel'}[values.kind]
+    raise NoIds(f'has mode {stored.mode}, shape {stored.pixels.shape}{what}',
+        'check_masks(folder) proposes a mapping.')
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #52ce395e
 def read_mask(
     file, # path of a mask file
-) -> np.ndarray: # [H,W] integer class ids, as stored
+) -> np.ndarray: # [H,W] integer class ids, as displayed: EXIF orientation applied
     """The ids that a mask file holds: 8 and 16 bit, 1 bit (0 and 1), floats that are whole numbers,
     arrays, and palette files (their indices, not their colours).
 
     Raises SegbookError for files with colours, or that cannot be read."""
-    try: stored = open_mask(Path(file))
-    except Exception as e:
-        raise SegbookError(f'{file} cannot be read as an image ({e}). Restore it from its source, '
-            'or leave it out.') from e
-    try: return ids_of(stored)
+    try: return ids_of(open_mask(file))
     except NoIds as e: raise SegbookError(f'{file} {e}') from None

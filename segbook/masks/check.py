@@ -5,18 +5,20 @@
 # %% ../../nbs/workshop/masks/check.ipynb #7a88ae16
 from __future__ import annotations
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import SegbookError, counted, listed
-from ..files import new_folder
-from .arrays import ids_of, open_mask
-from .folder import SegFolder
-from .mappings import grey_problems, rgb_problems, user_mapping
-from .problems import class_problems, count_files
-from .problems import image_problems, mask_problems, pair_problems
+from ..files import new_folder, write_lines, write_png
+from .folder import SegFolder, random_validation
+from .mappings import alpha_problems, grey_problems, rgb_problems, user_mapping
+from .palettes import settle_values
+from .pictures import image_problems
+from .problems import class_problems, count_files, split_problems
+from .problems import mask_problems, pair_problems, void_parts
+from .recode import recode_mask
 from .seen import LOSSY_FORMATS, holds_colours, see_all_files
 
 # %% auto #0
@@ -63,11 +65,13 @@ def _as_markdown(r):
     return '\n'.join([f'**{_headline(r)}**', '', *found, *note, '', *table])
 
 # %% ../../nbs/workshop/masks/check.ipynb #9e7fc47f
+_ORDER = ('error', 'warning', 'note')
+
 class MaskReport:
     "What `check_masks` found: printed, it is a report with a table of the classes."
     def __init__(self,
         folder: SegFolder, # the folder that was checked
-        problems: list, # of MaskProblem, errors first
+        problems: list, # of MaskProblem, errors first, notes last
         class_pixels: np.ndarray, # [K] int64 pixels of each class over all masks
         train_pixels: np.ndarray | None = None, # [K] over the training masks, if there is a split
         valid_pixels: np.ndarray | None = None, # [K] over the validation masks, if there is a split
@@ -75,7 +79,7 @@ class MaskReport:
     ):
         self.path, self.codes, self.ignore_index = folder.path, folder.codes, folder.ignore_index
         self.n_images = len(folder)
-        self.problems = sorted(problems, key=lambda p: p.severity != 'error')
+        self.problems = sorted(problems, key=lambda p: _ORDER.index(p.severity))
         self.class_pixels, self.class_masks = class_pixels, class_masks
         self.train_pixels, self.valid_pixels = train_pixels, valid_pixels
         self.copy, self.note = None, '' # report of the corrected copy, and a line about it
@@ -95,67 +99,97 @@ class MaskReport:
     def _repr_markdown_(self): return _as_markdown(self)
 
 # %% ../../nbs/workshop/masks/check.ipynb #53ce7e94
-def _recode(file, table, K):
-    """The ids of a mask file through `table`, {value: id}, or as they are: uint8 [H,W].
+@dataclass
+class _Copied:
+    "What became of the files of a folder in its corrected copy."
+    kept: list = field(default_factory=list) # names of images
+    left: dict = field(default_factory=dict) # reason -> names of images and masks
+    moved: dict = field(default_factory=dict) # name of an image -> pixels between classes
+    pixels: int = 0 # of the masks that are in the copy
+    note: str = '' # what else is to be said
 
-    None when a value has no id."""
-    stored = open_mask(file)
-    x = stored.pixels
-    if stored.mode == 'array' or x.ndim == 2: x = ids_of(stored)
-    elif x.shape[-1] == 2 or not any(isinstance(v, tuple) for v in table or {}): x = x[...,0]
-    vals = (x.astype(np.int64) << np.array([16,8,0])).sum(-1) if x.ndim == 3 else x.astype(np.int64)
-    packed = {(v[0]<<16) + (v[1]<<8) + v[2] if isinstance(v, tuple) else v: i
-        for v,i in (table or {}).items()}
-    u, where = np.unique(vals, return_inverse=True)
-    ids = [packed.get(int(v), int(v) if x.ndim == 2 else -1) for v in u]
-    if not all(0 <= i < K for i in ids): return None
-    return np.array(ids)[where.reshape(vals.shape)].astype(np.uint8)
+    def leave(self, name, why): self.left.setdefault(why, []).append(name)
+
+def _why_unusable(i, m, doubled):
+    "Why an image with its mask cannot be copied; '' when it can."
+    if i.error or m.error: return 'not to be read'
+    if m.unfit: return 'no ids'
+    if i.size != m.size: return 'two sizes'
+    if m.format in LOSSY_FORMATS: return 'JPEG masks'
+    if {i.file, m.file} & doubled: return 'doubled names'
+    if not (i.file.name.isprintable() and m.file.name.isprintable()): return 'odd letters'
+    return ''
 
 # %% ../../nbs/workshop/masks/check.ipynb #3a115824
+def _copy_pair(sf, i, m, part, *, table, as_it_is):
+    "Copy an image and write its mask into the folder `part`: a Recoded, or the reason why not."
+    res = recode_mask(m.file, table, len(sf.codes), sf.ignore_index, by_alpha=m.kind == 'alpha')
+    if res.ids is None: return 'values without a class'
+    shutil.copyfile(i.file, part/'images'/i.file.name)
+    if as_it_is and m.file.suffix.lower() == '.png':
+        shutil.copyfile(m.file, part/'labels'/m.file.name)
+    else: write_png(res.ids, part/'labels'/f'{i.file.stem}_P.png')
+    return res
+
+def _fill_copy(sf, pairs, maps, plain, part):
+    "Write what can be used, with corrected ids, into the folder `part`: _Copied."
+    res, doubled = _Copied(), {f for fs in sf.doubled for f in fs}
+    for f in sf.unmatched_images + sf.unmatched_labels: res.leave(f.name, 'without a partner')
+    for d in ('images', 'labels'): (part/d).mkdir(parents=True)
+    for i,m in pairs:
+        why = _why_unusable(i, m, doubled)
+        done = why or _copy_pair(sf, i, m, part, table=maps.get(m.file),
+            as_it_is=m.file in plain and m.format == 'PNG')
+        if isinstance(done, str):
+            res.leave(i.file.name, done)
+            continue
+        res.kept.append(i.file.name)
+        res.pixels += done.ids.size
+        if done.moved: res.moved[i.file.name] = done.moved
+    write_lines(part/'codes.txt', sf.codes)
+    valid = [o for o in res.kept if o in (sf.valid or ())]
+    if valid: write_lines(part/'valid.txt', valid)
+    elif sf.valid: res.note = 'No validation image is left, so that a random split will be drawn. '
+    return res
+
+# %% ../../nbs/workshop/masks/check.ipynb #92bc343f
 def _write_copy(sf, pairs, maps, plain, fix):
-    "Write what can be used, with corrected ids, to the folder `fix`: names kept, names left out."
+    "The corrected copy in the folder `fix`, whole or not at all: _Copied."
     part = fix.with_name(fix.name + '.partial')
     if part.exists():
         raise SegbookError(f'{part} is left from an interrupted copy; expected no such folder. '
             'Remove it.')
-    kept, left = [], [f.name for f in sf.unmatched_images + sf.unmatched_labels]
-    shady = {f for fs in sf.doubled for f in fs}
-    for d in ('images', 'labels'): (part/d).mkdir(parents=True)
-    for i,m in pairs:
-        usable = not (i.error or m.error or i.size != m.size or m.format in LOSSY_FORMATS
-            or {i.file, m.file} & shady)
-        usable = usable and m.values is not None
-        x = _recode(m.file, maps.get(m.file), len(sf.codes)) if usable else None
-        if x is None:
-            left.append(i.file.name)
-            continue
-        shutil.copyfile(i.file, part/'images'/i.file.name)
-        kept.append(i.file.name)
-        if m.file in plain and m.format == 'PNG' and m.file.suffix.lower() == '.png':
-            shutil.copyfile(m.file, part/'labels'/m.file.name)
-        else: Image.fromarray(x).save(part/'labels'/f'{i.file.stem}_P.png')
-    (part/'codes.txt').write_text('\n'.join(sf.codes) + '\n', encoding='utf-8')
-    valid = [o for o in kept if o in (sf.valid or ())]
-    if valid: (part/'valid.txt').write_text('\n'.join(valid) + '\n', encoding='utf-8')
-    if fix.exists(): fix.rmdir()
-    part.rename(fix) if kept else shutil.rmtree(part)
-    return kept, left
+    try:
+        res = _fill_copy(sf, pairs, maps, plain, part)
+        if fix.exists(): fix.rmdir()
+        if res.kept: part.rename(fix)
+    except OSError as e:
+        raise SegbookError(f'{fix} cannot be written ({e.strerror}); expected a folder that you '
+            'may write to, on a disk with room for the copy. Name another with fix=...') from e
+    finally: shutil.rmtree(part, ignore_errors=True)
+    return res
 
 # %% ../../nbs/workshop/masks/check.ipynb #c6b8acc3
-def _greys_beside_colours(masks):
-    "A mask of one grey colour is a colour too where the others are in colours."
-    if not any(holds_colours(m) for m in masks): return
-    for m in masks:
-        if m.mode in ('RGB', 'RGBA') and m.values and not holds_colours(m):
-            m.values = {(v,v,v): n for v,n in m.values.items()}
+def _count_parts(sf, pairs, grey):
+    "Pixels of each class over the masks `grey`, in both parts of the split: [K] each."
+    drawn = random_validation(len(pairs)) if sf.valid is None else ()
+    held = {m.file for j,(i,m) in enumerate(pairs)
+        if (j in drawn if sf.valid is None else i.file.name in sf.valid)}
+    return [count_files([m for m in grey if (m.file in held) is v], len(sf.codes))
+        for v in (False, True)]
 
-def _count_classes(sf, pairs, grey):
-    "Pixels of each class over the masks `grey`, and over both parts of the split: [K] each."
-    K = len(sf.codes)
-    if sf.valid is None: return count_files(grey, K), None, None
-    held = {m.file for i,m in pairs if i.file.name in sf.valid}
-    parts = [count_files([m for m in grey if (m.file in held) is v], K) for v in (False, True)]
-    return count_files(grey, K), *parts
+# %% ../../nbs/workshop/masks/check.ipynb #5a2837ee
+def _value_problems(read, sf):
+    "What the values of masks are taken for: problems, {mask file: mapping}, masks that hold ids."
+    problems, maps, own = settle_values(read, sf)
+    rest = [m for m in read if m not in own]
+    grey = [m for m in rest if m.kind != 'alpha' and m.values is not None and not holds_colours(m)]
+    colours = [m for m in rest if holds_colours(m)]
+    for ps, more in (alpha_problems([m for m in rest if m.kind == 'alpha'], sf),
+            grey_problems(grey, sf), rgb_problems(colours, sf)):
+        problems += ps
+        maps.update(more)
+    return problems, maps, grey
 
 # %% ../../nbs/workshop/masks/check.ipynb #1e883b49
 def check_masks(
@@ -178,18 +212,39 @@ def check_masks(
     mapping = user_mapping(mapping, sf.codes)
     pairs = see_all_files(list(zip(sf.images, sf.labels)), progress)
     read = [m for _,m in pairs if not (m.error or m.unfit) and m.format not in LOSSY_FORMATS]
-    _greys_beside_colours(read)
-    grey = [m for m in read if m.values is not None and not holds_colours(m)]
-    grey_ps, maps = grey_problems(grey, sf)
-    rgb_ps, more = rgb_problems([m for m in read if holds_colours(m)], sf)
-    maps = {**maps, **more} if mapping is None else {m.file: mapping for m in read}
-    ps = pair_problems(sf) + image_problems([i for i,_ in pairs]) + mask_problems(pairs)
-    n = _count_classes(sf, pairs, grey)
-    if not (grey_ps or rgb_ps) and grey: ps += class_problems(sf, grey, *n)
+    value_ps, maps, grey = _value_problems(read, sf)
+    if mapping is not None: maps = {m.file: mapping for m in read}
+    looks = [i for i,_ in pairs]
+    ps = pair_problems(sf) + image_problems(looks) + mask_problems(pairs)
+    ps += split_problems(sf, looks)
+    parts = _count_parts(sf, pairs, grey)
+    n = (count_files(grey, len(sf.codes)), *(parts if sf.valid is not None else (None, None)))
+    if not value_ps and grey:
+        ps += class_problems(sf, grey, *n) + (void_parts(sf, *parts) if sf.valid is None else [])
     in_masks = np.array([sum(k in m.values for m in grey) for k in range(len(sf.codes))])
-    report = MaskReport(sf, ps + grey_ps + rgb_ps, *n, in_masks)
+    report = MaskReport(sf, ps + value_ps, *n, in_masks)
     if fix is not None: _add_copy(report, sf, pairs, grey, maps, fix=fix)
     return report
+
+# %% ../../nbs/workshop/masks/check.ipynb #dc556f4c
+def _left_in_words(done):
+    "What a copy lacks, with the reasons."
+    n = sum(len(names) for names in done.left.values())
+    if not n: return ''
+    names = sum(done.left.values(), [])
+    why = ', '.join(f'{len(names):,} {why}' for why,names in done.left.items())
+    return f', without {counted(n, "file")} that cannot be corrected: {listed(names)} ({why})'
+
+def _moved_in_words(done, sf):
+    "How many pixels lay between classes, and what they are now."
+    if not done.moved: return ''
+    n = sum(done.moved.values())
+    worst = max(done.moved, key=done.moved.get)
+    to = ('their nearest class' if sf.ignore_index is None
+        else f'{sf.codes[sf.ignore_index]} (id {sf.ignore_index})')
+    return (f'{counted(n, "pixel")} ({100*n/done.pixels:.2g} %) in '
+        f'{counted(len(done.moved), "mask")} had values between those of the classes and are now '
+        f'{to}; most of them, {done.moved[worst]:,}, in the mask of {listed([worst])}. ')
 
 # %% ../../nbs/workshop/masks/check.ipynb #3ca92e2a
 def _add_copy(report, sf, pairs, grey, maps, *, fix):
@@ -198,15 +253,13 @@ def _add_copy(report, sf, pairs, grey, maps, *, fix):
         report.note = 'Nothing to correct: no copy was written.'
         return
     plain = {m.file for m in grey if not maps.get(m.file) and m.bits <= 8
-        and m.mode in ('L', 'P', '1')}
-    kept, left = _write_copy(sf, pairs, maps, plain, fix)
-    out = (f', without {counted(len(left), "file")} that cannot be corrected: {listed(left)}'
-        if left else '')
-    if not kept:
+        and m.mode in ('L', 'P', '1') and m.orientation == 1}
+    done = _write_copy(sf, pairs, maps, plain, fix)
+    if not done.kept:
         report.note = (f'No copy was written: not one of the {counted(len(pairs), "mask")} can be '
-            'corrected.')
+            f'corrected{_left_in_words(done)}.')
         return
     report.copy = check_masks(fix, progress=False)
-    report.note = (f'A corrected copy of {counted(len(kept), "image")} with masks is in '
-        f'{fix}{out}. Its own check: ' + ('ok.' if report.copy.ok
-            else '; '.join(p.message for p in report.copy.errors)))
+    report.note = (f'A corrected copy of {counted(len(done.kept), "image")} with masks is in '
+        f'{fix}{_left_in_words(done)}. {_moved_in_words(done, sf)}{done.note}Its own check: '
+        + ('ok.' if report.copy.ok else '; '.join(p.message for p in report.copy.errors)))

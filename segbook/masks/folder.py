@@ -4,15 +4,19 @@
 
 # %% ../../nbs/workshop/masks/folder.ipynb #e432a286
 from __future__ import annotations
+import re
 from collections import Counter
 from pathlib import Path
 
-from ..errors import SegbookError, counted, listed
-from ..files import image_files
+import numpy as np
+
+from ..errors import SegbookError, composed, counted, listed, printable
+from ..files import read_text
+from .listing import list_folder
 from .mask import find_void
 
 # %% auto #0
-__all__ = ['SegFolder']
+__all__ = ['n_validation_images', 'random_validation', 'SegFolder']
 
 # %% ../../nbs/workshop/masks/folder.ipynb #230abd3b
 def _file_or_list(x, path, default, what):
@@ -25,11 +29,14 @@ def _file_or_list(x, path, default, what):
         if f is None:
             raise SegbookError(f'{what} file {x} does not exist, neither as given nor in {path}. '
                 'Give its path, or a list of names.')
-    else: return [str(o).strip() for o in x]
-    try: lines = [o.strip() for o in f.read_text(encoding='utf-8-sig').splitlines()]
+    else: return [composed(o).strip() for o in x]
+    try: lines = [o.strip() for o in re.split('\r\n|\r|\n', composed(read_text(f)))]
     except UnicodeDecodeError as e:
         raise SegbookError(f'{f} is not UTF-8 text ({e}); expected one name a line. Save it as '
             'UTF-8.') from e
+    except OSError as e:
+        raise SegbookError(f'{f} cannot be read ({e.strerror}); expected a text file with one '
+            'name a line that you may read. Change its permissions, or give a list.') from e
     while lines and not lines[-1]: lines.pop()
     return lines
 
@@ -64,77 +71,139 @@ def _sub_folder(path, name, what):
     "The folder `name` of `path`, or a SegbookError that lists the folders there are."
     f = path/name
     if f.is_dir(): return f
-    there = sorted(o.name for o in path.iterdir() if o.is_dir() and not o.name.startswith('.'))
+    there = [o for o in list_folder(path).entries() if o.is_dir() and not o.name.startswith('.')]
     raise SegbookError(f'{path} has no folder {name!r} with the {what}; found '
-        + (f'the folders {", ".join(there)}' if there else 'no folders at all')
+        + (f'the folders {listed(there, 12)}' if there else 'no folders at all')
         + f'. Name the right one with {what}=..., or make {name!r}.')
 
 # %% ../../nbs/workshop/masks/folder.ipynb #0b21c57a
-def _raise_no_images(folder):
-    "Raise the SegbookError for a folder without images; it names the sub-folders that have some."
-    subs = sorted(o.name for o in folder.iterdir() if o.is_dir() and not o.name.startswith('.'))
-    raise SegbookError(f'No images in {folder}; expected files such as NAME.jpg or NAME.png there'
-        + (f', and found only the folders {", ".join(subs)}. Pass '
-            f'images="{folder.name}/{subs[0]}", or move the files up.' if subs
-            else '. Put them there, or name another folder with images=...'))
+def _raise_no_images(found):
+    "Raise the SegbookError for a listing without images; it tells what was found in their place."
+    folder, subs = found.folder, found.left_out.get('folder', [])
+    text = f'No images in {folder}; expected files such as NAME.jpg or NAME.png there'
+    if subs:
+        raise SegbookError(f'{text}, and found only the folders {listed(subs)}. Pass '
+            f'images="{folder.name}/{printable(subs[0].name)}", or move the files up.')
+    raise SegbookError(text + (f', and found {found.told()}' if found.entries() else '')
+        + f'. {found.cure() or "Put them there, or name another folder with images=..."}')
 
 # %% ../../nbs/workshop/masks/folder.ipynb #562c6753
 def _best_label(stem, cands):
     "The label to use of several: NAME_P before NAME, PNG before the rest."
-    return min(cands, key=lambda o: (o.stem != stem + '_P', o.suffix.lower() != '.png', o.name))
+    return min(cands, key=lambda o: (composed(o.stem) != stem + '_P',
+            o.suffix.lower() != '.png', o.name))
 
 def _pair(imgs, labs):
     "Match by name: images, their labels, lone images, lone labels, groups that claim one name."
     by_stem, used, first = {}, set(), {}
-    for f in labs: by_stem.setdefault(f.stem, []).append(f)
+    for f in labs: by_stem.setdefault(composed(f.stem), []).append(f)
     images, labels, lone, doubled = [], [], [], []
     for f in imgs:
-        if f.stem in first:
-            doubled.append([first[f.stem], f])
+        stem = composed(f.stem)
+        if stem in first:
+            doubled.append([first[stem], f])
             continue
-        first[f.stem] = f
-        cands = by_stem.get(f.stem + '_P', []) + by_stem.get(f.stem, [])
-        cands = [o for o in cands if o not in used or o.stem == f.stem]
+        first[stem] = f
+        cands = by_stem.get(stem + '_P', []) + by_stem.get(stem, [])
+        cands = [o for o in cands if o not in used or composed(o.stem) == stem]
         used.update(cands)
         if len(cands) > 1: doubled.append(cands)
         if cands:
             images.append(f)
-            labels.append(_best_label(f.stem, cands))
+            labels.append(_best_label(stem, cands))
         else: lone.append(f)
     return images, labels, lone, [f for f in labs if f not in used], doubled
 
 # %% ../../nbs/workshop/masks/folder.ipynb #7f15f62d
-def _raise_no_pair(imgs, labs, images_dir, labels_dir):
-    "Raise the SegbookError for a folder in which no image has a mask."
-    raise SegbookError(f'None of the {counted(len(imgs), "image")} in {images_dir} '
-        f'has a mask in {labels_dir}: for {imgs[0].name} expected '
-        f'{imgs[0].stem}_P.png or {imgs[0].stem}.png, found '
-        + (f'names such as {listed(labs, 2)}' if labs else 'an empty folder')
-        + '. Rename the masks, or name their folder with labels=...')
+def _kind_of_path(path):
+    "What a path is that is no folder."
+    return 'a file' if path.exists() else 'a link that leads nowhere' if path.is_symlink() else (
+        'not there')
+
+def _raise_no_pair(imgs, labs):
+    "Raise the SegbookError for two listings in which no image has a mask."
+    f, masks = imgs.files[0], {composed(o.stem).lower() for o in labs.files}
+    case = any(composed(o.stem).lower() + p in masks for o in imgs.files for p in ('', '_p'))
+    raise SegbookError(f'None of the {counted(len(imgs.files), "image")} in {imgs.folder} '
+        f'has a mask in {labs.folder}: for {printable(f.name)} expected '
+        f'{printable(f.stem)}_P.png or {printable(f.stem)}.png, found '
+        + (f'names such as {listed(labs.files, 2)}' if labs.files
+            else labs.told() or 'an empty folder')
+        + ('; the names differ in upper and lower case' if case else '')
+        + f'. {labs.cure() or "Rename the masks, or name their folder with labels=..."}')
 
 # %% ../../nbs/workshop/masks/folder.ipynb #218204d7
-def _validation_names(valid, path):
+def _named_files(lines, files):
+    """The names in a list, as the files are called: a folder before a name is taken off; accents,
+    the case of an ending, and an ending that is left out make no difference."""
+    whole = {composed(f.name): f.name for f in files}
+    lower = {composed(f.stem + f.suffix.lower()): f.name for f in files}
+    stems = Counter(composed(f.stem) for f in files)
+    bare = {composed(f.stem): f.name for f in files if stems[composed(f.stem)] == 1}
+    names = set()
+    for line in filter(None, lines):
+        name = composed(line).replace('\\', '/').rsplit('/', 1)[-1]
+        p = Path(name)
+        names.add(whole.get(name) or lower.get(p.stem + p.suffix.lower()) or bare.get(name)
+            or name)
+    return names
+
+def _validation_names(valid, path, files):
     "The names of the validation images, or None, and where they stand."
-    names = _file_or_list(valid, path, 'valid.txt', 'valid')
+    lines = _file_or_list(valid, path, 'valid.txt', 'valid')
     source = ('valid.txt' if valid is None
         else valid if isinstance(valid, (str, Path)) else 'valid=[...]')
-    if names is None: return None, source
-    return {n.replace('\\', '/').rsplit('/', 1)[-1] for n in names if n}, source
+    return None if lines is None else _named_files(lines, files), source
 
-def _image_and_label_files(images_dir, labels_dir):
-    "The files of both folders; in one folder for both, masks are those that end in _P."
-    imgs, labs = image_files(images_dir), image_files(labels_dir)
+def _list_both(path, images_dir, labels_dir):
+    "Listings of both folders; in one folder for both, masks are those that end in _P."
+    known = {'codes.txt', 'valid.txt', images_dir.name, labels_dir.name}
+    imgs, labs = [list_folder(o, known if o.samefile(path) else ())
+        for o in (images_dir, labels_dir)]
     if images_dir.samefile(labels_dir):
-        imgs, labs = [[f for f in imgs if f.stem.endswith('_P') is p] for p in (False, True)]
+        imgs.files, labs.files = [[f for f in imgs.files if f.stem.endswith('_P') is p]
+            for p in (False, True)]
+        labs.left_out = {}
     return imgs, labs
+
+# %% ../../nbs/workshop/masks/folder.ipynb #77aad45c
+def n_validation_images(n, valid_pct=.2):
+    "How many of `n` images a random split takes for validation: one at least, and never all."
+    return min(n-1, max(1, round(n*valid_pct)))
+
+def random_validation(
+    n, # images
+    valid_pct=.2, # share for validation
+    seed=42,
+) -> set: # of indices
+    "The images that a random split takes for validation: the same ones for a seed."
+    order = np.random.default_rng(seed).permutation(n)
+    return set(order[:n_validation_images(n, valid_pct)].tolist())
+
+# %% ../../nbs/workshop/masks/folder.ipynb #64f627a5
+def _open_both(sf, images, labels, codes, valid):
+    "List both folders of `sf`, read the lists of names, and pair the files."
+    if not sf.path.is_dir():
+        raise SegbookError(f'{sf.path} is {_kind_of_path(sf.path)}; expected a folder with '
+            f'{images}/, {labels}/ and codes.txt. Check the path.')
+    sf.images_dir = _sub_folder(sf.path, images, 'images')
+    sf.labels_dir = _sub_folder(sf.path, labels, 'labels')
+    sf.codes = _read_codes(codes, sf.path)
+    sf.ignore_index = find_void(sf.codes)
+    imgs, labs = sf.listings = _list_both(sf.path, sf.images_dir, sf.labels_dir)
+    sf.valid, sf.valid_source = _validation_names(valid, sf.path, imgs.files)
+    if not imgs.files: _raise_no_images(imgs)
+    (sf.images, sf.labels, sf.unmatched_images, sf.unmatched_labels,
+        sf.doubled) = _pair(imgs.files, labs.files)
+    if not sf.images: _raise_no_pair(imgs, labs)
 
 # %% ../../nbs/workshop/masks/folder.ipynb #3f1e3214
 class SegFolder:
     """A data folder in fastai's layout: images, masks with the same names, class names, a split.
 
     `.images` and `.labels` run in parallel; what is left over stands in `.unmatched_images`,
-    `.unmatched_labels` and `.doubled`. Raises SegbookError when there is no folder, no image, no
-    class names, a doubled class name, or no pair at all."""
+    `.unmatched_labels` and `.doubled`, what was not read at all in `.left_out()`. Raises
+    SegbookError without a folder, an image, class names or a pair, and for doubled names."""
     def __init__(self,
         path: str | Path, # folder that holds the images' and the labels' folder
         images: str = 'images', # name of the images' folder
@@ -143,26 +212,21 @@ class SegFolder:
         valid = None, # validation images: a list of file names, a text file, or None for valid.txt
     ):
         self.path = Path(path)
-        if not self.path.is_dir():
-            raise SegbookError(f'{path} is ' + ('a file' if self.path.exists() else 'not there')
-                + f'; expected a folder with {images}/, {labels}/ and codes.txt. Check the path.')
-        self.images_dir = _sub_folder(self.path, images, 'images')
-        self.labels_dir = _sub_folder(self.path, labels, 'labels')
-        self.codes = _read_codes(codes, self.path)
-        self.ignore_index = find_void(self.codes)
-        self.valid, self.valid_source = _validation_names(valid, self.path)
-        imgs, labs = _image_and_label_files(self.images_dir, self.labels_dir)
-        if not imgs: _raise_no_images(self.images_dir)
-        (self.images, self.labels, self.unmatched_images, self.unmatched_labels,
-            self.doubled) = _pair(imgs, labs)
-        if not self.images: _raise_no_pair(imgs, labs, self.images_dir, self.labels_dir)
-        self._label = {f.name: o for f,o in zip(self.images, self.labels)}
+        try: _open_both(self, images, labels, codes, valid)
+        except OSError as e: # a name that is too long, a folder in which nothing may be looked up
+            raise SegbookError(f'{path} cannot be read ({e.strerror}); expected a folder that you '
+                'may read. Check the path and its permissions.') from e
+        self._label = {composed(f.name): o for f,o in zip(self.images, self.labels)}
     def label_of(self, image: str | Path) -> Path:
         "The mask of `image`, a path or a file name. Raises SegbookError when it has none."
         f = Path(image)
-        if f.name in self._label: return self._label[f.name]
+        if (o := self._label.get(composed(f.name))) is not None: return o
         raise SegbookError(f'{f.name} has no mask in {self.labels_dir}; expected {f.stem}_P.png or '
             f'{f.stem}.png. Add it, or leave the image out.')
+    def left_out(self, harm=None):
+        "What is not read, in words, '' for nothing: all of it, what may be data, or (False) not."
+        told = [(o.folder.name, o.told(harm)) for o in self.listings]
+        return '; '.join(f'in {name}/ {text}' for name,text in told if text)
     def __len__(self): return len(self.images)
     def __repr__(self): return _folder_line(self)
 

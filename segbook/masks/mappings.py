@@ -6,23 +6,42 @@
 from __future__ import annotations
 from collections import Counter
 
+import numpy as np
 
-from ..errors import counted, listed
+from ..errors import composed, counted, listed
 from .arrays import class_id
+from .channels import TRANSPARENT
 from .colours import brightness, palette
 from .mask import find_void
 from .problems import MaskProblem
+from .recode import MOST_OF_ALL, are_between
 
 # %% auto #0
-__all__ = ['grey_problems', 'rgb_problems', 'user_mapping']
+__all__ = ['colour_files', 'map_colours', 'mapping_cure', 'grey_problems', 'alpha_problems', 'rgb_problems', 'user_mapping']
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #0cf2f834
+def _between_in_words(codes):
+    "What becomes of pixels between two classes."
+    void = find_void(codes)
+    return 'goes to the nearest class' if void is None else f'becomes {codes[void]}'
+
+def _two_ends(n):
+    "0 and the largest value, where other values are mixtures of both; else None."
+    ends = 0, max(n)
+    rest = {v: c for v,c in n.items() if v not in ends}
+    # few of them may be ids
+    few = len(rest) < 3 or min(rest) < 4 and len(rest) < 16
+    if few or 0 not in n or ends[1] < 100: return None
+    return ends if are_between(list(rest.values()), sum(n.values())) else None
+
 _GUESS = 'A GUESS: look at the copy with show_mask, or pass mapping={{{}: class name, ...}}'
 
+# %% ../../nbs/workshop/masks/mappings.ipynb #5e57f8af
 def _grey_map(values, codes, with_255):
     """Proposed ids for mask values of which some are no ids: {value: id}, and the reason.
 
-    Empty when nothing offers itself. `with_255` holds the values seen beside 255."""
+    Empty when nothing offers itself. `values` may say how many pixels each has; `with_255` holds
+    the values seen beside 255."""
     K, void = len(codes), find_void(codes)
     real, bad, v = [i for i in range(K) if i != void], [x for x in values
         if not 0 <= x < K], sorted(values)
@@ -31,6 +50,9 @@ def _grey_map(values, codes, with_255):
             real) == 2 else _GUESS.format('255')
     if bad == [255] and real == [0,1] and 1 not in with_255:
         return {0: 0, 255: 1}, 'black is the first class, white the second'
+    if real == [0,1] and isinstance(values, dict) and (ends := _two_ends(values)):
+        return dict(zip(ends, real)), (f'black is the first class, {ends[1]} the second; what lies '
+            f'between, as on smoothed edges, {_between_in_words(codes)}')
     if v[0] == 1 and v[-1] == K: return {x: x-1 for x in v}, 'the ids seem to be counted from 1'
     ids = real if len(v) == len(real) else list(range(K))
     if 2 < len(v) == len(ids) and v[0] == 0 and all(abs(x - i*v[-1]/(len(v)-1)) <= 1
@@ -47,7 +69,7 @@ _PUBLISHED = {'sky': (128,128,128), 'building': (128,0,0), 'pole': (192,192,128)
     'bicyclist': (0,128,192), 'void': (0,0,0)}
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #ca57d3fc
-def _colour_file(path, names):
+def colour_files(path, names):
     "Class tables in the folder, lines of a name and three numbers: {(r,g,b): id}, and the file."
     for f in ('label_colors.txt', 'class_dict.csv', 'labelmap.txt', 'colormap.txt'):
         if not (path/f).is_file(): continue
@@ -56,30 +78,74 @@ def _colour_file(path, names):
             t = [o for o in line.replace(',', ' ').replace(';', ' ').replace(':', ' ').split() if o]
             num = [i for i in range(len(t)-2) if all(o.isdigit() and int(o) < 256
                     for o in t[i:i+3])]
-            name = ' '.join(t[:num[0]] + t[num[0]+3:]).lower() if num else ''
+            name = composed(' '.join(t[:num[0]] + t[num[0]+3:])).lower() if num else ''
             if name in names: out[tuple(int(o) for o in t[num[0]:num[0]+3])] = names.index(name)
         yield out, f'from {f}'
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #cb02a80c
+def _are_mixtures(n, known):
+    "Are all colours but the `known` rare mixtures of two of them? `n`: {colour: pixels}."
+    rest = [c for c in n if c not in known]
+    if len(known) < 2 or not are_between([n[c] for c in rest], sum(n.values())): return False
+    x, off = np.array(rest, float)[:,None], np.full(len(rest), np.inf)
+    known = np.array(known, float)
+    for i,a in enumerate(known[:-1]):
+        b = known[i+1:] - a
+        share = np.clip(((x - a)*b).sum(-1)/(b*b).sum(-1), 0, 1)[...,None]
+        off = np.minimum(off, np.abs(x - a - share*b).max(-1).min(-1))
+    return bool((off <= 8).all())
+
+def _cut_out_map(colours, codes, path):
+    "`_rgb_map` for colours on a transparent ground, which is the background, or Void."
+    void = find_void(codes)
+    first = void is None or codes[0].lower() in ('background', '_background_', 'bg', 'other')
+    ground = 0 if first else void
+    table, why = _rgb_map(colours, codes, path)
+    if not table or why.startswith(_GUESS[:7]): # the ground has a class, and no colour
+        table, why = _rgb_map(colours, codes[first:], path)
+        table = {c: i + first for c,i in table.items()}
+    return ({TRANSPARENT: ground, **table}, why) if table else ({}, '')
+
+# %% ../../nbs/workshop/masks/mappings.ipynb #a98ab8cb
 def _rgb_map(colours, codes, path):
-    "Proposed ids for mask colours: {(r,g,b): id}, and where it is from; a guess in the worst case."
+    """Proposed ids for mask colours, {(r,g,b): pixels}: {(r,g,b): id}, and where it is from; a
+    guess in the worst case."""
+    if not isinstance(colours, dict): colours = dict.fromkeys(colours, 1)
+    if TRANSPARENT in colours and len(colours) > 1:
+        return _cut_out_map({c: n for c,n in colours.items() if c != TRANSPARENT}, codes, path)
     names, void = [c.lower() for c in codes], find_void(codes)
     real, bright = [i for i in range(len(codes)) if i != void], sorted(colours, key=brightness)
-    tables = [*_colour_file(path, names), ({_PUBLISHED[c]: i for i,c in enumerate(names)
+    tables = [*colour_files(path, names), ({_PUBLISHED[c]: i for i,c in enumerate(names)
                 if c in _PUBLISHED}, "CamVid's published colours"),
         ({tuple(map(int, c)): i for i,c in enumerate(palette(codes))}, "segbook's palette for "
             "these codes")]
     for table, why in tables:
-        if all(c in table for c in colours): return {c: table[c] for c in bright}, why
+        known = {c: table[c] for c in bright if c in table}
+        if len(known) == len(bright): return known, why
+        if _are_mixtures(colours, list(known)):
+            return known, (f'{why}; colours between these, as on smoothed edges, '
+                + _between_in_words(codes))
+    ends = sorted(sorted(bright, key=colours.get)[-2:], key=brightness)
+    if real == [0,1] and len(bright) > 2 and _are_mixtures(colours, ends):
+        return dict(zip(ends, real)), _GUESS.format('(red, green, blue)') + ('; colours between '
+            f'these, as on smoothed edges, {_between_in_words(codes)}')
     ids = [void] + real if void is not None and bright[0] == (0,0,
         0) else real if len(bright) <= len(real) else list(range(len(codes)))
     return (dict(zip(bright, ids)), _GUESS.format('(red, green, blue)')) if len(bright) <= len(
         ids) else ({}, '')
 
+# %% ../../nbs/workshop/masks/mappings.ipynb #8cc86a74
+def map_colours(
+    colours:dict, # {(red, green, blue): pixels}
+    sf, # SegFolder
+) -> tuple: # {colour: id}, empty when nothing offers itself, and where it is from
+    "Proposed ids for the colours of masks."
+    return _rgb_map(colours, sf.codes, sf.path)
+
 # %% ../../nbs/workshop/masks/mappings.ipynb #65e0fb14
 def _arrow(table, codes): return ', '.join(f'{v} -> {i} ({codes[i]})' for v,i in table.items())
 
-def _cure(table, why, codes, else_):
+def mapping_cure(table, why, codes, else_):
     "The last sentence of a message: the proposed mapping, or what to do without one."
     return (f'Proposed mapping: {_arrow(table, codes)} ({why}). check_masks(folder, '
         'fix=NEW_FOLDER) writes a copy with it.' if table else else_)
@@ -89,7 +155,7 @@ def _values_by_pixels(ms, keep):
     "Each mask value that `keep` accepts, its pixels, and the masks with it; most pixels first."
     n, where = Counter(), {}
     for m in ms:
-        for v,c in m.values.items():
+        for v,c in (m.values or m.top or {}).items():
             if keep(v):
                 n[v] += c
                 where.setdefault(v, []).append(m.file)
@@ -102,15 +168,17 @@ def grey_problems(ms, sf):
     bad = [m for m in ms if any(not 0 <= v < K for v in m.values)]
     if not bad: return [], {}
     with_255 = set().union(*[m.values for m in bad if 255 in m.values])
-    table, why = _grey_map(set().union(*[m.values for m in ms]), codes, with_255)
+    every = Counter()
+    for m in ms: every.update(m.values)
+    table, why = _grey_map(every, codes, with_255)
     found = _values_by_pixels(bad, lambda v: not 0 <= v < K)
     files = [m.file for m in bad]
     if {v for m in bad for v in m.values} <= {0, 255} and table.get(255) != sf.ignore_index:
         text = (f'{counted(len(bad), "mask")} with the values 0 and 255: {listed(files)}; '
             f'{found[0][1]:,} pixels are 255. Expected class ids 0 to {K-1}. ')
         return [MaskProblem('0/255', files, text
-                + _cure(table, why, codes, f'Which of the {counted(K, "class")} is white? Pass '
-                    f'mapping={{255: class name}} with fix=NEW_FOLDER.'))], {m.file: table
+                + mapping_cure(table, why, codes, f'Which of the {counted(K, "class")} is white? '
+                    'Pass mapping={255: class name} with fix=NEW_FOLDER.'))], {m.file: table
             for m in bad if table}
     text = f'{counted(len(bad), "mask")} with ids outside the codes: ' + '; '.join(
         f'id {v} ({counted(c, "pixel")} in {listed(fs, 3)})'
@@ -121,18 +189,37 @@ def grey_problems(ms, sf):
         if [v for v,*_ in found] == [255] else '')
     tip += ('Name these classes in codes.txt, correct the masks, or pass mapping={value: class '
         'name} with fix=NEW_FOLDER.')
-    return [MaskProblem('ids', files, text + _cure(table, why, codes, tip))], {m.file: table
+    return [MaskProblem('ids', files, text + mapping_cure(table, why, codes, tip))], {m.file: table
         for m in ms if table}
+
+# %% ../../nbs/workshop/masks/mappings.ipynb #473aebb5
+def alpha_problems(ms, sf):
+    "Masks whose label is the alpha channel: the problem, and {mask file: {alpha: id}}."
+    if not ms: return [], {}
+    n, files, K = Counter(), [m.file for m in ms], len(sf.codes)
+    for m in ms: n.update(m.values)
+    ids = all(0 <= v < K for v in n)
+    table, why = ({v: v for v in sorted(n)}, 'the alpha holds ids') if ids else _grey_map(n,
+        sf.codes, set())
+    text = (f'{counted(len(ms), "mask")} with the label in the alpha channel (transparency): '
+        f'{listed(files)}. The colour is the same everywhere; the alpha is '
+        + ', '.join(f'{v} ({counted(c, "pixel")})' for v,c in n.most_common(6))
+        + (' and others' if len(n) > 6 else '')
+        + f'. Expected one channel of class ids 0 to {K-1}. ')
+    cure = mapping_cure(table, why, sf.codes, 'Pass mapping={alpha: class name, ...} with '
+        'fix=NEW_FOLDER.')
+    return [MaskProblem('alpha', files, text + cure)], {f: table for f in files if table}
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #8ba8ac30
 def rgb_problems(ms, sf):
     "Masks in colours: the problem, and {mask file: {(r,g,b): id}}."
     if not ms: return [], {}
     files, many = [m.file for m in ms], [m.file for m in ms if m.values is None]
-    if len(many) == len(ms): found, table, why = [], {}, ''
-    else:
-        found = _values_by_pixels([m for m in ms if m.values], lambda v: True)
-        table, why = _rgb_map([v for v,*_ in found], sf.codes, sf.path)
+    found = _values_by_pixels([m for m in ms if m.values] or ms, lambda v: True)
+    table, why = map_colours({v: c for v,c,_ in found}, sf) if found else ({}, '')
+    fits = [m for m in ms if m.values or m.top and sum(m.top.get(v, 0)
+            for v in table) >= (1 - MOST_OF_ALL)*m.size[0]*m.size[1]]
+    if not fits: table = {}
     text = f'{counted(len(ms), "mask")} in colours (RGB) instead of ids: {listed(files)}. '
     if found:
         text += f'Found {counted(len(found), "colour")}: ' + ', '.join(
@@ -140,10 +227,9 @@ def rgb_problems(ms, sf):
             if len(found) > 8 else '') + '. '
     if many: text += f'More than 1,000 colours in {listed(many)}: smoothed edges, or a photograph. '
     text += f'Expected one channel of class ids 0 to {len(sf.codes)-1}. '
-    return [MaskProblem('rgb', files, text + _cure(table, why, sf.codes,
+    return [MaskProblem('rgb', files, text + mapping_cure(table, why, sf.codes,
                 'Export the masks as ids without smoothing, or pass mapping={(red, green, blue): '
-                'class name, ...} with fix=NEW_FOLDER.'))], {m.file: table for m in ms if table
-        and m.values}
+                'class name, ...} with fix=NEW_FOLDER.'))], {m.file: table for m in fits if table}
 
 # %% ../../nbs/workshop/masks/mappings.ipynb #287011bf
 def user_mapping(mapping, codes):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import SegbookError
+from ..errors import SegbookError, figure_text
 from .arrays import class_id, codes_for, image_array, is_tensor, mask_array
 from .arrays import raise_bad_ids
 from .colours import hatch_lines, palette
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['find_void', 'void_of', 'one_hot', 'to_mask', 'overlay', 'legend_handles', 'show_mask']
+__all__ = ['find_void', 'vocab_of', 'void_of', 'one_hot', 'to_mask', 'overlay', 'legend_handles', 'show_mask']
 
 # %% ../../nbs/02_masks.ipynb #49e58701
 def find_void(
@@ -35,12 +35,20 @@ def find_void(
     return found[0] if found else None
 
 # %% ../../nbs/02_masks.ipynb #a2889128
+def vocab_of(
+    dls, # DataLoaders, of `seg_dataloaders` or of fastai
+) -> list | None: # class names, in the order of their ids; None where nothing tells them
+    "The class names of DataLoaders: their vocab, else the codes given to fastai's MaskBlock."
+    steps = getattr(getattr(getattr(dls, 'train', None), 'after_item', None), 'fs', ())
+    found = (getattr(o, 'vocab', None) for o in (dls, *steps))
+    return next(([str(c) for c in o] for o in found if o is not None), None)
+
 def void_of(
-    dls, # DataLoaders with `.ignore_index`, or with class names in `.vocab`
+    dls, # DataLoaders with `.ignore_index`, or with class names
 ) -> int | None: # id of the class that counts nowhere, or None
-    "The ignored id of DataLoaders: what they say, else the class named Void in their vocab."
+    "The ignored id of DataLoaders: what they say, else the class named Void."
     if hasattr(dls, 'ignore_index'): return dls.ignore_index
-    return find_void(getattr(dls, 'vocab', None) or ())
+    return find_void(vocab_of(dls) or ())
 
 # %% ../../nbs/02_masks.ipynb #c6d0a81c
 def one_hot(
@@ -127,7 +135,7 @@ def legend_handles(
     codes, cols, void = [str(c) for c in codes], palette(codes)/255, find_void(codes)
     ids = range(len(codes)) if ids is None else ids
     return [Patch(facecolor='lightgrey' if i == void else cols[i], edgecolor='dimgrey',
-        hatch='////' if i == void else None, label=codes[i]) for i in ids]
+        hatch='////' if i == void else None, label=figure_text(codes[i])) for i in ids]
 
 # %% ../../nbs/02_masks.ipynb #5ac30157
 def show_mask(

@@ -4,16 +4,18 @@
 
 # %% ../../nbs/workshop/masks/problems.ipynb #e7b0faf4
 from __future__ import annotations
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import counted, listed, nearest_names
 from .seen import LOSSY_FORMATS, holds_colours
+from ..reading.facts import EXIF_TURNS
+from ..reading.failures import RESTORE
 
 # %% auto #0
-__all__ = ['MaskProblem', 'pair_problems', 'valid_problems', 'image_problems', 'mask_problems', 'count_files', 'class_problems']
+__all__ = ['MaskProblem', 'pair_problems', 'left_out_problems', 'valid_problems', 'unreadable_files', 'mask_problems',
+           'split_problems', 'count_files', 'void_parts', 'class_problems']
 
 # %% ../../nbs/workshop/masks/problems.ipynb #0e0316d7
 @dataclass
@@ -22,7 +24,7 @@ class MaskProblem:
     kind: str # what is wrong, in a word: 'missing', 'ids', '0/255', 'rgb', ...
     files: list # paths of the files concerned
     message: str # finding, expectation and cure
-    severity: str = 'error' # 'error' stops a training, 'warning' does not
+    severity: str = 'error' # 'error' stops a training, 'warning' does not, 'note' is only said
 
     def __str__(self): return f'{self.severity} [{self.kind}] {self.message}'
 
@@ -46,10 +48,22 @@ def pair_problems(
                 f'{listed([" and ".join(f.name for f in fs) for fs in sf.doubled])}. Expected one '
                 'image and one mask for a name. Remove or rename the others.'))
     if len(sf.images) == 1:
-        ps.append(MaskProblem('one image', list(sf.images), f'{sf.images[0].name} is the only '
+        ps.append(MaskProblem('one image', list(sf.images), f'{listed(sf.images)} is the only '
                 'image with a mask. Expected two at least, one to train on and one to '
                 'validate with. Add images, or cut this one into tiles.'))
-    return ps + valid_problems(sf)
+    return ps + left_out_problems(sf) + valid_problems(sf)
+
+# %% ../../nbs/workshop/masks/problems.ipynb #bf903c7c
+def left_out_problems(sf):
+    "What the listings of both folders pass over: a warning where it may be data, else a note."
+    ps = []
+    for harm,severity in ((True, 'warning'), (False, 'note')):
+        if text := sf.left_out(harm):
+            cures = dict.fromkeys(o.cure() for o in sf.listings if harm)
+            ps.append(MaskProblem('left out', [f for o in sf.listings for f in o.entries(harm)],
+                    f'Left out: {text}. Expected files such as NAME.png. '
+                    + (' '.join(filter(None, cures)) or 'Nothing has to be done.'), severity))
+    return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #edf9c533
 def valid_problems(sf):
@@ -75,47 +89,27 @@ def valid_problems(sf):
     return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #1c8cae80
-def image_problems(looks):
-    "Unreadable images, and the ones whose channels or depth need a decision."
-    bad = [o for o in looks if o.error]
-    looks = [o for o in looks if not o.error]
-    ps = [MaskProblem('unreadable', [o.file for o in bad], f'{counted(len(bad), "image")} cannot '
-            f'be read: {listed([f"{o.file.name} ({o.error})" for o in bad])}. Expected a whole '
-            'image file. '
-            'Restore it from its source, or take it out with its mask.')] if bad else []
-    def warn(kind, some, text):
-        if some:
-            ps.append(MaskProblem(kind, [o.file for o in some], f'{counted(len(some), "image")} of '
-                    f'{len(looks):,} {text.format(listed([o.file for o in some]))}', 'warning'))
-    warn('image alpha', [o for o in looks if o.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La')],
-        'with an alpha channel: {}. Expected RGB. The alpha is dropped on reading, unless '
-        'channels=4 keeps it; save without it if it hides part of the picture.')
-    warn('image CMYK', [o for o in looks if o.mode == 'CMYK'], 'in CMYK: {}. Expected RGB. Colours '
-        'shift in the conversion; save as RGB with the right profile.')
-    grey = [o for o in looks if o.mode in ('1', 'L', 'LA', 'I', 'F') or o.mode.startswith('I;')]
-    warn('image grey', grey, 'in grey: {}. Expected RGB. '
-        + ('seg_dataloaders(..., channels=1) trains on the one channel there is.'
-            if len(grey) == len(looks) else 'They are read as RGB with three equal channels.'))
-    warn('image depth', [o for o in looks if o.bits > 8], 'with 16 bits or more a channel: {}. '
-        'Expected 8. They are scaled by the type\'s largest value on reading; convert them '
-        'yourself if they use a smaller range.')
-    kinds = Counter('grey' if o.mode in ('1', 'L', 'I', 'F') or o.mode.startswith('I;') else 'RGB'
-        if o.mode in ('P', 'YCbCr') else o.mode for o in looks)
-    if len(kinds) > 1:
-        ps.append(MaskProblem('image modes', [o.file for o in looks], 'The images are of different '
-                'kinds: ' + ', '.join(f'{n:,} {k}' for k,n in kinds.most_common())
-                + '. Expected one kind. Convert them to the most frequent, or a network learns the '
-                'file format.', 'warning'))
-    sizes = Counter(o.size for o in looks)
-    if len(sizes) > 1:
-        ps.append(MaskProblem('image sizes', [o.file for o in looks],
-                f'The images have {len(sizes)} sizes (height x width): '
-                + listed([f'{h}x{w} ({n:,})' for (h,w),n in sizes.most_common()])
-                + '. Expected one size in a batch. Pass seg_dataloaders(..., size=(height, '
-                'width)), or bs=1.', 'warning'))
+def unreadable_files(
+    bad, # of SeenFile: what cannot be read
+    what, # 'image' or 'mask'
+) -> list: # of MaskProblem, one for each cure
+    "The files that cannot be read, those with one cure together."
+    cures, ps = {}, []
+    for o in bad: cures.setdefault(o.cure, []).append(o)
+    other = {'image': 'mask', 'mask': 'image'}[what]
+    for cure,some in cures.items():
+        if cure == RESTORE: cure = f'Restore it from its source, or take it out with its {other}.'
+        ps.append(MaskProblem('unreadable', [o.file for o in some],
+                f'{counted(len(some), what)} cannot be read: '
+                f'{listed([f"{o.file.name} ({o.error})" for o in some])}. Expected a whole image '
+                f'file. {cure}'))
     return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #ca4684df
+_UNNOTED = ('No EXIF orientation says so in either file: turn one of the two, as the picture was '
+    'taken.')
+
+# %% ../../nbs/workshop/masks/problems.ipynb #7fb39ac4
 def mask_problems(pairs):
     "Masks whose file cannot hold ids as it is, or that have another size than their image."
     ms, ps = [m for _,m in pairs], []
@@ -126,8 +120,7 @@ def mask_problems(pairs):
     for o in ms:
         why = o.error or o.unfit
         o.what = f'{o.file.name} ({why})' if why else o.file.name
-    err('unreadable', [o for o in ms if o.error], 'cannot be read: {}. Expected a whole image '
-        'file. Restore it from its source, or take it out with its image.')
+    ps += unreadable_files([o for o in ms if o.error], 'mask')
     err('no ids', [o for o in ms if o.unfit], 'with values that are no class ids: {}. Expected one '
         'whole number a pixel. Write the ids again, as PNG of 8 bits: for one-hot maps the argmax, '
         'for pixels without a value the id of Void.')
@@ -138,20 +131,47 @@ def mask_problems(pairs):
     err('16 bit', [o for o in ms if o.bits > 8], 'with 16 bits or more a pixel: {}. Expected 8 '
         'bits: readers cut larger values off. Are they instance ids rather than class ids? If '
         'class ids, fix=FOLDER writes them as 8 bits.')
-    err('channels', [o for o in ms if o.mode not in ('1', 'L', 'P', 'F')
-            and not o.mode.startswith('I') and o.format not in LOSSY_FORMATS
-            and o.values is not None and not holds_colours(o)], 'with the ids repeated in several '
+    err('channels', [o for o in ms if o.kind == 'repeated' and o.format not in LOSSY_FORMATS
+            and not holds_colours(o)], 'with the ids repeated in several '
         'channels: {}. Expected one channel. fix=FOLDER writes one.')
     off = [(i, m) for i,m in pairs if not (i.error or m.error or m.unfit)
         and i.size != m.size]
     for i,m in off:
         m.what = (f'{i.file.name} is {i.size[0]}x{i.size[1]} and {m.file.name} '
             f'{m.size[0]}x{m.size[1]}')
-    turned = sum(i.size == m.size[::-1] for i,m in off)
+    turned = [max(i.orientation, m.orientation) > 4 for i,m in off if i.size == m.size[::-1]]
     err('size', [m for _,m in off], 'with another size than the image (height x width): {}. '
-        'Expected equal sizes. ' + (f'{turned} of them {"is" if turned == 1 else "are"} turned by '
-            '90 degrees: apply the photographs\' EXIF rotation first. ' if turned else '')
+        'Expected equal sizes. ' + ('' if not turned
+            else f'{len(turned)} of them {"is" if len(turned) == 1 else "are"} turned by 90 '
+            f'degrees. {EXIF_TURNS if any(turned) else _UNNOTED} ')
         + 'Export them again at the image\'s size; resample masks only with nearest.')
+    return ps
+
+# %% ../../nbs/workshop/masks/problems.ipynb #2b9b4887
+def split_problems(
+    sf, # SegFolder
+    looks, # SeenFile of all images
+) -> list: # of MaskProblem, all of them warnings
+    "Images that show the same picture in both parts of the split, and parts of one image."
+    groups, ps = {}, []
+    for o in looks:
+        if o.digest and not o.error: groups.setdefault((o.size, o.digest), []).append(o.file)
+    held = lambda f: sf.valid is not None and f.name in sf.valid
+    twins = [fs for fs in groups.values() if len(fs) > 1
+        and (sf.valid is None or len({held(f) for f in fs}) > 1)]
+    if twins:
+        names = listed([' and '.join(listed([f]) for f in fs) for fs in twins])
+        where = ('and a random split may put one into each part' if sf.valid is None
+            else 'one to train on and one to validate with')
+        ps.append(MaskProblem('twins', sum(twins, []), f'{counted(len(twins), "picture")} in '
+                f'several files, {where}: {names}. Expected every picture in one '
+                'part: what was trained on is known, so that the result on validation is too good. '
+                'Take the doubles out.', 'warning'))
+    n = sum(not held(f) for f in sf.images)
+    if sf.valid is not None and n == 1 < len(sf.images):
+        ps.append(MaskProblem('few images', [f for f in sf.images if not held(f)], '1 image to '
+                'train on. Expected several: a batch of one has no variety, and some networks '
+                'cannot normalise it. Add images, or cut this one into tiles.', 'warning'))
     return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #f7d6a54c
@@ -164,8 +184,31 @@ def count_files(ms, K):
     return n
 
 # %% ../../nbs/workshop/masks/problems.ipynb #ca12e328
+def _lone_class(sf, ms, n, real):
+    "Nothing to tell apart: one class is named, or one is in the masks."
+    there = [i for i in real if n[i]]
+    if len(real) > 1 and len(there) != 1: return []
+    found = (f'{counted(len(real), "class")} is named beside Void: {sf.codes[real[0]]}'
+        if len(real) == 1 else f'All labelled pixels of the {counted(len(ms), "mask")} are '
+        f'{sf.codes[there[0]]} (id {there[0]})')
+    return [MaskProblem('one class', [m.file for m in ms], f'{found}. Expected two classes at '
+            'least: a network learns to tell them apart. Check that the masks were exported with '
+            'all labels, and that the background has its own line in codes.txt.')]
+
+# %% ../../nbs/workshop/masks/problems.ipynb #66bdfd1b
+def void_parts(sf, n_train, n_valid):
+    "A part of the split without a labelled pixel."
+    void = sf.ignore_index
+    if n_valid is None or void is None: return []
+    how = ' of a random split (seed 42)' if sf.valid is None else ''
+    return [MaskProblem('void part', [], f'All pixels of the {part} masks{how} are Void (id '
+            f'{void}). Expected labelled pixels: {why}. Name other images in valid.txt.')
+        for n,part,why in ((n_train, 'training', 'there is nothing to learn from'), (n_valid,
+            'validation', 'there is nothing to measure with')) if n.sum() and n.sum() == n[void]]
+
+# %% ../../nbs/workshop/masks/problems.ipynb #d2d00de9
 def class_problems(sf, ms, n, n_train, n_valid):
-    "Only Void, masks that are all Void, classes that never occur."
+    "Only Void, one class, masks that are all Void, classes that never occur."
     void, ps = sf.ignore_index, []
     real = [i for i in range(len(n)) if i != void]
     if void is not None and not n[real].sum():
@@ -173,6 +216,7 @@ def class_problems(sf, ms, n, n_train, n_valid):
                 f'{counted(len(ms), "mask")} are Void (id {void}). Expected labelled pixels: '
                 'nothing can be learned from Void. Check that the masks were exported with '
                 'their labels, and that codes.txt is in the order of the ids.')]
+    ps += _lone_class(sf, ms, n, real) + void_parts(sf, n_train, n_valid)
     blank = [m.file for m in ms if list(m.values) == [void]]
     if blank:
         ps.append(MaskProblem('void masks', blank, f'{counted(len(blank), "mask")} with Void '
@@ -187,7 +231,7 @@ def class_problems(sf, ms, n, n_train, n_valid):
                     f'some of each. {cure}', 'warning'))
     absent(n, 'absent', 'any mask', 'Such a class cannot be learned and has no IoU; add images '
         'that show it, or merge it with another.')
-    if n_valid is not None and n_train.any() and n_valid.any():
+    if n_valid is not None and n_train[real].any() and n_valid[real].any():
         absent(n_train, 'absent in train', 'the training masks', 'It cannot be learned: move an '
             'image that shows it out of valid.txt.')
         absent(n_valid, 'absent in valid', 'the validation masks', 'Its IoU cannot be measured: '

@@ -4,16 +4,20 @@
 
 # %% ../../nbs/workshop/masks/seen.ipynb #1eebd5b6
 from __future__ import annotations
-import os
+import os, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ..errors import SegbookError
 from ..files import progress_bar
-from .arrays import NoIds, bits_of, ids_of, open_mask
+from .arrays import open_mask
+from .channels import NoIds, colour_key, mask_values
+from ..reading.facts import ImageFacts, facts_of
+from ..reading.failures import RESTORE
+from ..reading.stored import open_stored
 
 # %% auto #0
 __all__ = ['LOSSY_FORMATS', 'SeenFile', 'see_image', 'see_mask', 'see_all_files', 'holds_colours']
@@ -28,38 +32,43 @@ class SeenFile:
     bits: int = 8
     format: str = ''
     error: str = '' # why the file cannot be decoded
+    cure: str = RESTORE # what helps then
     unfit: str = '' # why the values of a mask are no class ids
     # mask value -> pixels; ints, or (red, green, blue); None when there are too many
     values: dict | None = None
+    orientation: int = 1 # the EXIF orientation that was applied
+    pages: int = 1 # pictures in the file
+    facts: ImageFacts | None = None # of an image: channels, range of values
+    digest: bytes = b'' # of an image's pixels; of one in a single value nothing
+    kind: str = 'ids' # of a mask: what its values are, see `MaskValues`
+    colour: tuple | None = None # of a mask drawn in one colour on a transparent ground
+    flat: int | None = None # of a mask of one colour and one alpha: that alpha
+    palette: dict | None = None # of a palette mask: the colour of each value
+    top: dict | None = None # of a mask with too many colours: the commonest and their pixels
 
 # %% ../../nbs/workshop/masks/seen.ipynb #1811f43e
-def _see_array(o, x):
-    "What `see_image` notes of an array, channels first or last."
-    if x.ndim == 3 and x.shape[0] < 16 < x.shape[-1]: x = np.moveaxis(x, 0, -1)
-    n = x.shape[2] if x.ndim == 3 else 1
-    o.size, o.bits, o.format = x.shape[:2], 8*x.itemsize if x.dtype.kind != 'f' else 8, 'array'
-    o.mode = {1: 'L', 3: 'RGB'}.get(n, f'{n} channels')
-    return o
-
 def see_image(
     file:Path,
 ) -> SeenFile:
-    "Decode an image in full."
+    "Decode an image in full, as `read_image` does it."
     o = SeenFile(file)
     try:
-        if file.suffix.lower() == '.npy': return _see_array(o, np.load(file, allow_pickle=False))
-        try: im = Image.open(file)
-        except Exception: # TIFF with more channels or bits than PIL knows
-            if file.suffix.lower() not in ('.tif', '.tiff'): raise
-            import tifffile
-            return _see_array(o, tifffile.imread(file))
-        with im:
-            o.mode, o.size, o.bits, o.format = im.mode, im.size[::-1], bits_of(im), im.format
-            if im.format == 'JPEG' and min(im.size) >= 64:
-                im.draft('RGB', (im.width//8, im.height//8))
-            im.load()
-    except Exception as e: o.error = str(e) or type(e).__name__
+        s = open_stored(file, quick=True)
+        o.facts, o.bits, o.format = facts_of(s, file), s.bits, s.format
+        o.size, o.orientation, o.pages = o.facts.size, s.orientation, s.pages
+        n = o.facts.channels
+        o.mode = (s.mode if s.mode not in ('array', 'bands')
+            else {1: 'L', 3: 'RGB'}.get(n, f'{n} channels'))
+        x = np.ascontiguousarray(s.pixels)
+        if x.min() != x.max(): # a sum of all pixels, and some of them: a tenth of a hash's time
+            o.digest = zlib.crc32(x).to_bytes(4, 'big') + x.ravel()[::x.size//64 + 1].tobytes()
+    except SegbookError as e: o.error, o.cure = _said_of(e)
     return o
+
+# %% ../../nbs/workshop/masks/seen.ipynb #4ca3588f
+def _said_of(e):
+    "Finding and cure of an error about a file, which is named elsewhere."
+    return getattr(e, 'finding', str(e)), getattr(e, 'cure', RESTORE)
 
 # %% ../../nbs/workshop/masks/seen.ipynb #75bba967
 def _count_ids(ids):
@@ -70,14 +79,16 @@ def _count_ids(ids):
     values, n = np.unique(ids, return_counts=True)
     return dict(zip(values.tolist(), n.tolist()))
 
-def _count_colours(x, most=1000):
-    "Each (red, green, blue) and how often it occurs, greys as ints; None when there are too many."
-    packed, n = np.unique((x.astype(np.int32) << [16,8,0]).sum(-1), return_counts=True)
-    if len(packed) > most: return None
-    cols = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in packed]
-    if all(r == g == b for r,g,b in cols): return {c[0]: k for c,k in zip(cols, n.tolist())}
-    return dict(zip(cols, n.tolist()))
+# %% ../../nbs/workshop/masks/seen.ipynb #472917b3
+def _count_colours(o, x, most=1000, top=64):
+    "Note each colour of `x` and how often it occurs; of more than `most` the `top` commonest."
+    numbers, n = np.unique(x, return_counts=True)
+    some = np.argsort(-n, kind='stable')[:top] if len(numbers) > most else slice(None)
+    found = {colour_key(v): k for v,k in zip(numbers[some].tolist(), n[some].tolist())}
+    if len(numbers) > most: o.top = found
+    else: o.values = found
 
+# %% ../../nbs/workshop/masks/seen.ipynb #4656abd4
 def see_mask(
     file:Path,
 ) -> SeenFile:
@@ -85,15 +96,16 @@ def see_mask(
     o = SeenFile(file)
     try:
         m = open_mask(file)
-        o.mode, o.bits, o.format, o.size = m.mode, m.bits, m.format, m.pixels.shape[:2]
-        if m.mode == 'array' or m.pixels.ndim == 2:
-            ids = ids_of(m)
-            o.mode, o.size = 'L' if m.mode == 'array' else m.mode, ids.shape
-            o.values = _count_ids(ids)
-        elif m.mode in ('LA', 'PA'): o.values = _count_ids(m.pixels[...,0])
-        else: o.values = _count_colours(m.pixels)
+        o.mode, o.bits, o.format, o.size = m.mode, m.bits, m.format, m.size
+        o.orientation, o.pages = m.orientation, m.pages
+        v = mask_values(m)
+        o.kind, o.colour, o.flat, o.size = v.kind, v.colour, v.flat, v.x.shape
+        if o.mode in ('array', 'bands') and v.kind == 'ids': o.mode = 'L'
+        if v.kind == 'colours': _count_colours(o, v.x)
+        else: o.values = _count_ids(v.x)
+        if m.mode == 'P': o.palette = {i: tuple(m.palette[i].tolist()) for i in o.values}
     except NoIds as e: o.unfit = e.finding
-    except Exception as e: o.error = str(e) or type(e).__name__
+    except SegbookError as e: o.error, o.cure = _said_of(e)
     return o
 
 # %% ../../nbs/workshop/masks/seen.ipynb #5f58772e
@@ -115,4 +127,4 @@ LOSSY_FORMATS = {'JPEG', 'MPO'}
 def holds_colours(o):
     "Does the mask hold colours: (red, green, blue) values, or too many to count?"
     if o.values: return isinstance(next(iter(o.values)), tuple)
-    return o.mode in ('RGB', 'RGBA', 'CMYK', 'YCbCr')
+    return o.kind == 'colours'

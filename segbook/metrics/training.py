@@ -12,7 +12,7 @@ from fastai.torch_core import num_distrib
 
 from ..errors import SegbookError
 from ..masks.arrays import class_id
-from ..masks.mask import void_of
+from ..masks.mask import vocab_of, void_of
 from .boundaries import boundary_distances, f1_of_distances, farthest_distance
 from .confusion import ABSENT, AVERAGES, Confusion
 from .counting import count_pixels, gather_rows, validate_option
@@ -24,14 +24,22 @@ from segbook.metrics.distances import (
 __all__ = ['class_of_name', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 'BoundaryF1', 'Hausdorff95']
 
 # %% ../../nbs/workshop/metrics/training.ipynb #d98507de
+def _content_key(o):
+    """A weak reference to a tensor and what changes when it is written to; None for a tensor of
+    inference mode, which keeps no such count."""
+    key = None if o.is_inference() else (o.data_ptr(), o._version, tuple(o.shape))
+    return weakref.ref(o),key
+
+# %% ../../nbs/workshop/metrics/training.ipynb #d4888dd2
 class _Memo:
     "What the metrics of a learner know of the batch at hand; keeps no batch alive, is not pickled."
     def __init__(self, pred=None, targ=None):
-        self.refs = [weakref.ref(o) for o in (pred, targ) if o is not None]
+        self.batch = [_content_key(o) for o in (pred, targ) if o is not None]
         self.counts,self.totals = {},{}
 
     def holds(self, *batch):
-        return len(self.refs)==2 and all(r() is o for r,o in zip(self.refs, batch))
+        return len(self.batch)==2 and all(r() is o and key is not None and key==_content_key(o)[1]
+            for (r,key),o in zip(self.batch, batch))
 
     def __reduce__(self): return _Memo,()
 
@@ -69,7 +77,7 @@ def _real_batch(learn):
 # %% ../../nbs/workshop/metrics/training.ipynb #1f2866bd
 def _policy(metric, learn):
     "K, the ignored id and the class names for a metric: its own arguments, or what learn.dls says."
-    K,ignore,codes = metric.n_classes,metric.ignore_index,getattr(learn.dls, 'vocab', None)
+    K,ignore,codes = metric.n_classes,metric.ignore_index,vocab_of(learn.dls)
     if K is None and codes is None:
         name = type(metric).__name__
         raise SegbookError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import SegbookError
 from .answers import ReceptiveField, extreme_sizes, field_of, unit_in
-from .channels import settled
+from .elements import field_at
 from .gradients import image_batches, unit_gradient
 from .maps import CannotFollow
 from .recorder import analyse, untouched
@@ -37,7 +37,10 @@ def receptive_field(
     """The box of input pixels that can influence one unit, exact; no image is computed.
 
     A unit is a place in the map: all its channels. A layer that runs several times counts as it
-    was last. Pixels read with a fixed weight of 0 count too.
+    was last. Pixels read with a fixed weight of 0 count too. `.box` goes from the first place read
+    to the last, padding beyond the image included: where a dilation leaves gaps at an edge, pixels
+    of a gap lie in it, but not in `.clipped`. Padding behind a roll, a crop, a joint or a window
+    has no place beyond the image, and does not count.
     Raises SegbookError: an operation that cannot be followed, a layer or unit that is not there,
     an image too small.
     Source: Araujo, Norris, Sim 2019, Computing Receptive Fields of Convolutional Neural Networks,
@@ -68,7 +71,7 @@ def receptive_field_table(
 
 def _table_row(m, shape, size):
     "The entries of one layer in the table."
-    try: m = settled(m, shape)
+    try: m = field_at(m, shape)
     except CannotFollow: return dict.fromkeys(('map', 'smallest', 'field', 'stride', 'centre'), '?')
     few,most = extreme_sizes(m, size)
     first = m.wide.at(0, 0)

@@ -17,19 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import SegbookError, listed, nearest_names
-from .channels import settled
-from segbook.receptive_field.maps import (
-    CannotFollow, MarginTooSmall, input_map, merged_maps, without_place,
-)
+from .element_moves import ElementCall
+from .element_sums import ELEMENT_RULES, element_maps, elements_by_rule
+from .elements import ElementMap, all_alike, elements_union, field_at
+from .maps import CannotFollow, MarginTooSmall, input_map
 from segbook.receptive_field.rules import (
     Call, Mismatch, NO_RULE, PIECES, RULES, SAME_PLACES, VALUE_ONLY, by_rule, rule_of,
 )
 from .rules_places import parted_rule
+from .traceable import TraceableForms
+
 
 # %% auto #0
 __all__ = ['FIRST_MARGIN', 'MOST_MARGIN', 'ModuleStack', 'TensorMaps', 'Operation', 'bare_operation', 'maps_after', 'carried_out',
-           'no_rule', 'Recorder', 'first_tensor', 'watching', 'keep_by_rule', 'untouched', 'Analysis', 'whole_numbers',
-           'image_size', 'analyse']
+           'no_rule', 'Recorder', 'first_tensor', 'watching', 'maps_by_rule', 'keep_by_rule', 'untouched', 'Analysis',
+           'whole_numbers', 'image_size', 'analyse']
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #74b9b7b8
 class ModuleStack:
@@ -85,7 +87,8 @@ class Operation:
     func: Callable # as the dispatcher gives it
     args: tuple
     kwargs: dict
-    outside: set # ids of tensors that came with values, such as weights and buffers
+    # id of a tensor that came with values, such as weights and buffers -> the same with them
+    outside: dict
 
     def __post_init__(self):
         self.library,name = self.func._schema.name.split('::')
@@ -104,8 +107,9 @@ class Operation:
     def has_rule(self):
         "Whether the table has a rule for it, in place only where each value stays where it is."
         return (self.library == 'aten' and (self.name in RULES or self.name in PIECES
-                or self.name in NO_RULE) and (self.fresh or self.inplace
-                and (self.name in SAME_PLACES or self.name in ('copy', 'as_strided'))))
+                or self.name in NO_RULE or self.name in ELEMENT_RULES)
+            and (self.fresh or self.inplace and (self.name in SAME_PLACES
+                    or self.name in ('copy', 'as_strided'))))
 
     def run(self):
         "Its result, a tensor without values."
@@ -114,13 +118,13 @@ class Operation:
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #f8960c9c
 def bare_operation(func, args, kwargs):
     "An operation whose tensors are all without values."
-    flat,outside = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)],set()
+    flat,outside = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)],{}
     if any(o.is_meta for o in flat) and not all(o.is_meta for o in flat):
         def bare(o):
             if not isinstance(o, Tensor) or o.is_meta: return o
-            o = o.to('meta')
-            outside.add(id(o))
-            return o
+            bared = o.to('meta')
+            outside[id(bared)] = o
+            return bared
         args,kwargs = tree_map(bare, (args, kwargs))
     return Operation(func, args, kwargs, outside)
 
@@ -128,13 +132,19 @@ def bare_operation(func, args, kwargs):
 def maps_after(op, call, one):
     """The maps of an operation's results, by its rule;
     `one` where there is none and all see the same."""
-    try:
-        if op.name in PIECES: return parted_rule(call, *op.args, **op.kwargs)
-        if op.name in RULES:
-            return [RULES[op.name](call, *op.args, **op.kwargs)]*len(call.outs)
+    by_element = any(isinstance(call.map(t), ElementMap) for t in call.tensors)
+    if not by_element:
+        try:
+            if op.name in PIECES: return parted_rule(call, *op.args, **op.kwargs)
+            if op.name in RULES:
+                return [RULES[op.name](call, *op.args, **op.kwargs)]*len(call.outs)
+        except CannotFollow: pass # rows and columns lose their places: element by element
+    if one and not by_element: return [one(o) for o in call.outs]
+    each = ElementCall(op.func, call.outs, call.map, call.tensors, call.args, op.outside)
+    try: return element_maps(each, op.name, op.args, op.kwargs)
     except CannotFollow:
         if not one: raise
-    return [one]*len(call.outs)
+    return [one(o) for o in call.outs]
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #1b344703
 def carried_out(op, known):
@@ -142,7 +152,7 @@ def carried_out(op, known):
     `known` are the maps of tensors. CannotFollow when there is no rule for it."""
     maps = [m for t in op.tensors if (m := known.of(t))]
     # all values see the same, and so does what is made of them
-    one = op.fresh and all(m.n == (1, 1) and m.parts is None for m in maps)
+    one = op.fresh and all_alike(maps)
     if not one and not op.has_rule: raise CannotFollow
     # a buffer of the model would keep what it saw
     if op.inplace and id(op.args[0]) in op.outside: raise CannotFollow
@@ -150,7 +160,7 @@ def carried_out(op, known):
     if op.name in NO_RULE: return out,[],[]
     outs = list(out) if isinstance(out, (tuple, list)) else [out]
     call = Call(op.name, op.tensors, outs, known.of, op.named)
-    found = maps_after(op, call, one and without_place(merged_maps(maps), (0, 1)))
+    found = maps_after(op, call, one)
     if op.inplace and (len(maps) > 1 or known.of(op.args[0]) is None): known.note_change(out)
     return out,outs,found
 
@@ -224,12 +234,18 @@ def watching(rec):
         for h in handles: h.remove()
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #d30aaaee
+def maps_by_rule(c, like):
+    "The maps of what a module with a rule gives, whatever maps go in."
+    xs = [t for t in c.tensors if c.map(t)]
+    if not any(isinstance(c.map(x), ElementMap) for x in xs): return by_rule(c, like)
+    return [elements_union([elements_by_rule(c.map(x), x, y, like) for x in xs]) for y in c.outs]
+
 def keep_by_rule(rec, mod, given, results):
     "Keep the maps of what a module with a rule gives."
     tensors,outs = ([o for o in v if isinstance(o, Tensor)] for v in (given, results))
     if not any(rec.maps.of(t) for t in tensors): return
     like,where = rule_of(mod),rec.stack.where()
-    try: maps = by_rule(Call('', tensors, outs, rec.maps.of), like)
+    try: maps = maps_by_rule(Call('', tensors, outs, rec.maps.of), like)
     except CannotFollow:
         raise SegbookError(f'the rule {like!r} cannot be used at {where}: its input is no '
             'map [B,C,H,W]. Cure: a rule for the module around it') from None
@@ -298,11 +314,11 @@ def _no_layer(layer, known):
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #6c0a347c
 def _in_place(name, m, shape):
     "The map with rows and columns where a unit can be named; SegbookError where it cannot."
-    try: return settled(m, shape)
+    try: return field_at(m, shape)
     except CannotFollow:
         raise SegbookError(f'{name} gives {list(shape)}, in which rows or columns share a '
-            'dimension with channels or have changed places; which unit is meant cannot be told. '
-            'Cure: ask for a layer before or after it') from None
+            'dimension with channels or with a class token, or have changed places; which unit is '
+            'meant cannot be told. Cure: ask for a layer before or after it') from None
 
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #103512ad
 def whole_numbers(name, v, what, n, least=1):
@@ -338,6 +354,10 @@ def analyse(model, input_size, in_channels=3):
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as e:
             if isinstance(e, SegbookError): raise
             if rec.error: raise rec.error from None # what torch.jit made of it says nothing
+            if _passes(model, size, in_channels):
+                raise SegbookError(f'receptive_field cannot follow {rec.stack.where()}, which '
+                    f'wants values: {str(e).splitlines()[0]}. Cure: judge the model with '
+                    'another module in its place, for example nn.Identity()') from e
             raise SegbookError(f'an image of {size[0]}x{size[1]} with {in_channels} channels does '
                 f'not pass through the model, at {rec.stack.where()}: {str(e).splitlines()[0]}. '
                 'Cure: a larger input_size if a map becomes too small, or the right '
@@ -345,11 +365,20 @@ def analyse(model, input_size, in_channels=3):
         if margin > MOST_MARGIN:
             raise SegbookError('the padding of this network reaches further than a million pixels')
 
+def _passes(model, size, in_channels):
+    "Whether an image with values passes through a model through which one without does not."
+    p = next((o for o in model.parameters() if o.is_floating_point()), torch.zeros(1))
+    try:
+        with untouched(model), torch.no_grad():
+            model(torch.zeros(1, in_channels, *size, dtype=p.dtype, device=p.device))
+    except Exception: return False # whatever the network says to it
+    return True
+
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #4684016e
 def _one_pass(model, rec, size, in_channels, margin):
     "What a recorder finds in one pass."
     p = next((o for o in model.parameters() if o.is_floating_point()), None)
-    with untouched(model), torch.no_grad(), watching(rec), rec:
+    with untouched(model), torch.no_grad(), watching(rec), TraceableForms(), rec:
         x = torch.empty(1, in_channels, *size, device='meta',
             dtype=torch.float32 if p is None else p.dtype)
         rec.maps.keep(x, input_map(*size, margin))

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from .boxes import NO_PIXEL
 from segbook.receptive_field.channels import (
     LOST, channel_shape, channels_together, for_map_and_parts, joined_maps, kinds_together,
     map_of_kinds, settled,
@@ -16,13 +17,15 @@ from segbook.receptive_field.channels import (
 from segbook.receptive_field.maps import (
     CannotFollow, Parts, axes_in, map_reading, moved_dims, without_place,
 )
-from .taps import Interpolation, Window, bin_taps, picked_taps
+from segbook.receptive_field.taps import (
+    Interpolation, Window, bin_taps, picked_taps, taps_within,
+)
 
 # %% auto #0
 __all__ = ['both_axes', 'channels_repeated', 'convolved_rule', 'max_pooled_rule', 'avg_pooled_rule', 'adaptive_rule',
-           'unpooled_rule', 'resized_rule', 'shuffled_rule', 'unshuffled_rule', 'mirrored_rule', 'repeated_rule',
-           'without_dims', 'sliced_rule', 'selected_rule', 'parted_rule', 'halved_rule', 'flipped_rule', 'rolled_rule',
-           'padded_rule']
+           'unpooled_rule', 'resizing_taps', 'resized_rule', 'shuffled_rule', 'unshuffled_rule', 'mirrored_rule',
+           'repeated_rule', 'without_dims', 'sliced_rule', 'selected_rule', 'parted_rule', 'halved_rule',
+           'flipped_rule', 'rolled_rule', 'padded_rule']
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #b184f599
 def both_axes(m, x, out, taps, jump):
@@ -87,17 +90,23 @@ def unpooled_rule(c, x, indices, size):
         lambda a: Fraction(1, w.stride[a]))
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #5047159d
+def resizing_taps(mode, x, out, args):
+    "taps(axis) of an interpolation of `x` to `out`; `args` as PyTorch takes them, behind the size."
+    align = bool(args[0]) if 'bi' in mode else False
+    scales = list(args[1:] if 'bi' in mode else args)
+    if scales and isinstance(scales[0], (list, tuple)): scales = list(scales[0])
+    scales = [float(o) if o else None for o in scales] + [None]*2
+    number = np.float64 if x.dtype == torch.float64 else np.float32
+    def taps(a):
+        sizes = x.shape[2 + a],out.shape[2 + a]
+        return Interpolation(mode, *sizes, scales[a], align, number).taps
+    return taps
+
 def resized_rule(mode):
     "A rule for interpolation by `mode`."
     def rule(c, x, size, *args):
-        align = bool(args[0]) if 'bi' in mode else False
-        scales = list(args[1:] if 'bi' in mode else args)
-        if scales and isinstance(scales[0], (list, tuple)): scales = list(scales[0])
-        scales = [float(o) if o else None for o in scales] + [None]*2
-        number = np.float64 if x.dtype == torch.float64 else np.float32
-        def sizes(a): return x.shape[2 + a],c.out.shape[2 + a]
-        def taps(a): return Interpolation(mode, *sizes(a), scales[a], align, number).taps
-        return both_axes(c.map(x), x, c.out, taps, lambda a: Fraction(*sizes(a)))
+        return both_axes(c.map(x), x, c.out, resizing_taps(mode, x, c.out, args),
+            lambda a: Fraction(x.shape[2 + a], c.out.shape[2 + a]))
     return rule
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #83e14457
@@ -128,6 +137,12 @@ def repeated_rule(c, x, pad):
     return both_axes(c.map(x), x, c.out, taps, lambda a: 1)
 
 # %% ../../nbs/workshop/receptive_field/rules_places.ipynb #b3cefeba
+def _cut_off(m, axis, units):
+    """Whether a unit of the map that sees something would continue it at an edge, next to which it
+    does not stand any more: padding there has no place beyond the image."""
+    real = units[(units >= 0) & (units < m.n[axis])]
+    return len(real) > 0 and bool((np.take(m.exact.lo[axis], real, axis) < NO_PIXEL).any())
+
 def _taken(m, x, dim, n, index, jump=1):
     """The map of `n` places along a dimension, the u-th of which is the place index(u) of `x`:
     of rows, of columns, or of channels."""
@@ -136,8 +151,10 @@ def _taken(m, x, dim, n, index, jump=1):
     if axes:
         a = axes[0]
         if len(axes) == 2 or m.dims[a] != (dim, 1) or m.n[a] != x.shape[dim]: raise CannotFollow
-        return for_map_and_parts(m, lambda o:
-            map_reading(o, a, n, picked_taps(index), o.jump[a]*jump))
+        before,behind = (_cut_off(m, a, index(u)) for u in (np.arange(-m.n[a], 0),
+                n + np.arange(m.n[a])))
+        taps = taps_within(picked_taps(index), 0 if before else None, n if behind else None)
+        return for_map_and_parts(m, lambda o: map_reading(o, a, n, taps, o.jump[a]*jump))
     at = index(np.arange(n))
     if m.parts is None or np.array_equal(at, np.arange(x.shape[dim])): return m
     if m.parts is LOST: raise CannotFollow

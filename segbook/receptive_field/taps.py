@@ -5,11 +5,13 @@
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #f9a2bad8
 from __future__ import annotations
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 # %% auto #0
-__all__ = ['as_pair', 'Window', 'picked_taps', 'bin_taps', 'Interpolation', 'nearest_taps', 'smooth_taps', 'antialiased_taps']
+__all__ = ['as_pair', 'Window', 'picked_taps', 'taps_within', 'bin_taps', 'Interpolation', 'nearest_taps', 'smooth_taps',
+           'antialiased_taps']
 
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #af2c4b4f
 def as_pair(v):
@@ -56,6 +58,15 @@ def picked_taps(index, exact=None):
     "Unit u reads the one unit `index(u)`; `exact` differs where the edge is mirrored or repeated."
     return lambda u, e: ((exact if e and exact else index)(u)[:,None], None)
 
+def taps_within(taps, start, stop):
+    "The same, but units before `start` and from `stop` on read nothing; None: no such limit."
+    if start is None and stop is None: return taps
+    def within(u, exact):
+        idx,read = taps(u, exact)
+        inside = ((start is None) | (u >= (start or 0))) & ((stop is None) | (u < (stop or 0)))
+        return idx,inside[:,None] & (True if read is None else read)
+    return within
+
 def bin_taps(n, out):
     "Adaptive pooling of n units to `out`: from floor(u*n/out) to ceil((u+1)*n/out)."
     def taps(u, exact):
@@ -97,14 +108,22 @@ def nearest_taps(o, u, exact):
     return (np.minimum(at, o.n - 1) if exact else at)[:,None]
 
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #d10da318
+def _fused(u, step):
+    "(u + 1/2)*step - 1/2 in float64, rounded once: no number format of numpy holds the product."
+    step,half = Fraction(float(step)),Fraction(1, 2)
+    return np.array([float((int(i) + half)*step - half) for i in u])
+
 def smooth_taps(o, u, exact):
     "The two (bilinear) or four (bicubic) units around a place."
     f,linear = o.number,o.mode == 'bilinear'
     if linear and o.n == o.out: return u[:,None]
     # rounded once, as processors multiply and add
-    at = u.astype(f)*o.step if o.align else ((u + .5).astype(np.longdouble)*o.step - .5).astype(f)
+    at = u.astype(f)*o.step if o.align else (_fused(u, o.step) if f is np.float64 else
+        ((u + .5).astype(np.longdouble)*o.step - .5).astype(f))
     if linear and exact: at = at.clip(0)
-    i = np.floor(at).astype(int)[:,None] + (np.arange(2) if linear else np.arange(-1, 3))
+    # PyTorch rounds a place in float64 to float32 before it takes the unit below
+    i = np.floor(at.astype(np.float32)).astype(int)[:,
+        None] + (np.arange(2) if linear else np.arange(-1, 3))
     return i.clip(0, o.n - 1) if exact else i
 
 # %% ../../nbs/workshop/receptive_field/taps.ipynb #f6d374a1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import SegbookError, listed
+from ..errors import SegbookError, figure_text, listed
 from ..masks.arrays import codes_for, image_array, mask_array, read_mask
 from ..masks.folder import SegFolder
 from ..masks.colours import palette
@@ -67,7 +67,7 @@ def draw_mask_explorer(
             show_mask(m, codes, image=None if view == 'mask' else im, ax=ax, legend=legend,
                 only=only if view == 'one class' else None, alpha=alpha)
     finally: plt.close(fig)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(figure_text(title), fontsize=10)
     return fig
 
 # %% ../../nbs/workshop/widgets/masks.ipynb #86e907d2

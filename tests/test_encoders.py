@@ -1,0 +1,72 @@
+"""Encoders that cannot take every size: the image is continued inside the model, or the encoder is
+refused when it is built."""
+import warnings
+import pytest, torch
+from torch import nn
+from segbook.encoders import sizes_taken, torchvision_encoder
+from segbook.errors import SegbookError
+from segbook.models import seg_model
+
+SIZES = (1, 1), (31, 33), (97, 113)
+# that need sides in steps; that need large images; that rearrange the image first; windows
+SMALL = ('hrnet_w18_small', 'dla46x_c', 'lambda_resnet26t', 'mobilenetv3_small_050', 'alexnet',
+    'timm/convnext_atto', 'cs3darknet_focus_s', 'pvt_v2_b0')
+
+@pytest.mark.parametrize('encoder', SMALL)
+@pytest.mark.parametrize('in_channels', [1, 4])
+def test_any_size(encoder, in_channels):
+    "The answer has the image's size, and gradients of all weights are finite"
+    torch.manual_seed(0)
+    net = seg_model('dynamic_unet', 3, encoder, in_channels).eval()
+    for h, w in SIZES if in_channels == 4 else SIZES[1:2]:
+        net.zero_grad()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            y = net(torch.rand(1, in_channels, h, w))
+        assert y.shape == (1, 3, h, w) and y.isfinite().all()
+        y.square().mean().backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+def test_padding_is_told_once_and_ordinary_sizes_are_left_alone():
+    net = seg_model('dynamic_unet', 3, 'alexnet').eval()
+    x = torch.rand(1, 3, 96, 64)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('error')
+        assert net.fitted(x) is x
+        net(x)
+    with pytest.warns(UserWarning, match='images of 31x33 are continued to 63x63'):
+        net.fitted(x[..., :31, :33])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        y = net.fitted(x[..., :31, :33])
+    assert torch.equal(y[..., :31, :33], x[..., :31, :33])
+    assert torch.equal(y[..., 31:, 33:], x[..., 30:31, 32:33].expand(1, 3, 32, 30))
+
+@pytest.mark.parametrize('name', ['resnet18', 'alexnet', 'vgg11_bn', 'densenet121'])
+def test_the_least_size_is_the_least(name):
+    "One pixel less does not pass, tried with values"
+    body = torchvision_encoder(name, 3, False).eval()
+    multiple, least = sizes_taken(body)
+    with torch.no_grad():
+        assert body(torch.zeros(1, 3, least, least)).numel()
+        if least > 1:
+            with pytest.raises((RuntimeError, ValueError)):
+                body(torch.zeros(1, 3, least - 1, least - 1))
+    assert multiple == 1 and (name != 'resnet18' or least == 1)
+
+def test_an_encoder_that_rearranges_the_image_first():
+    "fastai takes the channels of the first weight for those of the image: 48 here"
+    net = seg_model('dynamic_unet', 3, 'tresnet_m').eval()
+    with torch.no_grad(): assert net(torch.rand(1, 3, 64, 96)).shape == (1, 3, 64, 96)
+    assert not any('image' in k for k in net.state_dict())
+
+@pytest.mark.parametrize('name, why', [('vit_tiny_patch16_224', 'one resolution'),
+    ('cait_xxs24_224', 'cannot serve as an encoder'), ('mixer_s16_224', "Cure: ")])
+def test_refused_when_built(name, why):
+    with pytest.raises(SegbookError, match=why) as e: seg_model('dynamic_unet', 3, name)
+    assert 'dynamic_img_size' not in str(e.value) and 'resnet34d' in str(e.value)
+
+def test_an_encoder_that_takes_hardly_any_size_is_refused():
+    class Fixed(nn.Module):
+        def forward(self, x): return x.view(len(x), -1, 128*96)
+    with pytest.raises(SegbookError, match='hardly any size'): sizes_taken(Fixed())
