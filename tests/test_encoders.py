@@ -68,5 +68,5 @@ def test_refused_when_built(name, why):
 
 def test_an_encoder_that_takes_hardly_any_size_is_refused():
     class Fixed(nn.Module):
-        def forward(self, x): return x.view(len(x), -1, 128*96)
+        def forward(self, x): return x.view(len(x), 3*128*96)
     with pytest.raises(SegbookError, match='hardly any size'): sizes_taken(Fixed())

@@ -39,6 +39,8 @@ def padded_round(x, pad):
         d,n,(p,q) = -1 - i,x.shape[-1 - i],pad[2*i:2*i + 2]
         if max(p, q) > n: raise ValueError(f'a circular padding of {max(p, q)} around {n} places')
         inner = x.narrow(d, max(-p, 0), n - max(-p, 0) - max(-q, 0))
-        ends = [x.narrow(d, n - p, p)] if p > 0 else [], [x.narrow(d, 0, q)] if q > 0 else []
-        if p or q: x = torch.cat([*ends[0], inner, *ends[1]], d)
+        n = inner.shape[d]
+        before = [inner.narrow(d, n - p, p)] if p > 0 else []
+        behind = [inner.narrow(d, 0, q)] if q > 0 else []
+        if p or q: x = torch.cat([*before, inner, *behind], d)
     return x
