@@ -65,7 +65,7 @@ def child(job):
     for fd, file in zip((1, 2), job['files']):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     os.close(0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` leaves it ignored
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` leaves it ignored
     from segbook.cli import segbook_train
     sys.argv = ['segbook_train', *job['args']]
     exec(job['before'], {})
