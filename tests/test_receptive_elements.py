@@ -302,7 +302,9 @@ def random_torn(seed):
 def test_random_networks_with_torn_rows():
     "Every unit of each network; `SEGBOOK_EXAMPLES` asks for more"
     done = 0
-    for seed in range(int(os.environ.get('SEGBOOK_EXAMPLES', 25))):
+    # those behind the first were once answered wrongly
+    found = [743, 851, 864, 1171, 1273, 1360, 2037, 3697]
+    for seed in [*range(int(os.environ.get('SEGBOOK_EXAMPLES', 20))), *found]:
         torch.manual_seed(seed)
         model, h, w = random_torn(seed)
         try:

@@ -21,11 +21,13 @@ def unit_box(m, row, column, size):
     """(top, left, bottom, right) of a unit of map `m`:
     exact inside the image of (height, width) `size`, continued where it goes beyond; None where no
     pixel reaches it."""
-    e,v = m.exact.at(row, column),m.wide.at(row, column)
+    e = m.exact.at(row, column)
     if e is None:
+        v = m.wide.at(row, column)
         inside = v and v[1] >= 0 and v[0] < size[0] and v[3] >= 0 and v[2] < size[1]
         return None if v is None or inside else (v[0], v[2], v[1], v[3])
-    (t,b,l,r),(wt,wb,wl,wr) = e,v or e
+    # rows may have a place beyond the image where columns have none
+    (t,b,l,r),(wt,wb,wl,wr) = e,m.wide.edges_at(row, column)
     return (wt if wt < 0 else t, wl if wl < 0 else l,
         wb if wb >= size[0] else b, wr if wr >= size[1] else r)
 

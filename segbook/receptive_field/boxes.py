@@ -42,11 +42,15 @@ class Boxes:
         def full(edges, v): return [np.where(none, v, np.broadcast_to(o, (n, m))) for o in edges]
         return Boxes(full(self.lo, NO_PIXEL), full(self.hi, -NO_PIXEL), self.first)
 
+    def edges_at(self, row, column):
+        "[top, bottom, left, right] of one unit, each by itself: +-NO_PIXEL where it is empty."
+        r,c = row - self.first[0],column - self.first[1]
+        return [int(o[min(r, o.shape[0] - 1), min(c, o.shape[1] - 1)])
+            for a in (0, 1) for o in (self.lo[a], self.hi[a])]
+
     def at(self, row, column):
         "(top, bottom, left, right) of one unit, or None where nothing reaches it."
-        r,c = row - self.first[0],column - self.first[1]
-        res = [int(o[min(r, o.shape[0] - 1), min(c, o.shape[1] - 1)])
-            for a in (0, 1) for o in (self.lo[a], self.hi[a])]
+        res = self.edges_at(row, column)
         return None if NO_PIXEL in res else res
 
 # %% ../../nbs/workshop/receptive_field/boxes.ipynb #1b194318

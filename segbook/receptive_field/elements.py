@@ -125,7 +125,8 @@ def field_at(m, shape):
     pairs = {4: ((2, 3), (1, 2)), 3: ((1, 1), (2, 2))}.get(len(shape), ())
     for dims in pairs:
         if len(set(dims)) == 1: found = _tokens(m, dims[0], shape)
-        elif all(_stands_in(m, a, d, shape) for a,d in enumerate(dims)): found = (dims, None)
+        elif (all(_stands_in(m, a, d, shape) for a,d in enumerate(dims))
+                and any(_changes(m.home[a], d) for a,d in enumerate(dims))): found = (dims, None)
         else: continue
         if found: return _field_map(m, shape, *found)
     # nothing speaks against their usual places
