@@ -399,7 +399,7 @@ def kept_in_a_buffer(m, x):
 REFUSED = {'in place, through a view': (Fn(written_through_a_view), 'in place'),
     'in place, through a view of zeros': (Fn(written_into_zeros), 'in place'), 'in place, a view '
     'taken before': (Fn(seen_before_written), 'in place'),
-    'a row set to 0': (Fn(one_row_set, c=nn.Conv2d(1, 1, 3)), "'fill_'"),
+    'a row set to 0': (Fn(one_row_set, c=nn.Conv2d(1, 1, 3)), "'(fill|copy)_'"),
     'sums of rows': (Fn(lambda m, x: x.cumsum(2)), "'cumsum'"),
     'a grid': (Fn(lambda m, x: F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False)),
         'grid_sampler'), 'turned': (Fn(lambda m, x: x.transpose(2, 3)), 'changed places'),
