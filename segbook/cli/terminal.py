@@ -53,6 +53,11 @@ class _Signals:
     def ask(self):
         if self.signum and not self.closing: raise _Stopped(self.signum)
 
+    def wait(self, seconds=1.):
+        "Give a signal a moment: of a closed terminal a failed write may be noticed first."
+        try: time.sleep(seconds)
+        except _Stopped: pass
+
     def why(self): return self.names[signal.Signals(self.signum).name]
 
 # %% ../../nbs/workshop/cli/terminal.ipynb #1d75a7ca
@@ -120,6 +125,7 @@ def guarded(
             signals.ask()  # when a library has swallowed it
             return code
         except (_Stopped, KeyboardInterrupt, Exception) as e:
+            if signals.signum is None and getattr(e, 'errno', None) == errno.EIO: signals.wait()
             signals.closing = True
             if signals.signum is None and isinstance(e, KeyboardInterrupt):
                 signals.signum = signal.SIGINT
