@@ -120,7 +120,7 @@ class SegLearner(Learner):
         if kwargs:
             raise SegbookError(f'tta does not take {", ".join(kwargs)}: a predicted mask must be '
                 'moved back, and of any transform nobody knows how. Cure: learn.tta(), which '
-                'mirrors; or predict_tta(learn.model, image, ...), which knows other moves')
+                'mirrors images and their answers')
         if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
         (p, masks), (q, _) = (self.get_preds(dl=dl, cbs=cbs) for cbs in ([], [_Mirrored()]))
         return (p + q)/2, masks
