@@ -24,9 +24,11 @@ def read_image(
 ) -> np.ndarray: # [H,W,C] uint8, or float32 from 0 to 1
     """Any image as array: 8 bit stays uint8, 16 bit and floats come as 0..1.
 
-    It is read as a viewer displays it, its EXIF orientation applied. Alpha is dropped and CMYK
-    converted unless `channels=4`. Raises SegbookError for a file that cannot be read, NaN, values
-    of no known range, and a number of channels that does not fit."""
+    It is read as a viewer displays it, its EXIF orientation applied; so is a PIL image as long as
+    it carries the note (`ImageOps.exif_transpose` turns it and takes the note out, `rotate` leaves
+    it). Alpha is dropped and CMYK converted unless `channels=4`. Raises SegbookError for a file
+    that cannot be read, NaN, values of no known range, and a number of channels that does not
+    fit."""
     where = 'the image'
     if isinstance(image, (str,Path)):
         where = Path(image)

@@ -74,6 +74,8 @@ def _note_behind_pixels(file):
     return True
 
 # %% ../../nbs/workshop/reading/facts.ipynb #2f3baa74
+_OLD_NOTE = 'Raw profile type exif' # ImageMagick's, of the time before PNG had a place for it
+
 def _from_header(file):
     "The facts of a picture whose header says all; None for others, and for what is damaged."
     if file.suffix.lower() == '.npy': return None
@@ -88,11 +90,11 @@ def _from_header(file):
                 o, hw = valid_orientation(im.tag_v2.get(ORIENTATION_TAG, 1)), (im.tag_v2[257],
                     im.tag_v2[256])
             else:
-                if im.format == 'PNG' and ('exif' not in im.info and _note_behind_pixels(file)
-                        or deep and im.mode == 'RGBA'): return None
                 if im.format in ('PPM', 'JPEG2000'): return None
-                if im.format == 'PNG' and 'exif' not in im.info:
-                    im.info.setdefault('exif', b'') # `getexif` would decode the picture for it
+                if im.format == 'PNG' and deep and im.mode == 'RGBA': return None
+                if im.format == 'PNG' and not {'exif', _OLD_NOTE} & im.info.keys():
+                    if _note_behind_pixels(file): return None
+                    im.info['exif'] = b'' # `getexif` would decode the picture for it
                 o, hw = exif_orientation(im), im.size[::-1]
             return ImageFacts(turned_size(hw, o), 1 if im.mode in GREY_MODES else 3,
                 *(('uint16', 0., 65535.) if deep else ()), orientation=o)

@@ -25,9 +25,9 @@ def laid_out(
     "An array with its channels last. Raises SegbookError for what is no one image."
     shape = x.shape
     if x.ndim == 2: x = x[...,None]
-    if x.ndim == 3 and shape[-1] != channels:
+    if len(shape) == 3 and shape[-1] != channels:
         colours = shape[-1] in (3,4) and (shape[0] not in (1,3,4) or shape[:2] == (1,1))
-        if shape[0] == channels or shape[0] < x.shape[-1] and not colours: x = np.moveaxis(x, 0, -1)
+        if shape[0] == channels or shape[0] < shape[-1] and not colours: x = np.moveaxis(x, 0, -1)
     if x.ndim != 3 or not x.size or x.shape[-1] > MOST_CHANNELS:
         raise SegbookError(f'{where} has shape {shape}; expected [H,W], [H,W,channels] or '
             f'[channels,H,W], with at most {MOST_CHANNELS} channels. Save one image a file.')

@@ -58,12 +58,19 @@ def _check_numbers(file, stored):
     return stored
 
 # %% ../../nbs/workshop/reading/stored.ipynb #41cf25db
+def _load_numbers(file):
+    "The array in a file of NumPy, whose header Python's parser reads."
+    for _ in range(3): # in Python 3.11 it fails by chance when another thread parses as well
+        try: return np.load(file, allow_pickle=False)
+        except SystemError as e: why = e
+    raise why
+
 def _open_array(file, head):
     "An array file of NumPy."
     if not head.startswith(NPY_MARK):
         raise UnreadableFile(file, f'it is no array of NumPy, though its name ends in {file.suffix}'
             , 'Save it with np.save.')
-    try: x = np.load(file, allow_pickle=False)
+    try: x = _load_numbers(file)
     except ValueError as e:
         if 'allow_pickle' in str(e):
             raise UnreadableFile(file, 'it holds Python objects; expected numbers', 'Save an array '

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #21c06664
 from __future__ import annotations
-import os, re
+import logging, os, re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,10 @@ def beyond_pillow(
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #7195e9ab
 TIFF_MARKS = b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'
+
+# Pillow logs this for each file of many bands that it leaves to tifffile: no news for anybody
+logging.getLogger('PIL.TiffImagePlugin').addFilter(
+    lambda o: 'More samples per pixel' not in str(o.msg))
 
 def _check_strips(file, pages):
     "Raise an UnreadableFile when a strip or tile of a page would end behind the file."
