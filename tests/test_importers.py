@@ -134,6 +134,8 @@ BAD = [(dict(segmentation=[[1, 1, 2, 2]]), 'of fewer than three points'),
     (dict(segmentation='[[1,1,3,1,3,2]]'), 'in a form that is not known'),
     (dict(segmentation=dict(size=[4, 6])), 'in a form that is not known'),
     (dict(segmentation=dict(size=[6, 4], counts=[5, 2, 17])), 'of another size'),
+    (dict(segmentation=dict(size=[4, 6], counts=[5, 2, 16])), 'of another size'),
+    (dict(segmentation=dict(size=[4, 6], counts=[5, 2, 18])), 'of another size'),
     (dict(segmentation=dict(size=[10**6, 10**6], counts='1')), 'of another size'),
     (dict(segmentation=dict(size=[10**6, 10**6], counts=[10**12])), 'of another size'),
     (dict(segmentation=dict(size=[4, 6], counts=[-1, 25])), 'with a damaged run-length code'),
@@ -455,6 +457,24 @@ def test_images_of_labelme(photos, tmp_path, capsys):
     (tmp_path/'a.jpg').rename(tmp_path/'elsewhere'/'a.jpg')
     out = from_labelme(photos, tmp_path/'4', images=tmp_path/'elsewhere')
     assert [o.name for o in (out/'images').iterdir()] == ['a.jpg']
+
+
+@pytest.mark.parametrize('o', range(2, 9))
+@pytest.mark.parametrize('as_shown', [False, True])
+def test_a_turned_image_in_the_json(tmp_path, o, as_shown, capsys):
+    shown, stored = turned_photo(tmp_path/'in', o)
+    if as_shown and stored.shape == shown.shape: return  # LabelMe shows it as it lies
+    data = base64.b64encode((tmp_path/'in'/'a.png').read_bytes()).decode()
+    (tmp_path/'in'/'a.png').unlink()
+    m = shown if as_shown else stored
+    shape = dict(label='x', points=np.reshape(corners(m), (-1, 2)).tolist())
+    sizes = [dict(imageHeight=m.shape[0], imageWidth=m.shape[1])] + [{}]*(not as_shown)
+    for i, size in enumerate(sizes):
+        (tmp_path/'in'/'a.json').write_text(json.dumps(dict(imagePath='a.png', imageData=data,
+            shapes=[shape]) | size))
+        out = from_labelme(tmp_path/'in', tmp_path/str(i))
+        assert ((read_mask(out/'labels'/'a_P.png') > 0) == shown).all()
+        assert 'EXIF orientation' in capsys.readouterr().out
 
 
 def test_what_a_folder_of_labelme_holds_besides(photos, tmp_path, capsys):

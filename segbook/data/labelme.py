@@ -21,6 +21,7 @@ from .painting import PlacedObject, finish_import, new_names
 from .painting import paint_objects, save_pair
 from .polygons import check_near, polygon_points, polygon_spans
 from .regions import NotPlaced, boxed_in
+from ..reading.orientation import exif_orientation, turned_size
 
 # %% auto #0
 __all__ = ['LabelmeFile', 'from_labelme']
@@ -202,12 +203,11 @@ def _ground_of_json(o, encoding):
     if not o.embedded:
         return ground_for(o.image, o.size, partial(_reach_of_shapes, o.shapes)), o.image
     data,_ = _embedded_image(read_annotations(o.file, encoding)[0], o.file)
-    with Image.open(io.BytesIO(data)) as im: size = im.size[::-1]
-    if o.size not in (None,size):
-        raise SegbookError(f'{o.file}: its imageData is {size[0]}x{size[1]}, imageHeight and '
-            f'imageWidth say {o.size[0]}x{o.size[1]}; the shapes would be misplaced. Export it '
-            'again.')
-    return Ground(size), data
+    with Image.open(io.BytesIO(data)) as im: size,turn = im.size[::-1],exif_orientation(im)
+    if o.size in (None,size): return Ground(size, turn, True), data
+    if o.size == turned_size(size, turn): return Ground(o.size, turn), data
+    raise SegbookError(f'{o.file}: its imageData is {size[0]}x{size[1]}, imageHeight and '
+        f'imageWidth say {o.size[0]}x{o.size[1]}; the shapes would be misplaced. Export it again.')
 
 def _paint_json(o, classes, report, encoding):
     "The image of a file, and its mask."
