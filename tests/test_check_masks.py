@@ -378,6 +378,20 @@ def test_16_bit_images(data):
     assert r.ok and [p.kind for p in r.problems] == ['image grey', 'image depth']
     says(r.problems[1], '4 images of 4 with 16 bits or more a channel: a0.png', 'Expected 8')
 
+@pytest.mark.parametrize('dtype', ['uint16', 'int16', 'int32', 'uint32', 'int64'])
+def test_whole_numbers_of_an_unused_range_are_told(data, dtype):
+    "A sensor of 12 bits fills a sixteenth of the range: whatever the type, the report says so."
+    for f in sorted((data/'images').iterdir()):
+        f.unlink()
+        np.save(f.with_suffix('.npy'), np.full((6, 8), 3000, dtype))
+    (data/'valid.txt').write_text('a3.npy\n')
+    r = look(data)
+    assert r.ok and [p.kind for p in r.problems] == ['image grey', 'image depth']
+    says(r.problems[1], '4 images of 4', '65,535 becomes 1', 'value_range=')
+    np.save(data/'images'/'a0.npy', np.full((6, 8), -3, 'int16'))
+    deep = [p.files for p in look(data).problems if p.kind == 'image depth']
+    assert [len(fs) for fs in deep] == ([3] if dtype == 'uint16' else [])
+
 def test_images_that_pil_cannot_open(data):
     tifffile = pytest.importorskip('tifffile')
     for i,f in enumerate(sorted((data/'images').iterdir())):

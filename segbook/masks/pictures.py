@@ -14,11 +14,9 @@ from ..reading.facts import common_channels, common_range
 __all__ = ['image_problems']
 
 # %% ../../nbs/workshop/masks/pictures.ipynb #16c287f4
-def _range_problems(looks):
+def _range_problems(looks, choice):
     "What is wrong, or to be known, of the values of images that can be read."
-    facts, files = [o.facts for o in looks], [o.file for o in looks]
-    choice = common_range(facts, [f.name for f in files])
-    ps = [MaskProblem('image values', [files[i] for i in which], text)
+    ps = [MaskProblem('image values', [looks[i].file for i in which], text)
         for which,text in choice.errors]
     if choice.told:
         wide = [o.file for o in looks if o.facts.wide]
@@ -90,8 +88,11 @@ def image_problems(
     warn('image grey', grey, 'in grey: {}. Expected RGB. '
         + ('seg_dataloaders(..., channels=1) trains on the one channel there is.'
             if len(grey) == len(looks) else 'They are read as RGB with three equal channels.'))
+    choice = common_range([o.facts for o in looks], [o.file.name for o in looks])
+    ranged = choice.told or choice.errors
     warn('image depth', [o for o in looks if o.bits > 8 and 'float' not in o.facts.dtype
-        and not o.facts.wide], 'with 16 bits or more a channel: {}. '
-        'Expected 8. They are scaled by the type\'s largest value on reading; convert them '
-        'yourself if they use a smaller range.')
-    return ps + _range_problems(looks) + _channel_problems(looks) + _size_and_kind_problems(looks)
+        and not (o.facts.wide and ranged)], 'with 16 bits or more a channel: {}. Expected 8. Their '
+        '65,535 becomes 1 on reading; if all images use a smaller range, pass it as '
+        'value_range=(low, high).')
+    return (ps + _range_problems(looks, choice) + _channel_problems(looks)
+        + _size_and_kind_problems(looks))
