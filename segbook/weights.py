@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
 import torch
 from torch import Tensor
 
@@ -99,6 +98,7 @@ def _check_file(row, file):
     if not file.is_file():
         raise SegbookError(f'the package {row.package} {version} has no file {row.file}; expected '
             f'the weights of {row.encoder} there. {again}, or pretrained=False')
+    import pooch
     found = pooch.file_hash(str(file), alg='sha256')
     if found != row.sha256:
         raise SegbookError(f'{file} of the package {row.package} {version} has the SHA-256 '
