@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from fastai.vision.all import create_body, imagenet_stats, in_channels as channels_asked
 
 from .convolution import conv_cost
-from .errors import SegbookError, listed, nearest_names
+from .errors import SegbookError, first_line, listed, nearest_names
 from .files import progress_bar
 from .weights import PACKAGED_WEIGHTS, packaged_file, packaged_state
 
@@ -37,8 +37,9 @@ def _torchvision_encoders() -> list[str]:
 
 def _all_encoders() -> list[str]:
     "Every name that `find_encoder` knows."
-    try: return [*_torchvision_encoders(), *_timm().list_models()]
-    except SegbookError: return _torchvision_encoders()
+    own = _torchvision_encoders()
+    try: return [*own, *(f'timm/{o}' if o in own else o for o in _timm().list_models())]
+    except SegbookError: return own
 
 def _timm():
     "The timm module, or an error with the cure."
@@ -110,10 +111,14 @@ def _reachable(address, timeout=10) -> str:
     return ''
 
 # %% ../nbs/workshop/encoders.ipynb #b5142698
+def _downloaded(address) -> Path:
+    "Where torch, and timm with it, puts the file of an address."
+    return _weights_dir()/address.rsplit('/', 1)[1]
+
 def _torchvision_state(name) -> dict:
     "ImageNet weights of a torchvision model, from the cache or the network."
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    file = _weights_dir()/weights.url.rsplit('/', 1)[1]
+    file = _downloaded(weights.url)
     if not file.exists():
         why = _reachable(weights.url)
         if why: raise _no_weights(name, weights.url, file, why)
@@ -121,26 +126,38 @@ def _torchvision_state(name) -> dict:
     except (OSError, RuntimeError) as e: raise _no_weights(name, weights.url, file, e) from e
 
 # %% ../nbs/workshop/encoders.ipynb #5beb1f71
+def _timm_facts(name):
+    "timm's note on the weights of a network; None where there are none."
+    cfg = _timm().get_pretrained_cfg(name)
+    return cfg if cfg is not None and (cfg.hf_hub_id or cfg.url) else None
+
+def _timm_place(cfg) -> tuple[str, Path, str]:
+    """How the weights of a timm network are had, their file put there by hand, their address.
+
+    The first of: 'by hand', 'package', 'cache' (timm's own), 'by download'."""
+    name = cfg.architecture + (f'.{cfg.tag}' if cfg.tag else '')
+    file = _weights_dir()/f'{name}.safetensors'
+    if cfg.hf_hub_id:
+        from huggingface_hub import hf_hub_url, try_to_load_from_cache
+        cached = isinstance(try_to_load_from_cache(cfg.hf_hub_id, 'model.safetensors'), str)
+        address = hf_hub_url(cfg.hf_hub_id, 'model.safetensors')
+    else: cached, address = _downloaded(cfg.url).exists(), cfg.url
+    how = ('by hand' if file.exists() else 'package' if packaged_file(name)
+        else 'cache' if cached else 'by download')
+    return how, file, address
+
 def _timm_overlay(name) -> dict:
-    """Where timm takes its weights from: a file put there by hand, an installed package, its own
-    cache, a download."""
-    timm = _timm()
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is None or not (cfg.hf_hub_id or cfg.url):
+    "What timm is told of where its weights lie; {} where it finds them by itself."
+    cfg = _timm_facts(name)
+    if cfg is None:
         raise SegbookError(f"timm has no pretrained weights for {name!r}. Cure: pretrained=False, "
             "or an encoder from timm.list_pretrained()")
-    stem = cfg.architecture + (f'.{cfg.tag}' if cfg.tag else '')
-    file = _weights_dir()/f'{stem}.safetensors'
-    if file.exists(): return dict(file=str(file))
-    if packaged_file(stem):
-        with torch.device('meta'): names = timm.create_model(name).state_dict()
-        return dict(state_dict=packaged_state(stem, names))
-    from huggingface_hub import try_to_load_from_cache, hf_hub_url
-    if not cfg.hf_hub_id: address = cfg.url
-    else:
-        if isinstance(try_to_load_from_cache(cfg.hf_hub_id, 'model.safetensors'), str): return {}
-        address = hf_hub_url(cfg.hf_hub_id, 'model.safetensors')
-    why = _reachable(address)
+    how, file, address = _timm_place(cfg)
+    if how == 'by hand': return dict(file=str(file))
+    if how == 'package':
+        with torch.device('meta'): names = _timm().create_model(name).state_dict()
+        return dict(state_dict=packaged_state(cfg.architecture, names))
+    why = _reachable(address) if how == 'by download' else ''
     if why: raise _no_weights(name, address, file, why)
     return {}
 
@@ -207,7 +224,7 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
                 IndexError, KeyError) as e: first_error = first_error or e
     else:
         raise SegbookError(f"timm's {name!r} cannot serve as an encoder: it gives no feature maps "
-            f"of a 128x96 image ({str(first_error).splitlines()[0]}). Cure: a convolutional "
+            f"of a 128x96 image ({first_line(first_error)}). Cure: a convolutional "
             "encoder such as 'resnet34d'")
     if len({o.shape[1:3] if _gives_nhwc(net) else o.shape[2:] for o in maps}) == 1:
         raise SegbookError(f"timm's {name!r} works at one resolution ({len(maps)} maps of the same "
@@ -267,32 +284,31 @@ _COMMON = ('resnet18', 'resnet34', 'resnet50', 'mobilenet_v3_large', 'efficientn
 def _torchvision_weights(name) -> tuple[str, str]:
     "Where the weights of a torchvision network are, and their licence."
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    here = (_weights_dir()/weights.url.rsplit('/', 1)[1]).exists()
-    return 'here' if here else 'by download', 'not stated'
+    return 'here' if _downloaded(weights.url).exists() else 'by download', 'not stated'
 
 def _timm_weights(name) -> tuple[str, str]:
     "Where the weights of a timm network are, and their licence."
-    cfg = _timm().get_pretrained_cfg(name)
-    if cfg is None or not (cfg.hf_hub_id or cfg.url): return 'no', '-'
-    stem = cfg.architecture + (f'.{cfg.tag}' if cfg.tag else '')
-    if packaged_file(stem): return 'here', PACKAGED_WEIGHTS[cfg.architecture].licence
-    where = 'by download'
-    if (_weights_dir()/f'{stem}.safetensors').exists(): where = 'here'
-    elif cfg.hf_hub_id:
-        from huggingface_hub import try_to_load_from_cache
-        if isinstance(try_to_load_from_cache(cfg.hf_hub_id, 'model.safetensors'), str):
-            where = 'here'
-    return where, cfg.license or 'not stated'
+    cfg = _timm_facts(name)
+    if cfg is None: return 'no', '-'
+    how = _timm_place(cfg)[0]
+    licence = PACKAGED_WEIGHTS[cfg.architecture].licence if how == 'package' else cfg.license
+    return how if how == 'by download' else 'here', licence or 'not stated'
 
 # %% ../nbs/workshop/encoders.ipynb #6e695e90
+class _WrongSize(SegbookError):
+    "An encoder that takes images, but none of the size asked for."
+
 def _encoder_row(name, size) -> dict:
     "The row of one encoder in the table of `encoders`."
     lib, bare = find_encoder(name)
     build = torchvision_encoder if lib == 'torchvision' else timm_encoder
-    with torch.device('meta'):
-        chain = build(bare, 3, False)
-        parameters, macs = conv_cost(chain, (1, 3, size, size))
-        with torch.no_grad(): deepest = min(chain.eval()(torch.zeros(1, 3, size, size)).shape[2:])
+    with torch.device('meta'), torch.no_grad():
+        chain = build(bare, 3, False).eval()
+        try:
+            parameters, macs = conv_cost(chain, (1, 3, size, size))
+            deepest = min(chain(torch.zeros(1, 3, size, size)).shape[2:])
+        except Exception as e: # whatever a network says to a size
+            raise _WrongSize(first_line(e)) from e
     weights = _torchvision_weights if lib == 'torchvision' else _timm_weights
     where, licence = weights(bare)
     return dict(encoder=name, library=lib, parameters=parameters, multiply_adds=macs,
@@ -311,9 +327,11 @@ def encoders(
     if not names:
         raise SegbookError(f'no encoder has a name like {pattern!r}; expected a pattern such as '
             f"'*resnet*'. Nearest names: {_near_text(pattern.strip('*'), _all_encoders())}")
-    rows, refused = [], []
+    rows, unfit, wrong_size = [], [], []
     for name in progress_bar(names, len(names), 'encoders', len(names) > 40):
         try: rows.append(_encoder_row(name, size))
-        except (SegbookError, RuntimeError, NotImplementedError): refused.append(name)
-    if refused: print(f'left out, since they could not be built as an encoder: {listed(refused)}')
+        except _WrongSize: wrong_size.append(name)
+        except SegbookError: unfit.append(name)
+    if unfit: print(f'left out, since they cannot serve as an encoder: {listed(unfit)}')
+    if wrong_size: print(f'left out, since they take no {size}x{size} image: {listed(wrong_size)}')
     return pd.DataFrame(rows)

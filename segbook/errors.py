@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 # %% auto #0
-__all__ = ['SegbookError', 'composed', 'printable', 'listed', 'counted', 'figure_text', 'height_width', 'nearest_names']
+__all__ = ['SegbookError', 'composed', 'printable', 'listed', 'counted', 'first_line', 'figure_text', 'height_width',
+           'nearest_names']
 
 # %% ../nbs/workshop/errors.ipynb #32395d74
 class SegbookError(ValueError):
@@ -41,6 +42,10 @@ def counted(n, word):
     "Count and noun: `1 file`, `2 files`, `1,000 classes`."
     plural = word + ('es' if word.endswith('s') else 's')
     return f'{n:,} {word if n == 1 else plural}'
+
+def first_line(error):
+    "The first line of what an error of others says; its kind, where it says nothing."
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 # %% ../nbs/workshop/errors.ipynb #e191b44d
 def figure_text(name):

@@ -4,7 +4,7 @@
 
 # %% ../nbs/workshop/files.ipynb #c90a00ea
 from __future__ import annotations
-import codecs, csv, errno, hashlib, io, json, os, re, shutil, sys, tempfile, uuid
+import codecs, csv, errno, hashlib, io, os, re, shutil, sys, tempfile, uuid
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .errors import SegbookError
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'progress_bar', 'locked', 'clear_leftovers', 'replace_file', 'write_png', 'write_lines',
-           'write_text', 'write_csv', 'read_text', 'read_json', 'new_folder', 'NewFolder', 'check_writable']
+           'write_text', 'write_csv', 'read_text', 'new_folder', 'NewFolder', 'check_writable']
 
 # %% ../nbs/workshop/files.ipynb #77b2d69a
 IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm',
@@ -150,18 +150,6 @@ def read_text(
     code = next((code for mark,code in _MARKS.items() if b.startswith(mark)), None)
     if code is None and b'\0' in b[:4]: code = 'utf-16-le' if b[1:2] == b'\0' else 'utf-16-be'
     return b.decode(code or 'utf-8').removeprefix('\ufeff')
-
-# %% ../nbs/workshop/files.ipynb #353f21b9
-def read_json(
-    file, # path of an annotation file
-):
-    "What a JSON file holds. Raises SegbookError when it is not there, or is no JSON."
-    try: return json.loads(read_text(file))
-    except OSError as e:
-        raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
-    except ValueError as e:
-        raise SegbookError(
-            f'{file} is no JSON ({e}); expected an annotation file. Export it again.') from e
 
 # %% ../nbs/workshop/files.ipynb #5c5c3dab
 def new_folder(

@@ -12,7 +12,7 @@ import torch
 
 from . import __version__
 from .errors import SegbookError, listed
-from .files import NewFolder, clear_leftovers, locked, read_json, replace_file
+from .files import NewFolder, clear_leftovers, locked, read_text, replace_file
 from .model_facts import check_model_facts
 
 # %% auto #0
@@ -132,9 +132,9 @@ def read_model_facts(
     if file.stat().st_size > 10**7:
         raise SegbookError(f'{file} has {file.stat().st_size:,} bytes; expected a page of facts. '
             'Cure: restore the file, or save the segmenter again')
-    try: facts = read_json(file)
-    except (SegbookError, RecursionError) as e:
-        raise SegbookError(f'{file} is damaged or cannot be read: {str(e)[:200]} Cure: restore '
+    try: facts = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError) as e:
+        raise SegbookError(f'{file} is damaged or cannot be read: {str(e)[:200]}. Cure: restore '
             'the file, or save the segmenter again') from e
     return check_model_facts(facts, file, FORMAT)
 

@@ -71,7 +71,8 @@ def _sight(model, size, channels) -> tuple:
         places = np.arange(size[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
         lo, hi = _edges(m, axis)
         margins.append((max(0, int((places - lo).max())), max(0, int((hi - places).max()))))
-    jumps = {max(1, round(j)) for o, _ in found.maps.values() for j in o.jump if j > 0}
+    # a map that is resized by a row or two has a broken one, which is no stride
+    jumps = {int(j) for o, _ in found.maps.values() for j in o.jump if j > 0 and j == int(j)}
     step = math.lcm(*jumps) if jumps else 1
     apart = m.wide.lo[0].shape[1] == 1 == m.wide.lo[1].shape[0]
     return (Sight(*margins, step), apart) if step <= 512 else (None, False)
@@ -88,20 +89,6 @@ def sight_of(model, size, channels) -> Sight|None:
         if most <= probe//3: return sight
     return _sight(model, size, channels)[0] if most < probe - 1 else None
 
-# %% ../nbs/workshop/tiles.ipynb #86b53252
-def _samples_alike(model, tile, image, place, channels) -> bool:
-    """Do the units of a tile's core see the pixels that they see in the whole image?
-
-    `place`: begin, end, first and end of the core, down and across."""
-    inner, outer = (analyse(model, o, channels).layer()[1] for o in (tile, image))
-    for axis, (begin, _, first, last) in enumerate(place):
-        for of_tile, of_image in zip(_edges(inner, axis), _edges(outer, axis)):
-            got = np.take(of_tile, np.arange(first - begin, last - begin), axis) + begin
-            want = np.take(of_image, np.arange(first, last), axis)
-            if got.shape[axis] != want.shape[axis]: return False
-            if not np.array_equal(got.max(1 - axis), want.max(1 - axis)): return False
-    return True
-
 # %% ../nbs/workshop/tiles.ipynb #35d41e13
 @torch.no_grad()
 def tiles_of(
@@ -115,6 +102,24 @@ def tiles_of(
         for left, right, c0, c1 in columns:
             out = model(x[..., top:bottom, left:right]).as_subclass(Tensor)
             yield r0, c0, out[0, :, r0 - top:r1 - top, c0 - left:c1 - left]
+
+# %% ../nbs/workshop/tiles.ipynb #86b53252
+_STRIP = 64 # columns of a narrow image
+
+@torch.no_grad()
+def _same_along(model, axis, n, found, step, channels, dtype) -> bool:
+    """Has a narrow image of the true height (axis 0) or width (1) the same answer in tiles?
+
+    Resizing to a size, with the corners aligned or by a broken factor, weighs by the whole map."""
+    if len(found) == 1: return True
+    narrow, p = -(-_STRIP//step)*step, next(model.parameters(), torch.empty(0))
+    x = torch.randn(1, channels, n, narrow, generator=torch.Generator().manual_seed(0))
+    x = x.to(p.device, dtype) if axis == 0 else x.mT.contiguous().to(p.device, dtype)
+    whole, full = model(x).as_subclass(Tensor)[0], [(0, narrow, 0, narrow)]
+    for top, left, o in tiles_of(model, x, *((found, full) if axis == 0 else (full, found))):
+        want = whole[:, top:top + o.shape[1], left:left + o.shape[2]]
+        if not (o - want).abs().max() <= .01*whole.abs().max(): return False
+    return True
 
 # %% ../nbs/workshop/tiles.ipynb #669016e7
 MOST_BYTES = 2 << 30 # what a pass may take before it is divided
@@ -135,7 +140,7 @@ def _strip_rows(model, shape, need, most, dtype) -> tuple[int, int]|None:
     return rows, int(kept + (rows + 32)*row)
 
 # %% ../nbs/workshop/tiles.ipynb #eda318fa
-def _tile_spans(model, shape, need, most) -> tuple[list, list]|None:
+def _tile_spans(model, shape, need, most, dtype) -> tuple[list, list]|None:
     "Tiles down and across that stay below `most` bytes; None where they cannot be exact."
     channels, size = shape[1], tuple(shape[-2:])
     sight = sight_of(model, size, channels)
@@ -145,11 +150,10 @@ def _tile_spans(model, shape, need, most) -> tuple[list, list]|None:
         for n, o in zip(size, (sight.down, sight.across)))
     if not down or not across: return None
     work = math.prod(sum(e - b for b, e, _, _ in o) for o in (down, across))/math.prod(size)
-    for r in {(e - b): (b, e, f, l) for b, e, f, l in down}.values():
-        for c in {(e - b): (b, e, f, l) for b, e, f, l in across}.values():
-            tile = r[1] - r[0], c[1] - c[0]
-            if not _samples_alike(model, tile, size, (r, c), channels): return None
-    return (down, across) if work < 20 else None
+    if work >= 20: return None
+    alike = all(_same_along(model, i, size[i], o, sight.step, channels, dtype)
+        for i, o in enumerate((down, across)))
+    return (down, across) if alike else None
 
 # %% ../nbs/workshop/tiles.ipynb #7b20cb81
 def _too_large(size, need, free):
@@ -170,9 +174,12 @@ def way_for(model, shape, dtype, most, free):
     if need is None or need <= most: return ('whole',)
     strips = _strip_rows(model, shape, need, most, dtype)
     if strips and strips[1] <= max(1.5*most, free/2): return 'strips', strips[0]
-    if tiles := _tile_spans(model, shape, need, most): return ('tiles', *tiles)
+    if tiles := _tile_spans(model, shape, need, most, dtype): return ('tiles', *tiles)
     if strips and strips[1] <= .8*free: return 'strips', strips[0]
     if need <= .8*free: return ('whole',)
+    # a deep network sees so far that small tiles would be all margin
+    if most < free//2 and (tiles := _tile_spans(model, shape, need, free//2, dtype)):
+        return ('tiles', *tiles)
     raise _too_large(shape[-2:], min(need, strips[1] if strips else need), free)
 
 # %% ../nbs/workshop/tiles.ipynb #bd8a74e1

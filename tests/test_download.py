@@ -639,6 +639,16 @@ def packed(how):
 PACKED = {how: packed(how) for how in ('gz', 'bz2', 'xz', 'zip')}
 
 
+def test_a_zip_whose_directory_swallows_a_file(tmp_path):
+    body = bytearray(PACKED['zip'])
+    end, last = body.rfind(b'PK\5\6'), body.rfind(b'PK\1\2')
+    before = body.rfind(b'PK\1\2', 0, last)
+    body[before+32:before+34] = (end - last).to_bytes(2, 'little')  # its comment, all the rest
+    (tmp_path/'a.zip').write_bytes(body)
+    with zipfile.ZipFile(tmp_path/'a.zip') as z: assert len(z.namelist()) == len(TREE) - 1
+    assert f'its end names {len(TREE)}' in message(archives.check_zip, tmp_path/'a.zip')
+
+
 def mutated(body, changes):
     "The bytes `body` after (kind, place, value) changes"
     b = bytearray(body)

@@ -3,22 +3,24 @@ refused when it is built."""
 import warnings
 import pytest, torch
 from torch import nn
-from segbook.encoders import sizes_taken, torchvision_encoder
+from segbook.encoders import encoders, sizes_taken, timm_encoder, torchvision_encoder
 from segbook.errors import SegbookError
 from segbook.models import seg_model
 
 SIZES = (1, 1), (31, 33), (97, 113)
 # that need sides in steps; that need large images; that rearrange the image first; windows
-SMALL = ('hrnet_w18_small', 'dla46x_c', 'lambda_resnet26t', 'mobilenetv3_small_050', 'alexnet',
+SMALL = ('hrnet_w18_small', 'dla46x_c', 'mobilenetv3_small_050', 'alexnet',
     'timm/convnext_atto', 'cs3darknet_focus_s', 'pvt_v2_b0')
+CASES = [(o, n, SIZES if n == 4 else SIZES[1:2]) for o in SMALL for n in (1, 4)]
 
-@pytest.mark.parametrize('encoder', SMALL)
-@pytest.mark.parametrize('in_channels', [1, 4])
-def test_any_size(encoder, in_channels):
+# the last one is slow, and needs sides in steps as the first two do
+@pytest.mark.parametrize('encoder, in_channels, sizes',
+    [*CASES, ('lambda_resnet26t', 4, SIZES[1:2])])
+def test_any_size(encoder, in_channels, sizes):
     "The answer has the image's size, and gradients of all weights are finite"
     torch.manual_seed(0)
     net = seg_model('dynamic_unet', 3, encoder, in_channels).eval()
-    for h, w in SIZES if in_channels == 4 else SIZES[1:2]:
+    for h, w in sizes:
         net.zero_grad()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -61,7 +63,8 @@ def test_an_encoder_that_rearranges_the_image_first():
     assert not any('image' in k for k in net.state_dict())
 
 @pytest.mark.parametrize('name, why', [('vit_tiny_patch16_224', 'one resolution'),
-    ('cait_xxs24_224', 'cannot serve as an encoder'), ('mixer_s16_224', "Cure: ")])
+    ('cait_xxs24_224', 'cannot serve as an encoder'), ('mixer_s16_224', "Cure: "),
+    ('halonet26t', 'AssertionError')]) # the last one says nothing of its own
 def test_refused_when_built(name, why):
     with pytest.raises(SegbookError, match=why) as e: seg_model('dynamic_unet', 3, name)
     assert 'dynamic_img_size' not in str(e.value) and 'resnet34d' in str(e.value)
@@ -70,3 +73,38 @@ def test_an_encoder_that_takes_hardly_any_size_is_refused():
     class Fixed(nn.Module):
         def forward(self, x): return x.view(len(x), 3*128*96)
     with pytest.raises(SegbookError, match='hardly any size'): sizes_taken(Fixed())
+
+def rows(pattern, **kw): return encoders(pattern, **kw).set_index('encoder')
+
+@pytest.fixture
+def nobody_there(tmp_path, monkeypatch):
+    "No network, and an empty folder of torch's weights"
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    monkeypatch.setattr('segbook.encoders._reachable', lambda *a, **k: 'nobody there')
+    (tmp_path/'checkpoints').mkdir()
+    return tmp_path/'checkpoints'
+
+# downloaded by torch; put there by hand; downloaded by timm from no hub
+@pytest.mark.parametrize('name, file', [('resnet18', 'resnet18-f37072fd.pth'),
+    ('resnet10t', 'resnet10t.c3_in1k.safetensors'),
+    ('legacy_seresnet18', 'seresnet18-4bb0ce65.pth')])
+def test_the_table_says_what_a_training_finds(name, file, nobody_there):
+    make = torchvision_encoder if name == 'resnet18' else timm_encoder
+    assert rows(name).pretrained[name] == 'by download'
+    with pytest.raises(SegbookError, match='nobody there'): make(name, 3, True)
+    (nobody_there/file).touch()
+    assert rows(name).pretrained[name] == 'here'
+    # found: what is wrong now is that it is empty
+    with pytest.raises(Exception) as e: make(name, 3, True)
+    assert 'nobody there' not in str(e.value)
+
+def test_the_table_has_each_network_once_and_says_what_it_left_out(capsys):
+    assert sorted(rows('*resnet18').index) == ['legacy_seresnet18', 'resnet18', 'seresnet18',
+        'skresnet18', 'timm/resnet18']
+    assert rows('cs3darknet_s').pretrained['cs3darknet_s'] == 'no'
+    assert not capsys.readouterr().out
+    assert not len(encoders('halonet26t'))
+    assert capsys.readouterr().out.strip() == (
+        'left out, since they cannot serve as an encoder: halonet26t')
+    assert not len(encoders('alexnet', size=20))
+    assert capsys.readouterr().out.strip() == 'left out, since they take no 20x20 image: alexnet'

@@ -178,6 +178,9 @@ def test_boxes_and_parts_and_what_is_hidden(photos, tmp_path, capsys):
     for part in ('3 painted, 1 of them wholly behind others (a.jpg, annotation 1)', 'Parts of '
         'objects left out: 1 ', 'inside another part of their object', '(a.jpg, annotation 2)'):
         assert part in said, said
+    rows = list(csv.reader((tmp_path/'more'/'out'/'left_out.csv').open(encoding='utf-8')))
+    assert [row[:3] for row in rows[1:]] == [['part of an object', 'a.jpg, annotation 3', 'with an '
+        'odd number of coordinates'], ['object', 'a.jpg, annotation 1', 'wholly behind others']]
 
 
 def test_areas_decide_only_where_all_have_one(photos, tmp_path):
@@ -379,7 +382,9 @@ def png(x):
     ('rectangle', [[1, 1], [3, 1], [3, 2], [1, 2]], 2),
     ('rectangle', [[1, 1], [3, 2], [3, 1], [1, 2]], 2),
     ('rotation', [[3, .5], [4.5, 2], [3, 3.5], [1.5, 2]], 4),
-    ('quadrilateral', [[1, 1], [3, 1], [3, 3], [1, 3]], 4), ('circle', [[2, 2], [3, 2]], 4)])
+    ('quadrilateral', [[1, 1], [3, 1], [3, 3], [1, 3]], 4), ('circle', [[2, 2], [3, 2]], 4),
+    ('circle', [[0, 0], [2, 0]], 3), ('circle', [[6, 4], [6, 2]], 3),
+    ('circle', [[.5, .5], [2.5, .5]], 6)])
 def test_shapes(photos, tmp_path, kind, points, n):
     f, m = labelme(photos, [dict(label='x', shape_type=kind, points=points)], tmp_path)
     assert (m == 1).sum() == n and f.codes == ['background', 'x']
@@ -390,6 +395,14 @@ def test_mask_shape(photos, tmp_path):
         [1, 1, 1]]))
     assert labelme(photos, [s], tmp_path)[1].tolist() == [[0]*6, [0, 0, 1, 0, 1, 0], [0, 0, 1, 1,
         1, 0], [0]*6]
+
+
+@pytest.mark.parametrize('x,y', [(-1, -1), (4, 3), (-1, 3), (4, -1)])
+def test_a_mask_over_the_edge(photos, tmp_path, x, y):
+    inside, wide = [[1, 0, 1], [1, 1, 0]], np.zeros((8, 10), int)
+    wide[y+2:y+4, x+2:x+5] = inside
+    s = dict(label='x', shape_type='mask', points=[[x, y], [x+2, y+1]], mask=png(inside))
+    assert (labelme(photos, [s], tmp_path)[1] == wide[2:6, 2:8]).all()
 
 
 SQUARE = dict(label='x', points=[[4, 2], [6, 2], [6, 4], [4, 4]])
@@ -426,8 +439,8 @@ def test_labelme_words_and_groups(photos, tmp_path, capsys):
 
 
 def test_numbers_and_line_breaks_as_labels(photos, tmp_path):
-    f, m = labelme(photos, [dict(SQUARE, label=3), dict(SQUARE, label='a\nb'), dict(SQUARE,
-        label=' c ')], tmp_path)
+    f, m = labelme(photos, [dict(SQUARE, label=3.0), dict(SQUARE, label=3), dict(SQUARE,
+        label='a\nb'), dict(SQUARE, label=' c ')], tmp_path)
     assert f.codes == ['background', '3', 'a b', 'c'] and (m == 3).sum() == 4
 
 
@@ -445,6 +458,9 @@ def test_images_of_labelme(photos, tmp_path, capsys):
     assert [o.name for o in f.images] == ['a.jpg']
     f, _ = labelme(photos, [SQUARE], tmp_path/'2', imagePath='old name.jpg')
     assert 'found by the name of their JSON: 1 (a.json)' in capsys.readouterr().out
+    Image.new('L', (6, 4)).save(photos/'a.png')
+    assert 'old name.jpg, which is not in' in message(from_labelme, photos, tmp_path/'no')
+    (photos/'a.png').unlink()
     (photos/'a.jpg').rename(tmp_path/'a.jpg')
     f, m = labelme(photos, [SQUARE], tmp_path/'3', imageData=data)
     assert (m == 1).sum() == 4 and f.images[0].read_bytes() == (tmp_path/'a.jpg').read_bytes()

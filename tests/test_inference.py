@@ -94,6 +94,46 @@ def test_tiles_give_the_answer_of_one_pass(name, size):
     assert way_for(net, (1, 3, *size), torch.float32, most, 10**12)[0] == 'tiles'
     assert same(in_parts(net, x, most), whole(net, x))
 
+class Resized(nn.Module):
+    "Halves the image several times, and enlarges it step by step to the sizes that it had."
+    def __init__(self, times, stride=2, k=3, **how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down = nn.ModuleList(nn.Conv2d(3 if i == 0 else 2, 2, k, stride, k//2)
+            for i in range(times))
+        self.how = how
+    def forward(self, x):
+        sizes = []
+        for layer in self.down:
+            sizes.append(x.shape[-2:])
+            x = layer(x)
+        for o in reversed(sizes): x = nn.functional.interpolate(x, o, **self.how)
+        return x
+
+@pytest.mark.parametrize('size', [(356, 40), (40, 612), (353, 417)])
+def test_sizes_that_are_no_multiple_are_cut(size):
+    "Of a map that is one row too large the nearest neighbours are all rows but the last."
+    net, x = Resized(5, k=1, mode='nearest').eval(), image(size)
+    most = pass_bytes(net, (1, 3, *size))//2
+    assert way_for(net, (1, 3, *size), torch.float32, most, 10**12)[0] == 'tiles'
+    assert same(in_parts(net, x, most), whole(net, x))
+
+@pytest.mark.parametrize('stride,how', [(2, dict(mode='bilinear', align_corners=True)),
+    (3, dict(mode='bilinear', align_corners=True)), (3, dict(mode='bicubic'))])
+@pytest.mark.parametrize('size', [(118, 64), (50, 33), (59, 33), (380, 33), (64, 653)])
+def test_an_enlargement_that_weighs_by_the_whole_map(stride, how, size):
+    net, x = Resized(1, stride, **how).eval(), image(size)
+    for part in (1.5, 2, 3, 6, 10):
+        most = int(pass_bytes(net, (1, 3, *size))/part)
+        assert same(in_parts(net, x, most), whole(net, x)), part
+
+def test_a_network_that_sees_far_takes_larger_tiles():
+    "Small tiles would be all margin; what is free is used before an image is refused."
+    net, size = chain(*[CONV(3, 3, 65) for _ in range(3)]), (1200, 900)
+    need = pass_bytes(net, (1, 3, *size))
+    way, rows, columns = way_for(net, (1, 3, *size), torch.float32, need//40, int(.9*need))
+    assert way == 'tiles' and 1 < len(rows)*len(columns) < 20
+
 class Averaged(nn.Module):
     "Adds the mean of the image to each pixel."
     def __init__(self):
@@ -215,7 +255,7 @@ from segbook.models import seg_model
 torch.set_num_threads(1)
 tiles.MOST_BYTES = int(sys.argv[1])
 net = seg_model('dynamic_unet', 4, 'resnet18').eval()
-x = torch.rand(1, 3, 900, 1000)
+x = torch.rand(1, 3, 500, 560)
 before = most()
 for top, left, o in tiles.answer_parts(net, x): pass
 print(json.dumps([before, most()]))
@@ -224,7 +264,7 @@ print(json.dumps([before, most()]))
 def test_parts_need_less_memory():
     if not Path('/proc/self/status').exists(): pytest.skip('needs /proc, which tells the peak')
     peaks = []
-    for most in (1 << 33, 1 << 28):
+    for most in (1 << 33, 1 << 26):
         said = subprocess.run([sys.executable, '-W', 'ignore', '-c', MEASURE, str(most)], text=True,
             capture_output=True, check=True, env={**os.environ, 'PYTHONPATH': str(
                 Path(__file__).parent.parent)}).stdout

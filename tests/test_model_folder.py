@@ -216,7 +216,8 @@ def test_missing_facts_are_refused(folder, name):
     '{"format": NaN}', '\0', '{' * 10**4 + '}' * 10**4])
 def test_facts_that_are_no_object(folder, text):
     (folder/'segmenter.json').write_text(text)
-    assert 'segmenter.json' in message(load_segmenter, folder)
+    said = message(load_segmenter, folder)
+    assert 'segmenter.json' in said and said.count('Cure: ') == 1 and 'annotation' not in said, said
 
 @pytest.mark.parametrize('code', ['utf-8-sig', 'utf-16'])
 def test_facts_as_an_editor_on_windows_saves_them(folder, code):

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..errors import SegbookError, listed, nearest_names
+from ..errors import SegbookError, first_line, listed, nearest_names
 from .element_moves import ElementCall
 from .element_sums import ELEMENT_RULES, element_maps, elements_by_rule
 from .elements import ElementMap, all_alike, elements_union, field_at
@@ -356,10 +356,10 @@ def analyse(model, input_size, in_channels=3):
             if rec.error: raise rec.error from None # what torch.jit made of it says nothing
             if _passes(model, size, in_channels):
                 raise SegbookError(f'receptive_field cannot follow {rec.stack.where()}, which '
-                    f'wants values: {str(e).splitlines()[0]}. Cure: judge the model with '
+                    f'wants values: {first_line(e)}. Cure: judge the model with '
                     'another module in its place, for example nn.Identity()') from e
             raise SegbookError(f'an image of {size[0]}x{size[1]} with {in_channels} channels does '
-                f'not pass through the model, at {rec.stack.where()}: {str(e).splitlines()[0]}. '
+                f'not pass through the model, at {rec.stack.where()}: {first_line(e)}. '
                 'Cure: a larger input_size if a map becomes too small, or the right '
                 'in_channels') from e
         if margin > MOST_MARGIN:
