@@ -17,6 +17,7 @@ from segbook.data.checks import (
     check_training_set, find_size, open_folder, set_facts, split_indices,
 )
 from .items import OpenImage, OpenMask, reading_processes, window_transform
+from ..processes import own_device
 
 # %% auto #0
 __all__ = ['ResizeBoth', 'mild_tfms', 'pair_block', 'seg_dataloaders']
@@ -86,7 +87,7 @@ def seg_dataloaders(
     """fastai DataLoaders for images and masks: images 0..1, not normalised, masks int64.
 
     Raises SegbookError before training when folder, sizes, split, masks or windows are wrong."""
-    folder = open_folder(path, images, labels, codes, valid)
+    folder, device = open_folder(path, images, labels, codes, valid), own_device(device)
     train,val = split_indices(folder, valid_pct, seed)
     shapes,channels,value_range = set_facts(folder, channels, value_range)
     window = window_transform(folder, train, shapes, size, crops=crops, classes=crop_classes,
