@@ -5,10 +5,12 @@ import gc, importlib.util, os, pickle, subprocess, sys, warnings, weakref
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np, pytest, torch
+import numpy as np, pytest, torch, torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
 from segbook.masks import SegbookError
 from segbook.metrics import (BoundaryF1, ClassIoU, Confusion, Hausdorff95, MeanDice, MeanIoU,
     PixelAccuracy, boundary_f1, boundary_pixels, counting, hausdorff95)
+from segbook.metrics.counting import highest_ids
 from sklearn.metrics import (
     confusion_matrix, f1_score, jaccard_score, precision_score, recall_score)
 
@@ -507,6 +509,36 @@ def test_gpu_counts_the_same_and_never_waits(ignore):
     for f in (boundary_f1, hausdorff95):
         assert torch.equal(f(x, t, K, ignore).nan_to_num(-1),
             f(x.cpu(), t.cpu(), K, ignore).nan_to_num(-1))
+
+# ---- the highest score
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 3), st.integers(2, 40), st.integers(1, 9), st.integers(1, 9),
+    st.sampled_from(['float32', 'float64', 'float16', 'bfloat16']), st.booleans(),
+    st.sampled_from([1., torch.nan, torch.inf, -torch.inf]), st.integers(0, 9))
+def test_highest_ids_are_those_of_numpy(b, k, h, w, dtype, last, odd, seed):
+    "Few different scores, so that most pixels are ties, and some NaN or infinite ones among them"
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(-2, 3, (b,k,h,w), generator=g).to(getattr(torch, dtype))
+    x[torch.rand(x.shape, generator=g)<.05] = odd
+    if last: x = x.contiguous(memory_format=torch.channels_last)
+    found = highest_ids(x)
+    assert found.dtype==torch.long and found.shape==(b,h,w)
+    assert np.array_equal(found.numpy(), x.float().numpy().argmax(1))
+
+def test_highest_ids_are_pooled(monkeypatch):
+    "In both orders of memory, a part at a time that fits into a cache; `max` would take longer."
+    sizes,pool = [],F.max_pool2d
+    def counted(x, *args, **kwargs):
+        sizes.append(x.numel())
+        return pool(x, *args, **kwargs)
+    monkeypatch.setattr(F, 'max_pool2d', counted)
+    x = torch.randn(2, 12, 160, 120)
+    want = x.max(1).indices
+    assert torch.equal(highest_ids(x), want) and sizes==[x.numel()]
+    sizes.clear()
+    assert torch.equal(highest_ids(x.contiguous(memory_format=torch.channels_last)), want)
+    assert sum(sizes)==x.numel() and max(sizes)<=100_000*torch.get_num_threads()
 
 # ---- the race
 
