@@ -12,17 +12,23 @@ import torch
 from fastai.callback.schedule import ParamScheduler, SchedCos, combine_scheds
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from fastai.vision.all import (
-    Callback, CancelFitException, L, get_model, num_distrib, rank_distrib, set_seed,
+    Callback, CancelFitException, L, get_model, set_seed,
 )
 from torch import Tensor
 
+from .accumulation import parts_of
+from segbook.averaging import (
+    average_state, averager_of, end_with_average, load_average, training_weights,
+)
 from .errors import SegbookError, nearest_names
 from .files import replace_file
+from .precision import precision_before, precision_of
+from .processes import n_processes, of_all, process_rank
 
 # %% auto #0
 __all__ = ['SeedEpochs', 'best_epoch', 'is_sound', 'History', 'KeepBest', 'best_keeper', 'StopDiverged', 'trackers_of',
            'run_identity', 'content_hash', 'write_state', 'read_state', 'learner_state', 'Checkpoint',
-           'load_checkpoint', 'OneCycle', 'one_cycle']
+           'load_checkpoint', 'finish_run', 'OneCycle', 'one_cycle']
 
 # %% ../nbs/workshop/callbacks.ipynb #8ec48e3b
 class SeedEpochs(Callback):
@@ -35,7 +41,7 @@ class SeedEpochs(Callback):
         if hasattr(self.learn, 'lr_finder'): return
         s = (self.seed*1_000_003 + self.n) % 2**32
         # each of several processes draws its own augmentation ...
-        set_seed((s + 7919*rank_distrib()) % 2**32)
+        set_seed((s + 7919*process_rank()) % 2**32)
         dl = self.learn.dls.train
         getattr(dl, 'dl', dl).rng = random.Random(s) # ... from one common order of the images
         self.n += 1
@@ -126,11 +132,16 @@ def _is_finite(x) -> bool:
     xs = [x] if isinstance(x, Tensor) else x
     return all(torch.isfinite(o.detach()).all().item() for o in xs if o.is_floating_point())
 
+def _common_loss(learn):
+    "The loss of a batch; in training the mean of all processes, which stop at the same batch."
+    several = learn.training and n_processes() > 1
+    return learn.recorder.smooth_loss.val if several else learn.loss
+
 def _back_to_sound(learn, weights, why):
     "Sound weights in place of those of a run that diverged, and a line that says so."
     if weights is not None: get_model(learn.model).load_state_dict(weights)
     learn.opt.clear_state()
-    if rank_distrib(): return
+    if process_rank(): return
     print(f'training stopped: {why}. Sound weights are back in place. Cure: a lower learning rate '
         '(lr), or data and a loss without NaN')
 
@@ -138,8 +149,7 @@ def _back_to_sound(learn, weights, why):
 class StopDiverged(Callback):
     """End a fit whose loss, weights or answers are no numbers any more, with sound weights back;
     `why` says what was found, None if nothing."""
-    order, remove_on_fetch = KeepBest.order - 6, True
-    watching = odd_answers = False
+    order, remove_on_fetch, watching, odd_answers = KeepBest.order - 6, True, False, False
     def __init__(self): self.why, self.sound, self.done = None, None, 0 # done: epochs before a fit
 
     def before_fit(self): self.first = True # learn.validate() gets here too, but no further
@@ -151,17 +161,18 @@ class StopDiverged(Callback):
         self.sound = _copied_weights(self.model)
 
     def after_batch(self):
-        if not self.watching or num_distrib() > 1 or _is_finite(self.loss): return
-        if self.training: self._stop(f'the loss of batch {self.iter + 1} is {self.loss.item()}')
+        if not self.watching or _is_finite(loss := _common_loss(self.learn)): return
+        if self.training: self._stop(f'the loss of batch {self.iter + 1} is {loss.item()}')
         if isinstance(self.pred, Tensor) and not _is_finite(self.pred): self.odd_answers = True
 
     def after_train(self):
-        if self.watching and not _is_finite(get_model(self.model).state_dict().values()):
-            self._stop('weights are no finite numbers any more')
+        sound = not self.watching or _is_finite(get_model(self.model).state_dict().values())
+        if not all(of_all(sound)): self._stop('weights are no finite numbers any more')
 
     def after_epoch(self):
         if not self.watching: return
-        if self.odd_answers: self._stop('answers to validation images are no finite numbers', 1)
+        if any(of_all(self.odd_answers)):
+            self._stop('answers to validation images are no finite numbers', 1)
         self.watching, keep = False, best_keeper(self.learn)
         kept = keep is not None and keep.kept is not None # and put back by KeepBest, after this one
         self.sound = None if kept else _copied_weights(self.model)
@@ -193,7 +204,9 @@ def run_identity(learn, epochs, lr, schedule, cbs=()) -> dict:
     watch = [*trackers_of(learn), *[o for o in cbs if isinstance(o, TrackerCallback)]]
     facts = ('arch', 'encoder', 'in_channels', 'n_classes', 'codes', 'pretrained')
     return dict(epochs=epochs, lr=lr, schedule=schedule, seed=seeds[0] if seeds else None,
-        bs=learn.dls.bs, n_train=len(learn.dls.train_ds), n_valid=len(learn.dls.valid_ds),
+        bs=learn.dls.bs, processes=n_processes(), precision=precision_of(learn),
+        ema=getattr(averager_of(learn), 'decay', None), accumulate=parts_of(learn),
+        n_train=len(learn.dls.train_ds), n_valid=len(learn.dls.valid_ds),
         loss=type(learn.loss_func).__name__, optimiser=getattr(opt, '__name__', str(opt)),
         watch=[_watch_text(o) for o in watch], **{k: cfg.get(k) for k in facts})
 
@@ -255,7 +268,8 @@ def learner_state(learn, with_optimiser=True) -> dict:
     watched = [{k: float(v) for k, v in o.__dict__.items() if k in ('best', 'wait')}
         for o in trackers_of(learn)]
     opt = _safe_copy(learn.opt.state_dict(), lambda t: t.detach()) if with_optimiser else None
-    return dict(model=get_model(learn.model).state_dict(), opt=opt, watched=watched,
+    return dict(model=training_weights(learn), average=average_state(learn), opt=opt,
+        watched=watched,
         smooth=[smooth_loss.count, float(smooth_loss.val)])
 
 # %% ../nbs/workshop/callbacks.ipynb #97be6f11
@@ -286,7 +300,7 @@ class Checkpoint(Callback):
         self.after_epoch()
     def write(self):
         "Both files, whole or not at all; of several processes the first one writes."
-        if rank_distrib(): return
+        if process_rank(): return
         keep, file = best_keeper(self.learn), self.folder/'best.pt'
         best = None if keep is None or keep.kept is None else float(keep.best)
         if best is not None and (keep.new_best or not file.exists()):
@@ -302,6 +316,7 @@ def _best_so_far(file) -> dict|None:
     if file.exists():
         return read_state(file, 'restore it from a copy; or delete it, and the run goes on without '
             'the best weights so far')
+    if process_rank(): return
     print(f'note: {file} is missing: the best weights of the epochs so far are lost, and the best '
         'of the epochs to come is kept')
 
@@ -312,13 +327,17 @@ def load_checkpoint(learn, folder, run) -> dict:
         raise SegbookError(f'there is nothing to resume: {file} does not exist. Cure: the folder '
             'of a run that was stopped, or train without resume')
     state = read_state(file, 'restore it from a copy, or train anew into another folder')
-    other = {k: (state['run'].get(k), v) for k, v in run.items() if state['run'].get(k) != v}
+    # an older checkpoint is of one process, and of whole batches in 32 bits, or in 16 on a GPU
+    older = dict(processes=1, accumulate=1, precision=precision_before(learn))
+    was = {**older, **state['run']}
+    other = {k: (was.get(k), v) for k, v in run.items() if was.get(k) != v}
     if other:
         raise SegbookError(f'{folder} holds the checkpoint of another run: '
             + '; '.join(f'{k} was {a!r}, now {b!r}' for k, (a, b) in other.items())
             + '. Cure: the same arguments as then, or a new output folder')
     best = _best_so_far(Path(folder)/'best.pt') if state['best'] is not None else None
     learn.model.load_state_dict(state['model'])
+    load_average(learn, state.get('average'))
     if state['opt'] is not None:
         device = learn.dls.device or 'cpu'
         learn.opt.load_state_dict(_safe_copy(state['opt'], lambda t: t.to(device)))
@@ -326,6 +345,13 @@ def load_checkpoint(learn, folder, run) -> dict:
     if keep is not None and best is not None:
         keep.best, keep.kept, keep.go_on = state['best'], (best['epoch'], best['model']), True
     return state
+
+# %% ../nbs/workshop/callbacks.ipynb #92eb6d51
+def finish_run(learn):
+    "The weights that a run ends with, where a checkpoint leaves nothing to train."
+    keep = best_keeper(learn)
+    end_with_average(learn)
+    if keep is not None and keep.kept: learn.model.load_state_dict(keep.kept[1])
 
 # %% ../nbs/workshop/callbacks.ipynb #d10bba7b
 class OneCycle(ParamScheduler):

@@ -5,6 +5,7 @@
 # %% ../nbs/workshop/contract.ipynb #eadf01b3
 from __future__ import annotations
 import multiprocessing
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -12,7 +13,10 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.vision.all import Callback, Learner
 from torch.distributions import Beta
 
+from .accumulation import answer_in_parts, loss_of_part, parts_of, train_in_parts
 from .errors import SegbookError
+from .precision import HalfPrecision
+from .processes import check_accelerate, n_processes
 
 # %% auto #0
 __all__ = ['MaskCutMix', 'MaskMixUp', 'check_pickling', 'SegLearner']
@@ -62,7 +66,9 @@ class MaskMixUp(Callback):
         self.share, self.other = max(share, 1 - share), self.y[order]
         self.learn.xb = (torch.lerp(self.x[order], self.x, self.share),)
     def after_loss(self):
-        other = self.loss_func(self.pred, self.other)
+        rows = getattr(self.learn, 'present_rows', None)
+        other = (self.loss_func(self.pred, self.other) if rows is None else
+            loss_of_part(self.loss_func, self.pred, self.other, rows))
         self.learn.loss_grad = self.share*self.loss_grad + (1 - self.share)*other
         self.learn.loss = self.learn.loss_grad.clone()
 
@@ -91,8 +97,22 @@ class _Mirrored(Callback):
 
 _MIXES = {CutMix: MaskCutMix, MixUp: MaskMixUp}
 
+# %% ../nbs/workshop/contract.ipynb #51c3e0d2
+class _BatchLearner(Learner):
+    "A learner that may let a batch pass in parts, and leaves 16-bit numbers whatever happens."
+    present_rows = None # of a batch that passes the network in parts
+
+    def _do_one_batch(self):
+        "As fastai's, or in parts."
+        try:
+            if (n := parts_of(self)) == 1: super()._do_one_batch()
+            else: (train_in_parts if self.training else answer_in_parts)(self, n)
+        finally:
+            for o in self.cbs:
+                if isinstance(o, HalfPrecision): o.leave()
+
 # %% ../nbs/workshop/contract.ipynb #bb21091b
-class SegLearner(Learner):
+class SegLearner(_BatchLearner):
     "fastai's Learner for masks: see the table of what works in chapter 12."
     def add_cb(self, cb):
         "As fastai's; a SegbookError for callbacks that mix labels, which masks do not have."
@@ -102,6 +122,13 @@ class SegLearner(Learner):
         raise SegbookError(f"fastai's {name} mixes two labels of whole images by one number; a "
             f'mask has a class at each pixel. Cure: {mix.__name__}() of segbook.learner, which '
             f"{'pastes the mask too' if mix is MaskCutMix else 'takes the loss with both masks'}")
+
+    def distrib_ctx(self, sync_bn=None, in_notebook=False, **kwargs):
+        "As fastai's, also without GPUs, with the scores of one process; with one it does nothing."
+        if n_processes() == 1: return nullcontext(self)
+        check_accelerate()
+        from segbook.sharing import shared_training
+        return shared_training(self, sync_bn, **kwargs)
 
     def fit(self, *args, **kwargs):
         "As fastai's, after a look at whether reading processes can be started."

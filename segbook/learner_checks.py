@@ -12,6 +12,7 @@ from fastai.callback.tracker import ReduceLROnPlateau, TrackerCallback
 from fastai.callback.training import BnFreeze
 from torch import Tensor, nn
 
+from .accumulation import parts_of
 from .callbacks import trackers_of
 from .errors import SegbookError, nearest_names
 from .files import read_text
@@ -19,7 +20,8 @@ from segbook.learner_batches import (
     batch_channels, check_choice_of_class, made_metrics, try_metrics,
 )
 from .masks.mask import find_void, vocab_of
-from .metrics.training import class_of_name
+from .metrics.training import MeanDice, MeanIoU, PixelAccuracy, class_of_name
+from .processes import n_processes
 
 # %% auto #0
 __all__ = ['class_names', 'named_loaders', 'check_one_channel', 'check_loss', 'fitted_metrics', 'learning_rates',
@@ -95,9 +97,12 @@ def _warn_of_void(loss, ignore):
 
 # %% ../nbs/workshop/learner_checks.ipynb #a161c9fc
 def fitted_metrics(metrics, n_classes, ignore, codes, dls=None):
-    """A list of the metrics, made where a class was given, told of one channel where they ask the
-    codes; a SegbookError for those that count other classes, or fail on a batch of `dls`."""
-    metrics, expected = made_metrics(metrics), max(n_classes, 2)
+    """A list of the metrics, the usual ones for None, made where a class was given, told of one
+    channel where they ask the codes; a SegbookError for those that count other classes, or fail on
+    a batch of `dls`."""
+    expected = max(n_classes, 2)
+    if metrics is None: metrics = [o(expected, ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
+    metrics = made_metrics(metrics)
     for m in metrics:
         n, name = getattr(m, 'n_classes', n_classes), type(m).__name__
         if isinstance(n, int) and max(n, 2) != expected:
@@ -125,25 +130,29 @@ def learning_rates(lr, pretrained) -> list[float]:
     return [low, high]
 
 # %% ../nbs/workshop/learner_checks.ipynb #99e9f3d9
-def _has_batch_of_one(dl) -> bool:
-    "Does an epoch of this DataLoader hold a batch of one image?"
+def _has_batch_of_one(dl, n_parts=1) -> bool:
+    "Does an epoch of this DataLoader hold a batch of one image, or in `n_parts` a part of one?"
     bs, n = getattr(dl, 'bs', None), getattr(dl, 'n', None)
-    return bs == 1 or bool(bs and n and not dl.drop_last and n % bs == 1)
+    n = n and -(-n//n_processes()) # the share of one process
+    last = n % bs if bs and n and not dl.drop_last else 0
+    return any(o//n_parts <= 1 for o in (bs, last) if o)
 
 # %% ../nbs/workshop/learner_checks.ipynb #7ddda73c
 def check_batch_of_one(learn):
     "Raise a SegbookError when a batch of one image leaves a layer a single value to average over."
-    model, dl = learn.model, learn.dls.train
-    if not _has_batch_of_one(dl) or any(isinstance(o, BnFreeze) for o in learn.cbs): return
+    model, dl, n = learn.model, learn.dls.train, parts_of(learn)
+    if not _has_batch_of_one(dl, n) or any(isinstance(o, BnFreeze) for o in learn.cbs): return
     x, was, stored = dl.one_batch()[0][:1], model.training, learn.model.state_dict()
     stored = {k: v.clone() for k, v in stored.items()}
     try:
         with torch.no_grad(), torch.random.fork_rng(): model.train()(x)
     except ValueError as e:
         if 'more than 1' not in str(e): raise
-        raise SegbookError(f'a batch of one image of {x.shape[-2]}x{x.shape[-1]} pixels leaves a '
-            f'normalisation layer one value a channel ({e}). Cure: bs=2 or more (--bs 2, with at '
-            'least as many training images), or larger images (size=..., --size)') from None
+        what, cure = 'a batch', 'bs=2 or more (--bs 2, with at least as many training images)'
+        if n > 1: what, cure = f'one of {n} parts of a batch', 'a smaller accumulate'
+        raise SegbookError(f'{what} of one image of {x.shape[-2]}x{x.shape[-1]} pixels leaves a '
+            f'normalisation layer one value a channel ({e}). Cure: {cure}, or larger images '
+            '(size=..., --size)') from None
     finally:
         model.load_state_dict(stored)
         model.train(was)
@@ -172,3 +181,7 @@ def check_run(learn, epochs, *, schedule, resume, folder, cbs):
             raise SegbookError("ReduceLROnPlateau and one cycle both set the learning rate, and "
                 "the cycle, which sets it before each batch, would win. Cure: schedule='flat'")
     check_batch_of_one(learn)
+    if n_processes() > 1 and not any('accelerator' in o.__dict__ for o in learn.cbs):
+        raise SegbookError(f'{n_processes()} processes were started, and this learner does not '
+            'know of the others: each would train for itself. Cure: with learn.distrib_ctx(): '
+            'train_segmenter(learn, ...)')

@@ -9,10 +9,11 @@ from pathlib import Path
 from fastai.vision.all import L, Learner
 
 from segbook.callbacks import (
-    Checkpoint, History, SeedEpochs, StopDiverged, best_keeper, load_checkpoint, one_cycle,
+    Checkpoint, History, SeedEpochs, StopDiverged, finish_run, load_checkpoint, one_cycle,
     run_identity,
 )
 from .learner_checks import check_run, learning_rates, table_columns
+from .processes import process_rank
 
 # %% auto #0
 __all__ = ['train_segmenter']
@@ -44,7 +45,7 @@ def train_segmenter(
     if learn.opt is None: learn.create_opt()
     learn.opt.set_hyper('lr', slice(low, high))
     cycle = [one_cycle(learn, 0, epochs)] if schedule == 'one_cycle' else []
-    if box is not None: box.mkdir(parents=True, exist_ok=True)
+    if box is not None and process_rank() == 0: box.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(learn, box, run) if resume else {}
     done, history = state.get('done', 0), History(state.get('history', ()), table_columns(learn))
     for o in learn.cbs:
@@ -55,5 +56,5 @@ def train_segmenter(
     check = [] if box is None else [Checkpoint(box, run, done, history, *watched)]
     if done < epochs and not state.get('ended'):
         learn.fit(epochs - done, lr=[h['lr'] for h in learn.opt.hypers], cbs=cycle + check + cbs)
-    elif (keep := best_keeper(learn)) and keep.kept: learn.model.load_state_dict(keep.kept[1])
+    else: finish_run(learn)
     return check[0].history if check else History([*history, *learn.recorder.values], history.names)

@@ -14,7 +14,7 @@ import front
 
 # Imports run downward: a module imports from those before it, and from its own row only what is
 # said below.
-LAYERS = [['errors'], ['files'], ['apart'],
+LAYERS = [['errors'], ['files'], ['apart'], ['processes'],
     ['reading.failures', 'reading.orientation', 'reading.tiff', 'reading.stored',
         'reading.pixels', 'reading.facts', 'reading'],
     ['masks.channels', 'masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
@@ -30,7 +30,8 @@ LAYERS = [['errors'], ['files'], ['apart'],
         'receptive_field.answers',
         'receptive_field.gradients', 'receptive_field.field', 'receptive_field'],
     ['drawing.canvas', 'drawing.street', 'drawing.folder', 'drawing.scenes', 'drawing.films',
-        'drawing.cells', 'drawing'], ['weights'], ['encoders'], ['architectures'],
+        'drawing.cells', 'drawing'], ['weights'], ['encoders'], ['architectures.blocks'],
+    ['architectures'],
     ['data.images', 'data.sources', 'data.transfer', 'data.archives',
         'data.download', 'data.regions', 'data.polygons',
         'data.run_lengths', 'data.annotation_files', 'data.import_report', 'data.painting',
@@ -38,14 +39,16 @@ LAYERS = [['errors'], ['files'], ['apart'],
         'data.batches', 'data.loaders', 'data'],
     ['losses.base', 'losses.pixels', 'losses.overlap', 'losses.borders', 'losses'],
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries',
-        'metrics.training', 'metrics'], ['models'], ['pass_memory', 'strips'], ['tiles'],
+        'metrics.training', 'metrics'], ['sharing'], ['models'],
+    ['pass_memory', 'strips'], ['tiles'],
     ['model_facts'], ['model_files'],
+    ['accumulation', 'averaging', 'precision'],
     ['callbacks', 'learner_batches', 'learner_checks', 'optimiser', 'contract'],
     ['training'], ['learner'], ['inference'], ['interpretation', 'export'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
         'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
-        'cli.predict', 'cli.check', 'cli.train', 'cli'], ['tasks']]
+        'cli.run_results', 'cli.predict', 'cli.check', 'cli.team', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm',
     'ipywidgets'}

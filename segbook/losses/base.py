@@ -169,6 +169,8 @@ def _fitting(weight, x, K):
             'there are codes')
     return weight if weight.device==x.device else weight.to(x.device)
 
+def _counting(inspects): return _kept_by_counting if inspects else _kept_without_waiting
+
 _NOTHING_COUNTS = ('no pixel of this batch counts: all {} are ignored (id {}) or of classes of '
     'weight 0, and the loss is 0. segbook.masks.check_masks(folder) shows how much of the masks is '
     'Void.')
@@ -191,6 +193,12 @@ class Validator(nn.Module):
         first,self._inspected = not self._inspected,True
         return first or t.device.type=='cpu'
 
+    def _weights(self, x, K):
+        "The class weights as numbers like `x`, or None; raises SegbookError unless there are K."
+        if self.weight is None: return None
+        self.weight = _fitting(self.weight, x, K)
+        return self.weight.to(x.dtype)
+
     def _validate(self, logits, mask):
         "A Batch; raises SegbookError for shapes, weights and ids that do not fit."
         x,t = (o.as_subclass(torch.Tensor) for o in (logits, mask))
@@ -200,18 +208,36 @@ class Validator(nn.Module):
         if text := _only_class_left(self.ignore_index, x.shape[1]):
             if x.shape[1]==1: raise SegbookError(text)
             self._warn_once('one class left', text)
-        if self.weight is not None: self.weight = _fitting(self.weight, x, K)
-        w = None if self.weight is None else self.weight.to(x.dtype)
-        inspects = self._inspects(t)
-        kept = _kept_by_counting if inspects else _kept_without_waiting
-        keep,total,unknown = kept(t, K, w, self.ignore_index)
+        w,inspects = self._weights(x, K),self._inspects(t)
+        keep,total,unknown = _counting(inspects)(t, K, w, self.ignore_index)
         if inspects and t.numel() and not total:
             self._warn_once('nothing', _NOTHING_COUNTS.format(t.numel(), self.ignore_index))
         return Batch(x if keep is None else _without(x, keep), t, keep, w,
             total.to(x.dtype).where(total>0, torch.inf), unknown)
 
+# %% ../../nbs/workshop/losses/base.ipynb #7b0f51aa
+class _LossOfParts(Validator):
+    "What a loss says of a part of a batch."
+    over_pixels = False # is 'mean' the mean over the pixels that count, weighted by their class?
+
+    def of_part(self,
+        logits:torch.Tensor, # [b,K,H,W] of a part of the batch
+        mask:torch.Tensor, # [b,H,W] class ids
+        whole:torch.Tensor, # [B,H,W] mask of the batch
+    ) -> torch.Tensor: # one number: those of all parts add up to the loss of the batch
+        """What a part adds to the loss of its batch: a share of the pixels that count, where the
+        loss is a mean over them; else of the images."""
+        loss = self(logits, mask)
+        if self.reduction=='sum': return loss
+        if not self.over_pixels: return loss*(len(mask)/len(whole))
+        K,count = max(2, logits.shape[1]),_counting(mask.device.type=='cpu')
+        w = self._weights(loss, K)
+        part,all_ = (count(o.as_subclass(torch.Tensor).long(), K, w, self.ignore_index)[1]
+            for o in (mask, whole))
+        return loss*part/all_.where(all_>0, 1)
+
 # %% ../../nbs/workshop/losses/base.ipynb #49247997
-class SegLoss(Validator):
+class SegLoss(_LossOfParts):
     "What all losses share; a loss adds `_compute(batch)`."
     def forward(self,
         logits:torch.Tensor, # [B,K,H,W] any float dtype; K=1: the logit of class 1 against class 0
@@ -292,6 +318,10 @@ class _PartSettings(SegLoss):
     @reduction.setter
     def reduction(self, v):
         for o in self.losses: o.reduction = _as_reduction(v)
+    def of_part(self, logits, mask, whole):
+        "The weighted sum of what a part of a batch adds to the loss of each kind."
+        each = (f.of_part(logits, mask, whole) for f in self.losses)
+        return sum(w*o for w,o in zip(self.weights, each))
 
 # %% ../../nbs/workshop/losses/base.ipynb #012717c7
 class CombinedLoss(_PartSettings):

@@ -32,6 +32,7 @@ class CrossEntropyLoss(SegLoss):
     Raises SegbookError for sizes that differ, float masks, weights of the wrong length, one of two
     classes ignored, and ids that are no class (on a GPU these are looked for in the first call
     only, so that it never waits; later they make the value nan)."""
+    over_pixels = True
     def __init__(self,
         weight:torch.Tensor|None=None, # [K] weight of each class (2 for binary); None: all 1
         ignore_index:int|None=None, # id of the pixels to leave out, a class or not; None: none
@@ -110,6 +111,7 @@ class FocalLoss(SegLoss):
     from the softmax over all classes and is not touched by them. Raises SegbookError as
     CrossEntropyLoss, and for a negative gamma.
     Source: Lin et al. 2017, arXiv 1708.02002, equation 5."""
+    over_pixels = True
     def __init__(self,
         weight:torch.Tensor|None=None, # [K] weight of each class (2 for binary); None: all 1
         ignore_index:int|None=None, # id of the pixels to leave out
