@@ -6,8 +6,10 @@
 from __future__ import annotations
 import copy
 import fnmatch
+import logging
 import urllib.request
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +27,8 @@ from .files import progress_bar
 from .weights import PACKAGED_WEIGHTS, packaged_file, packaged_state
 
 # %% auto #0
-__all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats', 'encoders']
+__all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats', 'default_encoder',
+           'chosen_encoder', 'encoders']
 
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
 def _torchvision_encoders() -> list[str]:
@@ -175,6 +178,15 @@ def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     return create_body(model, in_channels, pretrained, cut=-1 if not hasattr(model, 'fc') else -2)
 
 # %% ../nbs/workshop/encoders.ipynb #5de44e23
+@contextmanager
+def _without_notice():
+    "timm tells at each load that an encoder has no classifier, which is meant."
+    meant = lambda record: not record.getMessage().startswith('Unexpected keys')
+    log = logging.getLogger('timm.models._builder')
+    log.addFilter(meant)
+    try: yield
+    finally: log.removeFilter(meant)
+
 def _gives_nhwc(net) -> bool:
     "Does a timm network hand out maps [B,H,W,C]?"
     return str(getattr(net, 'output_fmt', '')).endswith('NHWC')
@@ -216,8 +228,9 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
     tries, first_error = ({}, dict(strict_img_size=False), dict(dynamic_img_size=True)), None
     for kw in tries:
         try:
-            net = timm.create_model(name, features_only=True, in_chans=in_channels,
-                pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **kw)
+            with _without_notice():
+                net = timm.create_model(name, features_only=True, in_chans=in_channels,
+                    pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **kw)
             with torch.no_grad(): maps = net.eval()(torch.zeros(1, in_channels, 128, 96))
             break
         except (RuntimeError, AssertionError, TypeError, AttributeError, ValueError,
@@ -294,10 +307,38 @@ def _timm_weights(name) -> tuple[str, str]:
     licence = PACKAGED_WEIGHTS[cfg.architecture].licence if how == 'package' else cfg.license
     return how if how == 'by download' else 'here', licence or 'not stated'
 
-# %% ../nbs/workshop/encoders.ipynb #6e695e90
+# %% ../nbs/workshop/encoders.ipynb #7a1f00d1
+_USUAL = 'resnet34' # fastai's lesson has it
+_AT_HAND_FIRST = 'tf_efficientnet_lite0', _USUAL
+
+def default_encoder(
+    pretrained:bool=True, # is it to start from ImageNet weights?
+) -> tuple[str, str]: # name, and the reason in words
+    "The encoder that is taken when none is named: one whose weights are at hand."
+    if not pretrained: return _USUAL, 'it is the usual one for random weights'
+    for name in _AT_HAND_FIRST:
+        lib, bare = find_encoder(_USUAL) if name == _USUAL else ('timm', name)
+        try: where = (_torchvision_weights if lib == 'torchvision' else _timm_weights)(bare)[0]
+        except SegbookError: continue # timm is not installed
+        if where == 'here': return name, 'its ImageNet weights are on this machine'
+    return _USUAL, ("no ImageNet weights are on this machine, so its own are downloaded; pip install "
+        "'segbook[pretrained]' brings some that need no network")
+
+def chosen_encoder(
+    encoder:str|None, # a name, or None
+    pretrained:bool=True, # is it to start from ImageNet weights?
+) -> str:
+    "The encoder that was named; without a name the default one, which is said with its reason."
+    if encoder is not None: return encoder
+    name, why = default_encoder(pretrained)
+    print(f'encoder: {name}, since none was named and {why}')
+    return name
+
+# %% ../nbs/workshop/encoders.ipynb #7a1f00c1
 class _WrongSize(SegbookError):
     "An encoder that takes images, but none of the size asked for."
 
+# %% ../nbs/workshop/encoders.ipynb #7a1f00c2
 def _encoder_row(name, size) -> dict:
     "The row of one encoder in the table of `encoders`."
     lib, bare = find_encoder(name)
@@ -314,6 +355,7 @@ def _encoder_row(name, size) -> dict:
     return dict(encoder=name, library=lib, parameters=parameters, multiply_adds=macs,
         stride=round(size/deepest), pretrained=where, licence=licence)
 
+# %% ../nbs/workshop/encoders.ipynb #6e695e90
 def encoders(
     pattern:str|None=None, # names to list, such as '*resnet*'; None: a dozen, and all that are here
     size:int=224, # height and width of the image that the multiply-adds are counted for

@@ -9,9 +9,9 @@ import inspect, math, unicodedata
 from .errors import SegbookError, nearest_names
 
 # %% auto #0
-__all__ = ['LARGEST_SIDE', 'MODEL_FACTS', 'RUN_FACTS', 'RUN_ARGUMENTS', 'UNET_OPTIONS', 'whole_from', 'number_within', 'list_of',
-           'none_or', 'is_true_or_false', 'is_name', 'is_increasing', 'misfits', 'raise_misfits', 'options_misfits',
-           'check_model_facts', 'check_run_facts']
+__all__ = ['LARGEST_SIDE', 'MODEL_FACTS', 'RUN_FACTS', 'RUN_ARGUMENTS', 'UNET_OPTIONS', 'LEAN_OPTIONS', 'ARCHITECTURE_OPTIONS',
+           'whole_from', 'number_within', 'list_of', 'none_or', 'is_true_or_false', 'is_name', 'is_increasing',
+           'misfits', 'raise_misfits', 'options_misfits', 'check_model_facts', 'check_run_facts']
 
 # %% ../nbs/workshop/model_facts.ipynb #6b073f36
 def whole_from(least, most=2**31 - 1):
@@ -144,6 +144,11 @@ _YES_OR_NO = ('true or false', is_true_or_false, False)
 UNET_OPTIONS = dict(blur=_YES_OR_NO, blur_final=_YES_OR_NO, self_attention=_YES_OR_NO,
     last_cross=_YES_OR_NO, bottle=_YES_OR_NO,
     y_range=('null, or [low, high] with low below high', none_or(is_increasing), False))
+_WIDTH = whole_from(1, 4096)
+LEAN_OPTIONS = dict(detail=('channels, 1 to 4,096', _WIDTH, False),
+    widths=('a list of 1 to 16 numbers of channels, 1 to 4,096',
+        lambda v: isinstance(v, list) and 1 <= len(v) <= 16 and all(map(_WIDTH, v)), False))
+ARCHITECTURE_OPTIONS = dict(dynamic_unet=UNET_OPTIONS, dynamic_unet_lean=LEAN_OPTIONS)
 
 # %% ../nbs/workshop/model_facts.ipynb #d505c023
 def options_misfits(kwargs, arch) -> list[str]:
@@ -153,12 +158,12 @@ def options_misfits(kwargs, arch) -> list[str]:
     own = [k for k, p in inspect.signature(MODELS[arch]).parameters.items()
         if p.kind is not p.VAR_KEYWORD and k not in ('n_classes', 'encoder', 'in_channels',
             'pretrained')]
-    table = UNET_OPTIONS if arch == 'dynamic_unet' else {}
+    table = ARCHITECTURE_OPTIONS.get(arch, {})
     known = [*own, *table]
     found = [f'model_kwargs: the option {_shown(k)} is unknown to {arch}, expected one of '
         f'{", ".join(nearest_names(k, known)) or "none"}' for k in kwargs if k not in known]
     plain = [f'model_kwargs: {k} is {_shown(v)}, expected a number, a text, true, false or null'
-        for k, v in kwargs.items() if k in own and not isinstance(v, (int, float, str, type(None)))]
+        for k, v in kwargs.items() if k in own and k not in table and not isinstance(v, (int, float, str, type(None)))]
     return found + plain + [f'model_kwargs: {o}' for o in misfits(kwargs, table)]
 
 # %% ../nbs/workshop/model_facts.ipynb #170d1b0f

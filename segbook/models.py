@@ -8,16 +8,19 @@ from __future__ import annotations
 from torch import nn
 
 from .architectures.dynamic_unet import SegUnet as SegUnet, dynamic_unet
+from .architectures.dynamic_unet_lean import dynamic_unet_lean
 from .encoders import encoder_stats as encoder_stats, encoders as encoders
 from .encoders import find_encoder as find_encoder
 from .errors import SegbookError, nearest_names
-_all_ = ['SegUnet', 'dynamic_unet', 'encoder_stats', 'encoders', 'find_encoder']
+_all_ = ['SegUnet', 'dynamic_unet', 'dynamic_unet_lean', 'encoder_stats', 'encoders',
+    'find_encoder']
 
 # %% auto #0
-__all__ = ['MODELS', 'seg_model', 'SegUnet', 'dynamic_unet', 'encoder_stats', 'encoders', 'find_encoder']
+__all__ = ['MODELS', 'seg_model', 'SegUnet', 'dynamic_unet', 'dynamic_unet_lean', 'encoder_stats', 'encoders', 'find_encoder']
 
 # %% ../nbs/workshop/models.ipynb #8b48f563
-MODELS = {'dynamic_unet': dynamic_unet} # name of an architecture -> its builder
+# name of an architecture -> its builder
+MODELS = {'dynamic_unet': dynamic_unet, 'dynamic_unet_lean': dynamic_unet_lean}
 
 def seg_model(
     arch:str, # a name in `MODELS`

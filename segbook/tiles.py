@@ -107,13 +107,14 @@ def tiles_of(
 _STRIP = 64 # columns of a narrow image
 
 @torch.no_grad()
-def _same_along(model, axis, n, found, step, channels, dtype) -> bool:
-    """Has a narrow image of the true height (axis 0) or width (1) the same answer in tiles?
+def _same_along(model, axis, shape, found, step, dtype) -> bool:
+    """Has a narrow image of the height (axis 0) or width (1) in `shape` its answer in tiles?
 
     Resizing to a size, with the corners aligned or by a broken factor, weighs by the whole map."""
     if len(found) == 1: return True
     narrow, p = -(-_STRIP//step)*step, next(model.parameters(), torch.empty(0))
-    x = torch.randn(1, channels, n, narrow, generator=torch.Generator().manual_seed(0))
+    seeded = torch.Generator().manual_seed(0)
+    x = torch.randn(1, shape[1], shape[2 + axis], narrow, generator=seeded)
     x = x.to(p.device, dtype) if axis == 0 else x.mT.contiguous().to(p.device, dtype)
     whole, full = model(x).as_subclass(Tensor)[0], [(0, narrow, 0, narrow)]
     for top, left, o in tiles_of(model, x, *((found, full) if axis == 0 else (full, found))):
@@ -151,7 +152,7 @@ def _tile_spans(model, shape, need, most, dtype) -> tuple[list, list]|None:
     if not down or not across: return None
     work = math.prod(sum(e - b for b, e, _, _ in o) for o in (down, across))/math.prod(size)
     if work >= 20: return None
-    alike = all(_same_along(model, i, size[i], o, sight.step, channels, dtype)
+    alike = all(_same_along(model, i, shape, o, sight.step, dtype)
         for i, o in enumerate((down, across)))
     return (down, across) if alike else None
 

@@ -3,7 +3,8 @@ refused when it is built."""
 import warnings
 import pytest, torch
 from torch import nn
-from segbook.encoders import encoders, sizes_taken, timm_encoder, torchvision_encoder
+from segbook.encoders import chosen_encoder, default_encoder, encoders
+from segbook.encoders import sizes_taken, timm_encoder, torchvision_encoder
 from segbook.errors import SegbookError
 from segbook.models import seg_model
 
@@ -108,3 +109,20 @@ def test_the_table_has_each_network_once_and_says_what_it_left_out(capsys):
         'left out, since they cannot serve as an encoder: halonet26t')
     assert not len(encoders('alexnet', size=20))
     assert capsys.readouterr().out.strip() == 'left out, since they take no 20x20 image: alexnet'
+
+def test_the_default_is_what_is_on_this_machine(nobody_there, monkeypatch, capsys):
+    assert default_encoder()[0] == 'tf_efficientnet_lite0' # in an installed package
+    monkeypatch.setattr('segbook.encoders.packaged_file', lambda name: None)
+    name, why = default_encoder()
+    assert name == 'resnet34' and 'downloaded' in why and "'segbook[pretrained]'" in why
+    (nobody_there/'resnet34-b627a593.pth').touch()
+    assert default_encoder() == ('resnet34', 'its ImageNet weights are on this machine')
+    monkeypatch.setattr('segbook.encoders._timm', lambda: 1/0)
+    assert default_encoder(False)[0] == 'resnet34'
+    assert chosen_encoder('vgg11') == 'vgg11' and not capsys.readouterr().out
+    assert chosen_encoder(None, False) == 'resnet34'
+    assert capsys.readouterr().out.startswith('encoder: resnet34, since none was named and ')
+
+def test_no_notice_of_a_missing_classifier(caplog):
+    timm_encoder('tf_efficientnet_lite0', 3, True)
+    assert not caplog.records

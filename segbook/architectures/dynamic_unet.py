@@ -7,28 +7,23 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 # torch's notice about torch.jit.script, which torchvision and fastai still use
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     from fastai.vision.all import DynamicUnet, TensorBase
 
-from ..encoders import find_encoder, sizes_taken, timm_encoder, torchvision_encoder
-from ..errors import SegbookError
+from .blocks import AnySize, encoder_body, set_sizes, unfit_encoder
 
 # %% auto #0
-__all__ = ['SegUnet', 'dynamic_unet', 'no_unet']
+__all__ = ['SegUnet', 'dynamic_unet']
 
 # %% ../../nbs/architectures/06_dynamic_unet.ipynb #dc2809b3
-class SegUnet(DynamicUnet):
+class SegUnet(AnySize, DynamicUnet):
     """fastai's `DynamicUnet`, leaving nothing behind after a pass: logits [B,K,H,W] of images
     [B,C,H,W].
 
     Source: Ronneberger et al. 2015, arXiv 1505.04597; fastai `vision.models.unet`."""
-    # sides of an image that the encoder takes: multiples of so many pixels, and the least
-    multiple, smallest = 1, 1
-    padding_told = False
-
     def forward(self, x:Tensor) -> Tensor:
         h, w = x.shape[-2:]
         x = self.fitted(x)
@@ -36,20 +31,6 @@ class SegUnet(DynamicUnet):
         finally:
             for hook in self.sfs: hook.stored = None
         return out if isinstance(x, TensorBase) else out.as_subclass(Tensor)
-
-    def fitted(self, x:Tensor) -> Tensor:
-        "`x`, continued at its lower and right edge to a size that the encoder takes."
-        h, w = x.shape[-2:]
-        down, right = -h % self.multiple, -w % self.multiple
-        if h + down < self.smallest: down = self.smallest - h
-        if w + right < self.smallest: right = self.smallest - w
-        if not (down or right): return x
-        if not self.padding_told:
-            warnings.warn(f'images of {h}x{w} are continued to {h + down}x{w + right} inside the '
-                f'model, and its answer is cropped: this encoder takes sides of {self.smallest} '
-                f'pixels or more, in steps of {self.multiple}', stacklevel=3)
-            self.padding_told = True
-        return nn.functional.pad(x, (0, right, 0, down), mode='replicate')
 
 # %% ../../nbs/architectures/06_dynamic_unet.ipynb #cc18b788
 def dynamic_unet(
@@ -63,20 +44,10 @@ def dynamic_unet(
 
     Raises SegbookError for an unknown encoder, unreachable weights, or an encoder without a
     pyramid of maps."""
-    lib, name = find_encoder(encoder)
-    make = torchvision_encoder if lib == 'torchvision' else timm_encoder
-    body = make(name, in_channels, pretrained)
+    body = encoder_body(encoder, in_channels, pretrained)
     try:
         with torch.no_grad(): model = SegUnet(body, n_classes, (128, 96), **kwargs)
-        model.multiple, model.smallest = sizes_taken(body, in_channels)
+        set_sizes(model, body, in_channels)
     except (RuntimeError, AssertionError, IndexError, StopIteration, ValueError) as e:
-        raise no_unet(encoder, e) from e
-    if hasattr(getattr(body[0], 'net', None), 'patch_embed'):
-        model.multiple, model.smallest = max(32, model.multiple), max(32, model.smallest)
+        raise unfit_encoder(encoder, e) from e
     return model
-
-def no_unet(encoder, why):
-    "The error for an encoder around which no U-Net can be built."
-    return SegbookError(f"encoder {encoder!r} cannot serve in a U-Net: {str(why).splitlines()[0]}. "
-        "Expected maps that shrink in steps, for images of any size. Cure: an encoder such as "
-        "'resnet34', 'resnet34d' or 'convnext_tiny'")

@@ -284,3 +284,116 @@ def _(rng):
         down, right = (next(k for k in range(m) if (s+k) % m == 0) for s in (h, w))
         yield 'an odd size', (torch.from_numpy(a),
             m), torch.from_numpy(np.pad(a, ((0, 0), (0, 0), (0, down), (0, right)), mode='edge'))
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0660001
+ex6 = Exercise('a06.6', 'What a step costs', """
+A block of a decoder has two convolutions of 3 by 3 that keep the size. The first reads the map
+from below, enlarged, and the encoder's map beside it; the second reads what the first has made.
+Write `multiplications`: how many multiplications both take for one image. Biases and
+normalisation do not count.""")
+
+@ex6.stub
+def multiplications(
+    below,  # channels of the map from below
+    skip,   # channels of the encoder's map
+    out,    # channels that both convolutions make
+    height, # of the encoder's map, in pixels
+    width,  # of the encoder's map, in pixels
+):
+    ...
+
+@ex6.solution
+def multiplications(below, skip, out, height, width):
+    return 9*height*width*out*(below + skip + out)
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0660002
+@ex6.slip('forgetting the second convolution')
+def multiplications(below, skip, out, height, width): return 9*height*width*out*(below + skip)
+
+@ex6.slip('forgetting the encoder\'s map, which lies beside the other')
+def multiplications(below, skip, out, height, width): return 9*height*width*out*(below + out)
+
+@ex6.slip('counting the weights alone: each is used at every pixel')
+def multiplications(below, skip, out, height, width): return 9*out*(below + skip + out)
+
+@ex6.slip('counting 3 for a kernel of 3 by 3')
+def multiplications(below, skip, out, height, width):
+    return 3*height*width*out*(below + skip + out)
+
+@ex6.slip('letting the second convolution read as many channels as the first')
+def multiplications(below, skip, out, height, width):
+    return 2*9*height*width*out*(below + skip)
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0660003
+ex6.hint('A convolution uses each of its weights once at each pixel of its answer.',
+    'The first one has `9*(below + skip)*out` weights. How many has the second?')
+ex6.case('one channel and one pixel', 1, 1, 1, 1, 1, want=27)
+ex6.case('a second pixel', 1, 1, 1, 1, 2, want=54)
+ex6.case('more from below', 3, 1, 1, 1, 1, want=45)
+ex6.case('more channels out', 1, 1, 2, 1, 1, want=72)
+ex6.case('two by three pixels', 4, 2, 3, 2, 3, want=1458)
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0660004
+@ex6.more
+def _(rng):
+    for _ in range(3):
+        b, s, o, h, w = (int(v) for v in rng.integers(2, 6, 5))
+        count = sum(1 for _ in range(h*w) for c in (b + s, o) for _ in range(c*o*9))
+        yield 'counted one by one', (b, s, o, h, w), count
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0670001
+ex7 = Exercise('a06.7', 'Repeat and cut', """
+An encoder made 5 rows from 9, and rounded up. On the way back the 5 become 10, one too many.
+Write `repeated`: each cell of `x` becomes a square of 2 by 2, and the result is cut at its lower
+and right edge to `height` and `width`. These are never more than twice the size of `x`.""")
+
+@ex7.stub
+def repeated(
+    x,      # [B,C,h,w] float
+    height, # of the answer, up to 2h
+    width,  # of the answer, up to 2w
+):
+    ...
+
+@ex7.solution
+def repeated(x, height, width):
+    x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return x[..., :height, :width]
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0670002
+@ex7.slip('stretching to the size, which moves the cells by fractions of a pixel')
+def repeated(x, height, width):
+    return nn.functional.interpolate(x, size=(height, width), mode='nearest')
+
+@ex7.slip('cutting at the upper and left edge')
+def repeated(x, height, width):
+    x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return x[..., x.shape[2] - height:, x.shape[3] - width:]
+
+@ex7.slip('leaving out the cut')
+def repeated(x, height, width): return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+@ex7.slip('laying the whole map beside itself')
+def repeated(x, height, width): return x.repeat(1, 1, 2, 2)[..., :height, :width]
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0670003
+ex7.hint('`x.repeat_interleave(2, dim=2)` repeats each row; which dimension has the columns?',
+    'The cut is a slice: `x[..., :height, :width]`.')
+ex7.case('one cell, nothing to cut', torch.tensor([[[[5.]]]]), 2, 2,
+    want=torch.full((1, 1, 2, 2), 5.))
+ex7.case('one cell, cut to one pixel', torch.tensor([[[[5.]]]]), 1, 1,
+    want=torch.tensor([[[[5.]]]]))
+ex7.case('an odd width', torch.tensor([[[[1., 3.]]]]), 2, 3,
+    want=torch.tensor([[[[1., 1, 3], [1, 1, 3]]]]))
+ex7.case('three cells to four pixels', torch.tensor([[[[1., 3., 4.]]]]), 1, 4,
+    want=torch.tensor([[[[1., 1, 3, 3]]]]))
+ex7.case('an odd height', torch.tensor([[[[1.], [2.]]]]), 3, 2,
+    want=torch.tensor([[[[1., 1], [1, 1], [2, 2]]]]))
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0670004
+@ex7.more
+def _(rng):
+    for h, w, H, W in ((3, 4, 5, 7), (4, 2, 7, 4), (5, 5, 9, 9)):
+        a = rng.normal(size=(2, 3, h, w)).astype(np.float32)
+        want = a[:, :, np.arange(H)//2][..., np.arange(W)//2]
+        yield 'an odd size', (torch.from_numpy(a), H, W), torch.from_numpy(want)
