@@ -1,7 +1,7 @@
 # Every target does its own set-up: a .venv in this folder, made once and reused. PYTHON=python3.12 make test chooses
 # another interpreter. Nothing but make and Python 3.10-3.13 is needed; uv is used when it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-web docs latest prepare lab
+.PHONY: help setup train test test-web docs latest prepare lab bench
 export PYTHON
 
 # what `make train` trains; ARGS="--epochs 5" adds to it, OUT=folder chooses the folder
@@ -18,6 +18,9 @@ help:
 	@echo 'make prepare  before a commit: library from the notebooks, exercises in their places, first cells,'
 	@echo '              folded and clean notebooks, README; then ruff'
 	@echo 'make lab      open the course in JupyterLab'
+	@echo 'make bench    time segbook beside fastai, segmentation-models-pytorch, torchmetrics and MONAI, on a'
+	@echo '              quiet machine; what is measured is not repeated (ARGS="losses step" names topics,'
+	@echo '              ARGS=--list says which there are, ARGS=gpu what a GPU changes)'
 	@echo 'make setup    only make the .venv'
 	@echo
 	@echo 'The first call installs about 6 GB into .venv (torch with its CUDA libraries) and takes minutes;'
@@ -59,3 +62,6 @@ prepare: setup
 
 lab: setup
 	@exec .venv/bin/jupyter lab nbs/index.ipynb
+
+bench: setup
+	@exec .venv/bin/python -m bench $(ARGS)

@@ -1,6 +1,6 @@
 """What rate, schedule, augmentation, loss, optimiser, a trained encoder and skips are worth.
 
-python bench/experiments.py [--group NAME ...] [--data FOLDER] [--runs N]
+python -m bench experiments [--group NAME ...] [--data FOLDER] [--runs N]
 The groups `scenes`, `skips` and `transfer` draw their images; `camvid` and `retina` read
 FOLDER/camvid_tiny and FOLDER/retina. In a group all runs share data, network and number of steps,
 and differ in one thing; the seed decides weights, order and augmentation. Scored are the last
@@ -8,15 +8,13 @@ weights, so that the validation images choose nothing. Writes bench/results/expe
 each run; a run that stands there is not repeated. With --runs the script ends after N new runs."""
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
-from about import about
+from bench.about import about
 from fastai.optimizer import ranger
 from fastai.vision.models.unet import UnetBlock
 from PIL import Image
@@ -221,6 +219,3 @@ def main():
                     replace_file(FILE, lambda f: f.write_text(json.dumps(out, indent=1) + '\n'))
                     told = {k: v for k, v in r.items() if k != 'curve'}
                     print(group, name, seed, told, flush=True)
-
-
-if __name__ == '__main__': main()

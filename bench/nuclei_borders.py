@@ -1,19 +1,18 @@
 """What gaps and border weights do for touching nuclei: one network, trained three times.
 
-python bench/nuclei_borders.py NUCLEI [--epochs 8] [--seeds 42]
+python -m bench nuclei_borders NUCLEI [--epochs 8] [--seeds 42]
 
 NUCLEI is a data folder with `instances/`, ids of nuclei. Trains a DynamicUnet on resnet18 from
 scratch on windows of 128, batch 8, one cycle at 1e-3: on the masks as they are, on masks with a
 gap between nuclei that touch, and on these with the border weights of the U-Net paper. Counts on
 whole validation images. Writes bench/results/nuclei_borders.json after each run, and skips what is
 there."""
-import argparse, json, os, sys, tempfile, time
+import argparse, json, os, tempfile, time
 from collections import Counter
 from pathlib import Path
-sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np, torch
 from PIL import Image
-from about import about
+from bench.about import about
 from segbook.all import *
 from segbook.imbalance import match_instances, split_touching
 from segbook.losses import BorderWeightedLoss
@@ -86,5 +85,3 @@ def main():
                     'separated: a region of its own, IoU above 0.5',
                     threads=torch.get_num_threads(), runs=rows)
                 replace_file(FILE, lambda f: Path(f).write_text(json.dumps(out, indent=1) + '\n'))
-
-if __name__ == '__main__': main()

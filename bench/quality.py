@@ -1,18 +1,17 @@
 """Twenty epochs on a folder from scratch: what plain fastai learns there, class by class, for
 comparison with `segbook_train`.
 
-python bench/quality.py FOLDER RUN
+python -m bench quality FOLDER RUN
 Trains fastai's `unet_learner` as its documentation has it (resnet18 without weights, default
 augmentation and loss, batch 8, one cycle at 1e-3, seed 42), counts the validation split without
 Void, and puts it beside RUN, the output of `segbook_train
 --data FOLDER --encoder resnet18 --pretrained false --epochs 20 --seed 42`. Writes
 bench/results/quality.json."""
-import argparse, json, sys, time
+import argparse, json, time
 from pathlib import Path
-sys.path.insert(0, str(Path(__file__).parent))
 import pandas as pd
-from about import about
-from epoch import theirs
+from bench.about import about
+from bench.folders import theirs
 from segbook.all import *
 
 
@@ -51,6 +50,3 @@ def main():
     (Path(__file__).parent/'results'/'quality.json').write_text(json.dumps(out, indent=1) + '\n')
     print(pd.DataFrame(table).T)
     print(f"mean IoU: fastai {conf.mean_iou():.3f}, segbook {run['mean_iou']:.3f}")
-
-
-if __name__ == '__main__': main()

@@ -1,31 +1,23 @@
-"""Time receptive_field against poisoned images, on ResNet-152.
+"""receptive_field beside poisoned images: one unit, the whole table, and the memory.
 
-python bench/receptive_field.py [--size 512] [--runs 5]
-
-One unit of layer4, the whole table, and the memory at three image sizes. The poisoning oracle finds
-the same box by bisection from each side with full passes of the network; both run in this process,
-and the boxes are compared. Writes bench/results/receptive_field.json."""
+The poisoning oracle finds the same box by bisection from each side with full passes of the network,
+and the boxes are compared."""
 from __future__ import annotations
-import argparse, json, statistics, sys, time, tracemalloc, warnings
-from pathlib import Path
+import tracemalloc
+from functools import partial
 
-warnings.filterwarnings('ignore')
-sys.path.insert(0, str(Path(__file__).parent))
-import torch, torchvision
-from about import about
+import torch
+import torchvision
+
+from bench.topics import Case, Contest, Topic
 from segbook.receptive_field import receptive_field, receptive_field_table
 
-def timed(f):
-    began = time.perf_counter()
-    res = f()
-    return time.perf_counter() - began, res
+PARTS = 'conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4'
+
 
 def poison_edge(model, size, unit, axis, back):
-    "The first (or last) row or column whose NaN reaches the unit, and the number of passes"
-    passes = 0
+    "The first (or last) row or column whose NaN reaches the unit"
     def hit(k):
-        nonlocal passes
-        passes += 1
         x = torch.zeros(1, 3, size, size)
         i = slice(size - k, size) if back else slice(0, k)
         if axis: x[..., i] = torch.nan
@@ -37,7 +29,13 @@ def poison_edge(model, size, unit, axis, back):
     while hi - lo > 1:
         mid = (lo + hi)//2
         lo, hi = (lo, mid) if hit(mid) else (mid, hi)
-    return (size - hi if back else hi - 1), passes
+    return size - hi if back else hi - 1
+
+
+def poisoned_box(body, size, unit):
+    "The box of a unit as poisoned images show it, clipped to the image"
+    return [poison_edge(body, size, unit, a, back) for back in (False, True) for a in (0, 1)]
+
 
 def peak(model, size):
     "Peak of Python's and NumPy's memory in bytes; tensors of the device meta have none"
@@ -47,30 +45,33 @@ def peak(model, size):
     tracemalloc.stop()
     return res
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    ap.add_argument('--size', type=int, default=512)
-    ap.add_argument('--runs', type=int, default=5)
-    args = ap.parse_args()
-    net = torchvision.models.resnet152(weights=None).eval()
-    body = torch.nn.Sequential(*[getattr(net, o)
-            for o in ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4')])
-    ours = [timed(lambda: receptive_field(net, args.size, 'layer4')) for _ in range(args.runs)]
-    table = [timed(lambda: receptive_field_table(net, args.size))[0] for _ in range(args.runs)]
-    box, unit, n = ours[0][1].box, ours[0][1].unit, args.size
-    secs, edges = timed(lambda: [poison_edge(body, n, unit, a, back) for back in (False, True)
-            for a in (0, 1)])
-    clipped = [min(max(v, 0), n - 1) for v in box]
-    assert [e for e, _ in edges] == clipped, (edges, box)
-    one = statistics.median(t for t, _ in ours)
-    res = dict(about(), task=f'ResNet-152, layer4, the middle unit, {n}x{n}',
-        threads=torch.get_num_threads(), receptive_field_s=round(one, 3),
-        slowest_s=round(max(t for t, _ in ours), 3), poison_s=round(secs, 1),
-        poison_passes=sum(p for _, p in edges), ratio=round(secs/one, 1),
-        table_s=round(statistics.median(table), 3), box=box,
-        peak_bytes={str(s): peak(net, s) for s in (256, 512, 4096)}, runs=args.runs)
-    out = Path(__file__).parent/'results'/'receptive_field.json'
-    out.write_text(json.dumps(res, indent=1) + '\n')
-    print(json.dumps(res, indent=1))
 
-if __name__ == '__main__': main()
+def contest(name, size, poisons=True):
+    "One network at one size"
+    net = getattr(torchvision.models, name)(weights=None).eval()
+    body = torch.nn.Sequential(*[getattr(net, o) for o in PARTS])
+    ours = receptive_field(net, size, 'layer4')
+    makers = {'receptive_field': lambda: partial(receptive_field, net, size, 'layer4'),
+        'receptive_field_table': lambda: partial(receptive_field_table, net, size)}
+    if poisons: makers['poisoned images'] = lambda: partial(poisoned_box, body, size, ours.unit)
+    def facts():
+        found = dict(box=list(ours.box), peak_bytes=peak(net, size))
+        if poisons:
+            clipped = [min(max(v, 0), size - 1) for v in ours.box]
+            assert poisoned_box(body, size, ours.unit) == clipped, ours.box
+            found['equal'] = True
+        return found
+    return Contest(makers, facts)
+
+
+def cases(smoke):
+    sizes = [(64, True)] if smoke else [(128, True), (256, True), (512, True), (4096, False)]
+    points = [Case('resnet18, layer4', 'pixels', s*s, f'{s}x{s}', partial(contest, 'resnet18', s,
+                p)) for s, p in sizes]
+    depths = [] if smoke else [18, 50, 152]
+    return points + [Case('128x128, layer4', 'layers', n, f'resnet{n}', partial(contest,
+                f'resnet{n}', 128)) for n in depths]
+
+
+TOPIC = Topic('receptive_field', 'the exact receptive field of a unit and of all layers',
+    'receptive_field', cases, ('numpy',), ('receptive_field',), rounds=3)

@@ -1,6 +1,6 @@
 """The same network trained with each loss on one imbalanced set: vessels of the retina.
 
-python bench/retina_losses.py FOLDER [--crops 32] [--steps N] [--only NAME ...]
+python -m bench retina_losses FOLDER [--crops 32] [--steps N] [--only NAME ...]
     [--after-cross-entropy]
 
 FOLDER holds images/, labels/, fov/ (1 inside the field of view), codes.txt and valid.txt. What
@@ -12,12 +12,11 @@ not repeated. With --after-cross-entropy every loss goes on from one network, th
 entropy trained, for half as many windows and up to 3e-4, and the file is
 bench/results/retina_losses_continued.json. With --steps each run is cut after N batches and
 nothing is written: a check that all losses run."""
-import argparse, json, sys, tempfile, time
+import argparse, json, tempfile, time
 from pathlib import Path
-sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np, torch
 from PIL import Image
-from about import about
+from bench.about import about
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from segbook.data import mild_tfms, seg_dataloaders
 from segbook.learner import seg_learner, train_segmenter
@@ -149,6 +148,3 @@ def main():
             replace_file(file, lambda f: f.write_text(json.dumps(out) + '\n', encoding='utf-8'))
             print(f"{name:26} Dice {r['dice']:.3f}  precision {r['precision']:.3f}  recall "
                 f"{r['recall']:.3f}  accuracy {r['pixel_accuracy']:.3f}  {took:.0f} s", flush=True)
-
-
-if __name__ == '__main__': main()

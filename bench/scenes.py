@@ -1,17 +1,16 @@
-"""How fast scenes and cells are drawn and written, on one core: python bench/scenes.py [--n 200]
+"""How fast scenes and cells are drawn and written, on one core: python -m bench scenes [--n 200]
 [--rounds 3]
 
 Processor time counts, of one process and one thread, PNG files included; the best round is
 reported, since other work on the
 machine only ever adds to it. Writes bench/results/scenes.json."""
 from __future__ import annotations
-import argparse, json, os, shutil, sys, tempfile, time, warnings
+import argparse, json, os, shutil, tempfile, time, warnings
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'
 warnings.filterwarnings('ignore')
-sys.path.insert(0, str(Path(__file__).parent))
-from about import about
+from bench.about import about
 from segbook.data import make_cells, make_scenes
 
 
@@ -41,6 +40,3 @@ def main():
     a.out.parent.mkdir(exist_ok=True)
     a.out.write_text(json.dumps(out, indent=1) + '\n')
     print('written to', a.out.name)
-
-
-if __name__ == '__main__': main()

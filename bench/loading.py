@@ -1,0 +1,60 @@
+"""Reading a folder: one pass over the training images in batches, by one process.
+
+segbook's loaders beside fastai's DataBlock and a bare torch DataLoader, none with augmentation."""
+from __future__ import annotations
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.folders import fastai_loaders, scenes
+from bench.topics import Case, Contest, Topic
+from segbook.data import seg_dataloaders
+from segbook.masks import SegFolder
+
+
+class Bare(torch.utils.data.Dataset):
+    "Images and masks by Pillow, as a loader written by hand has them"
+    def __init__(self, path):
+        f = SegFolder(path)
+        self.pairs = [o for o in zip(f.images, f.labels) if o[0].name not in f.valid]
+    def __len__(self): return len(self.pairs)
+    def __getitem__(self, i):
+        x, y = (np.array(Image.open(o)) for o in self.pairs[i])
+        return torch.from_numpy(x).permute(2, 0, 1).float()/255, torch.from_numpy(y).long()
+
+
+def through(dl):
+    "One pass; the number of pixels of masks"
+    return sum(y.numel() for _, y in dl)
+
+
+def contest(n, size, bs):
+    "Three loaders of one folder"
+    path = scenes(n, *size)
+    own = seg_dataloaders(path, bs=bs, batch_tfms=None, num_workers=0, device='cpu')
+    fastai = fastai_loaders(path, bs, augment=False, num_workers=0, device='cpu')
+    bare = torch.utils.data.DataLoader(Bare(path), bs, shuffle=True, drop_last=True)
+    dls = {'segbook seg_dataloaders': own.train, 'fastai DataBlock': fastai.train,
+        'torch DataLoader by hand': bare}
+    def facts():
+        seen = {k: through(dl) for k, dl in dls.items()}
+        assert len(set(seen.values())) == 1, seen
+        return dict(images=seen['segbook seg_dataloaders']//(size[0]*size[1]))
+    return Contest({k: lambda dl=dl: partial(through, dl) for k, dl in dls.items()}, facts)
+
+
+def cases(smoke):
+    def case(n, size, bs, curve, axis, at):
+        return Case(curve, axis, at, f'{n} images {size[0]}x{size[1]}, batch {bs}',
+            partial(contest, n, size, bs))
+    if smoke: return [case(10, (32, 32), 4, 'small', 'pixels', 32*32)]
+    return [*(case(40, s, 8, '40 images', 'pixels of an image', s[0]*s[1])
+            for s in ((48, 64), (96, 128), (180, 240), (360, 480))),
+        *(case(n, (96, 128), 8, '96x128', 'images', n) for n in (20, 80, 160)),
+        *(case(80, (96, 128), b, '80 images 96x128', 'batch', b) for b in (1, 4, 16))]
+
+
+TOPIC = Topic('loading', 'reading images and masks in batches', 'segbook seg_dataloaders', cases,
+    ('pillow', 'numpy'), ('data', 'reading', 'masks'), rounds=3)
