@@ -13,7 +13,6 @@ Writes bench/results/gpu.json. Exit code 1: something is not equal, 2: there is 
 --smoke everything runs once on tiny images, on a CPU if need be, and nothing is written."""
 from __future__ import annotations
 import argparse
-import json
 import sys
 import time
 from functools import partial
@@ -26,7 +25,7 @@ from bench import folders, timing
 from bench.about import about
 from bench.gpu_equal import findings
 from bench.step import fastai_unet, smp_unet
-from bench.topics import RESULTS, made
+from bench.topics import RESULTS, as_json, made
 from segbook.files import replace_file
 from segbook.losses import CrossEntropyLoss
 from segbook.models import MODELS, seg_model
@@ -285,7 +284,7 @@ def main():
     out = measured(device, a.minutes, a.compile, a.smoke)
     print(report(out))
     if not a.smoke:
-        text = json.dumps(out, indent=1, ensure_ascii=False) + '\n'
         RESULTS.mkdir(exist_ok=True)
-        replace_file(RESULTS/'gpu.json', lambda f: Path(f).write_text(text, encoding='utf-8'))
+        replace_file(RESULTS/'gpu.json', lambda f: Path(f).write_text(as_json(out),
+                encoding='utf-8'))
     return 0 if all(ok for _, ok, _ in out['equal']) else 1

@@ -7,6 +7,7 @@ parts of the library that the topic names) and the versions of the packages are 
 from __future__ import annotations
 import hashlib
 import json
+import re
 from datetime import date
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -76,15 +77,21 @@ def read_rows(file):
     except (OSError, ValueError): return {}
 
 
+def as_json(o):
+    "JSON with a list of numbers on one line"
+    text = json.dumps(o, indent=1, ensure_ascii=False) + '\n'
+    return re.sub(r'\[\n[^\[\]{}"]*\]', lambda m: re.sub(r'\s+', ' ', m[0]).replace('[ ',
+            '[').replace(' ]', ']'), text)
+
+
 def write_rows(topic, rows, file):
     "The results file with these rows, whole or not at all."
     out = dict(about(*topic.packages), topic=topic.name, what=topic.what,
         unit='ms: [median, fastest, lower quarter, upper quarter]; ratios in units of `named`, '
         'within a round, by `clock`: cpu is processor time, wall the clock on the wall',
         cases=rows)
-    text = json.dumps(out, indent=1, ensure_ascii=False) + '\n'
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, lambda f: Path(f).write_text(text, encoding='utf-8'))
+    replace_file(file, lambda f: Path(f).write_text(as_json(out), encoding='utf-8'))
 
 
 def made(makers):

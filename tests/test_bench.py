@@ -162,6 +162,12 @@ def test_results_of_another_kind_are_no_rows(tmp_path):
     assert topics.read_rows(tmp_path/'none.json') == {}
 
 
+def test_a_list_of_numbers_is_one_line():
+    o = dict(a=[1.5, 2, None], b='[ 1,\n2 ] "', c=[[1], dict(d=[])], e=['x'])
+    text = topics.as_json(o)
+    assert json.loads(text) == o and '"a": [1.5, 2, null],\n' in text
+
+
 def test_curves_grow_along_their_axis(tmp_path):
     rows, _ = run(topic_of([]), tmp_path/'out.json')
     assert [[r['at'] for r in rs] for rs in topics.growth(rows).values()] == [[1, 10]]
