@@ -1,5 +1,7 @@
 """Training that wastes nothing: averaged weights, batches in parts, 16-bit numbers. Each against an
 oracle that shares no code with it, and each through a stop."""
+import json, pickle
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -9,13 +11,17 @@ from torch.optim.swa_utils import AveragedModel
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientClip
+from fastai.torch_core import set_seed
+from segbook.cli import segbook_train
 from segbook.data import make_scenes, seg_dataloaders
+from segbook.data.images import read_image
 from segbook.export import load_segmenter, save_segmenter
 from segbook.learner import MaskMixUp, SegLearner, seg_learner, train_segmenter
 from segbook.losses import (
-    CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss,
+    CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, class_weights,
 )
 from segbook.masks import SegbookError
+from segbook.masks.arrays import read_mask
 from segbook import precision
 
 TINY = 'mobilenetv3_small_050'
@@ -365,3 +371,123 @@ def test_an_older_checkpoint_counts_as_32_bits_and_whole_batches(dls, tmp_path):
     again, whole = fresh(dls), fresh(dls)
     assert train(again, 2, folder=tmp_path, resume=True) == train(whole, 2)
     assert equal(weights(again), weights(whole))
+
+# ---- the command
+
+def command(*args): return segbook_train([*map(str, args)])
+
+def test_the_command_averages_and_passes_parts(tmp_path, capsys, monkeypatch):
+    "The options reach the learner, stand in run.json, and hold for the run that is resumed."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('SEGBOOK_DATA_ROOT', str(tmp_path))
+    args = ['--n', 8, '--size', '32,48', '--encoder', TINY, '--pretrained', 'false', '--bs', 4,
+        '--epochs', 2]
+    given = [*args, '--ema', .9, '--accumulate', 2, '--out', 'run']
+    with patch('segbook.learner.seg_model', lambda *a, **k: Small()):
+        with patch('segbook.export.save_segmenter', side_effect=KeyboardInterrupt):
+            assert command(*given) == 130
+        said = capsys.readouterr().out
+        assert 'half-life of 7 steps' in said and 'passes in 2 parts' in said
+        old = json.loads(Path('run/run.json').read_text())['arguments']
+        assert [old[k] for k in ('ema', 'accumulate', 'precision')] == [.9, 2, 'float32']
+        for more, text in ((('--ema', .99), '--ema was 0.9, now 0.99'),
+                (('--accumulate', 4), '--accumulate was 2, now 4'),
+                (('--precision', 'bf16'), '--precision was float32, now bf16')):
+            assert command('--resume', 'run', *more) == 2
+            assert text in capsys.readouterr().err
+    from segbook.cli.run_folder import old_run
+    assert old_run(dict(resume='run', precision='auto'))[1]['arguments']['precision'] == 'float32'
+    record = json.loads(Path('run/run.json').read_text())      # of an older segbook, on a GPU
+    for k in ('ema', 'accumulate', 'precision'): del record['arguments'][k]
+    for device, want in (('cpu', 'float32'), ('An Old GPU', 'float16')):
+        Path('run/run.json').write_text(json.dumps({**record, 'device': device}))
+        a = old_run(dict(resume='run'))[1]['arguments']
+        assert [a[k] for k in ('ema', 'accumulate', 'precision')] == [None, 1, want]
+
+def test_the_command_says_before_any_work_that_there_is_no_bf16(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precision, 'fast_bf16', lambda device: False)
+    assert command('--precision', 'bf16', '--data', 'not_there') == 2
+    assert 'no instructions for bf16' in capsys.readouterr().err
+    for args, text in ((('--precision', 'bf61'), 'float32, bf16, float16 or auto'),
+            (('--ema', '1'), 'between 0 and 1'), (('--accumulate', '0'), 'at least 1')):
+        assert command(*args) == 2
+        assert text in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+# ---- a compiled network
+
+def test_a_compiled_network_trains_as_the_plain_one_and_leaves_no_trace(dls, tmp_path):
+    runs = [fresh(dls), fresh(dls, compile=True), fresh(dls, compile=True, accumulate=2)]
+    for learn in runs[1:]: learn.compile_network.backend = 'eager'
+    rows = [train(learn, 2, folder=tmp_path/str(i)) for i, learn in enumerate(runs)]
+    assert rows[1] == rows[0] and equal(weights(runs[0]), weights(runs[1]))
+    for learn in runs[1:]:
+        assert learn.compile_network.call is not None and learn.compile_network.why is None
+        assert learn.model._compiled_call_impl is None and type(learn.model) is Small
+    with learn.no_bar(): assert len(learn.get_preds()[0]) == len(dls.valid_ds)
+    saved = torch.load(tmp_path/'1/checkpoint/last.pt', weights_only=True)['model']
+    assert saved.keys() == weights(runs[0]).keys()
+
+@pytest.mark.parametrize('kw', [dict(), dict(accumulate=2, ema=.9)])
+def test_without_a_compiler_the_training_is_the_plain_one(dls, capsys, kw):
+    def broken(graph, example): raise RuntimeError('no working C++ compiler\nmore of it')
+    plain, learn = fresh(dls, **kw), fresh(dls, compile=True, **kw)
+    learn.compile_network.backend = broken
+    assert train(learn, 2) == train(plain, 2) and equal(weights(learn), weights(plain))
+    said = capsys.readouterr().out
+    assert said.count('not compiled') == 1 and 'RuntimeError: no working C++ compiler)' in said
+
+# ---- decoded images that are kept
+
+def batches(dls): return [[o.clone() for o in b] for dl in dls.loaders for b in dl]
+def same_batches(a, b):
+    return len(a) == len(b) and all(torch.equal(o, p) for x, y in zip(a, b) for o, p in zip(x, y))
+
+@pytest.mark.parametrize('kw', [dict(), dict(size=(24, 40)), dict(channels=1),
+    dict(crops='random', size=16, crops_per_image=2)])
+def test_kept_images_give_the_same_batches(dls, capsys, kw):
+    make = lambda **more: seg_dataloaders(dls.path, bs=5, seed=1, **kw, **more)
+    plain, kept = make(), make(cache='auto')
+    assert '14 decoded images with masks kept' in capsys.readouterr().out
+    for _ in range(2):                      # and no transform has written into what is kept
+        for o in (plain, kept): torch.manual_seed(0)
+        runs = []
+        for o in (plain, kept):
+            set_seed(3)
+            runs.append(batches(o))
+        assert same_batches(*runs)
+
+def test_no_file_is_read_twice_and_the_bound_holds(dls, capsys):
+    n = 32*48*(3 + 1)
+    with patch('segbook.data.items.read_image', wraps=read_image) as images, \
+            patch('segbook.data.items.read_mask', wraps=read_mask) as masks:
+        kept = seg_dataloaders(dls.path, bs=5, seed=1, cache=10**6)
+        assert images.call_count == masks.call_count == 14
+        batches(kept)
+        class_weights(kept)
+        assert images.call_count == masks.call_count == 14
+        few = seg_dataloaders(dls.path, bs=5, seed=1, cache=5*n + 3)
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert said.startswith('5 decoded images') and 'other 9 are over the bound' in said
+        before = images.call_count
+        for _ in few.valid: pass
+        assert images.call_count > before   # training images are kept first
+    held = sum(x.nbytes for tl in few.train_ds.tls for o in tl.tfms.fs if hasattr(o, 'kept')
+        for x in o.kept.values())
+    assert held == 5*n
+    again = pickle.loads(pickle.dumps(few.train_ds.tls[0].tfms.fs[0]))
+    assert not again.kept                   # no copy in an export or a spawned process
+    for wrong in (0, 'much', 1.5):
+        with pytest.raises(SegbookError, match='cache=.*half of the free memory'):
+            seg_dataloaders(dls.path, cache=wrong)
+
+def test_reading_processes_share_what_is_kept(dls, capsys):
+    kept = seg_dataloaders(dls.path, bs=5, seed=1, cache='auto', batch_tfms=None, num_workers=1)
+    plain = seg_dataloaders(dls.path, bs=5, seed=1, batch_tfms=None)
+    with patch('segbook.data.items.read_image', side_effect=AssertionError):
+        a = batches(kept)
+    assert same_batches(a, batches(plain))
+    with patch('multiprocessing.get_start_method', lambda allow_none=False: 'spawn'):
+        seg_dataloaders(dls.path, bs=5, cache='auto', num_workers=1)
+    assert 'started anew do not see them' in capsys.readouterr().out

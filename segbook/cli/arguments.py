@@ -16,8 +16,9 @@ __all__ = ['TRAIN_OPTIONS', 'LEAST_SIDE', 'MOST_SIDE', 'DEFAULT_BATCH', 'SMALL_S
 # %% ../../nbs/workshop/cli/arguments.ipynb #681086d0
 # the arguments of a run, and what they are when not given
 TRAIN_OPTIONS = dict(data='scenes', root=None, images='images', labels='labels', codes=None, n=None,
-    size=None, arch='dynamic_unet', encoder='resnet34', pretrained=True, epochs=20, bs=None,
-    lr=1e-3, weights=True, seed=42, workers=None, value_range=None)
+    size=None, arch='dynamic_unet', encoder=None, pretrained=True, epochs=20, bs=None,
+    lr=1e-3, weights=True, seed=42, workers=None, value_range=None, precision=None, ema=None,
+    accumulate=1, compile=False)
 
 # pixels of a side that can be trained on
 LEAST_SIDE, MOST_SIDE = 8, 100_000
@@ -98,6 +99,15 @@ def _rate(s):
     return x if 0 < x < 1000 else _refuse_value(s, 'a number above 0, such as 1e-3')
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #b7217684
+def _decay(s):
+    try: x = float(s)
+    except ValueError: x = -1
+    return x if 0 < x < 1 else _refuse_value(s, 'a number between 0 and 1, such as 0.99')
+
+def _precision(s):
+    names = 'float32', 'bf16', 'float16', 'auto'
+    return s if s in names else _refuse_value(s, 'float32, bf16, float16 or auto')
+
 def _true_or_false(s):
     yes, no = ('true', 'yes', 'on', '1'), ('false', 'no', 'off', '0')
     return s.lower() in yes if s.lower() in yes + no else _refuse_value(s, 'true or false')
@@ -181,7 +191,8 @@ def _add_model(group):
     group.add_argument('--arch', type=file_name_argument, metavar='NAME',
         help=f'architecture (default: {TRAIN_OPTIONS["arch"]})')
     group.add_argument('--encoder', type=file_name_argument, metavar='NAME',
-        help=f'encoder of torchvision or timm (default: {TRAIN_OPTIONS["encoder"]})')
+        help='encoder of torchvision or timm (default: one whose ImageNet weights are on this '
+        'machine, else resnet34)')
     group.add_argument('--pretrained', type=_true_or_false, nargs='?', const=True,
         metavar='true|false', help='start the encoder from ImageNet weights (default: true)')
 
@@ -203,6 +214,22 @@ def _add_training(group):
         f'(default: {d["seed"]})')
     group.add_argument('--workers', type=_whole_number(0, 1024), metavar='N',
         help='processes that read images (default: as the machine suggests)')
+    _add_thrift(group)
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #4b6c450c
+def _add_thrift(group):
+    "What saves time or memory, or steadies the weights."
+    group.add_argument('--precision', type=_precision, metavar='NAME', help='numbers of the '
+        'network: float32, bf16, float16, or auto for the fastest here (default: float32, on a '
+        'GPU 16 bits)')
+    group.add_argument('--compile', type=_true_or_false, nargs='?', const=True,
+        metavar='true|false', help='train with torch.compile: minutes at the start, faster steps '
+        'where it works (default: false)')
+    group.add_argument('--accumulate', type=_whole_number(1), metavar='N', help='let each batch '
+        'pass in N parts, with one step for all: less memory (default: 1)')
+    group.add_argument('--ema', type=_decay, metavar='X', help='score and keep a mean of the '
+        'weights in which X of it stays at each step; 0.99 forgets half in 69 steps (default: the '
+        'weights themselves)')
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #e853e86d
 def _add_output(group):

@@ -119,7 +119,7 @@ def new_run(given) -> tuple[Path, dict]:
 # %% ../../nbs/workshop/cli/run_folder.ipynb #f160e4b5
 def _means_the_same(name, new, old, root) -> bool:
     "Does the argument `name` mean what it meant when the run began?"
-    if new == old or name == 'workers': return True
+    if new == old or name == 'workers' or (name, new) == ('precision', 'auto'): return True
     if name not in ('data', 'root', 'codes') or not new or not old: return False
     was = Path(old).expanduser().resolve()
     return any(Path(o).expanduser().resolve() == was for o in (new, Path(root or '.')/new))
@@ -158,7 +158,9 @@ def old_run(given) -> tuple[Path, dict]:
         raise SegbookError(f'there is nothing to resume: {out} has no run.json of this '
             'segbook_train; expected the folder of a run that was stopped')
     check_run_facts(run, out/'run.json')
-    run['arguments'] = old = {**TRAIN_OPTIONS, **run['arguments']}
+    # a run of an older segbook says nothing of precision: 32 bits, on a GPU 16
+    precision = 'float32' if run.get('device') in ('cpu', 'mps') else 'float16'
+    run['arguments'] = old = {**TRAIN_OPTIONS, 'precision': precision, **run['arguments']}
     if new := _changed_arguments(given, old):
         changes = [f'--{k} was {as_argument(old[k])}, now {as_argument(v)}' for k, v in new.items()]
         raise SegbookError(f'{out} holds a run with other arguments: {"; ".join(changes)}. '
@@ -203,8 +205,9 @@ def make_folders(out, made):
 def check_space(out, learn):
     "Raise a SegbookError when the disk has no room for checkpoints and model."
     import shutil
-    # weights and two averages, twice; best weights; model
-    need = 8*sum(p.numel()*p.element_size() for p in learn.model.parameters())
+    from segbook.averaging import averager_of
+    # weights and two averages, twice; best weights; model; the mean of the weights, twice
+    need = (8 if averager_of(learn) is None else 10)*sum(p.numel()*p.element_size() for p in learn.model.parameters())
     free = shutil.disk_usage(next(o for o in (out, *out.resolve().parents) if o.exists())).free
     free += sum(f.stat().st_size for f in (out/'checkpoint').glob('*.pt'))
     if free < need:

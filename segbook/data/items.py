@@ -15,6 +15,7 @@ from fastai.vision.all import (
 )
 
 from .images import read_image
+from .kept import Kept
 from ..errors import SegbookError, height_width
 from ..imbalance import RandomWindow, wanted_classes
 from ..masks.arrays import read_mask
@@ -30,10 +31,13 @@ class OpenImage(Transform):
     input_types = str,Path,Image.Image,np.ndarray,torch.Tensor # asked by fastai's `infer_idx`
     def __init__(self, channels, value_range=None):
         super().__init__()
-        self.channels,self.value_range = channels,value_range
+        self.channels,self.value_range,self.kept = channels,value_range,Kept()
+    def read(self, o):
+        "The image as an array."
+        return self.kept.get_or(o, lambda: read_image(o, self.channels, self.value_range))
     def encodes(self, o):
         if isinstance(o, torch.Tensor): o = o.as_subclass(torch.Tensor).cpu().numpy()
-        x = read_image(o, self.channels, self.value_range)
+        x = self.read(o)
         whole = x.dtype == np.uint8
         if self.channels == 1:
             return PILImageBW(Image.fromarray(x[...,0] if whole else x[...,0]*np.float32(255)))
@@ -49,10 +53,15 @@ class OpenMask(Transform):
     def __init__(self, folder):
         super().__init__()
         void = folder.ignore_index
-        self.folder = folder
+        self.folder,self.kept = folder,Kept()
         self.loss_func = CrossEntropyLossFlat(axis=1, ignore_index=-100 if void is None else void)
     def encodes(self, o):
-        if not isinstance(o, (str,Path)): return o
+        return PILMask(Image.fromarray(self.read(o))) if isinstance(o, (str,Path)) else o
+    def read(self, o):
+        "The mask of the image with the path `o` as an array."
+        return self.kept.get_or(o, lambda: self._read_file(o))
+    def _read_file(self, o):
+        "The class ids in the mask of an image, each of them below the number of classes."
         f,K = self.folder.label_of(o),len(self.folder.codes)
         y = read_mask(f)
         if y.max(initial=0) >= K or y.min(initial=0) < 0:
@@ -60,7 +69,7 @@ class OpenMask(Transform):
             raise SegbookError(f'{f} has class id {", ".join(map(str, bad[:5]))}; expected 0 to '
                 f'{K-1} for {K} classes. check_masks(folder) finds all such files and proposes a '
                 'mapping.')
-        return PILMask(Image.fromarray(y.astype(np.uint8 if K <= 256 else np.int32)))
+        return y.astype(np.uint8 if K <= 256 else np.int32)
 
 # %% ../../nbs/workshop/data/items.ipynb #94d29a40
 def _check_crops(crops, size, classes, n):

@@ -17,6 +17,7 @@ from segbook.data.checks import (
     check_training_set, find_size, open_folder, set_facts, split_indices,
 )
 from .items import OpenImage, OpenMask, reading_processes, window_transform
+from .kept import keep_decoded
 from ..processes import own_device
 
 # %% auto #0
@@ -83,6 +84,7 @@ def seg_dataloaders(
     num_workers: int | None = None, # reading processes; None: 0 on a CPU, a few for a GPU
     device = None, # where the batches go; None: the GPU if there is one
     val_bs: int | None = None, # images in a validation batch; None for `bs`
+    cache = None, # decode files once: bytes to keep, 'auto' for half of the free memory; None: no
 ) -> DataLoaders: # with .vocab, .ignore_index, .channels, and .size (None unless resized)
     """fastai DataLoaders for images and masks: images 0..1, not normalised, masks int64.
 
@@ -96,8 +98,7 @@ def seg_dataloaders(
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
     tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(L(item_tfms))
-    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms,
-        value_range)
+    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms, value_range)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
-    return tell_loaders(dls, folder, channels, hw, value_range, seed)
+    return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed)
