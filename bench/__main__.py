@@ -9,6 +9,7 @@ import ast
 import importlib
 import sys
 import warnings
+from pathlib import Path
 
 from bench.topics import ROOT, draw, read_rows, run_topic
 
@@ -57,7 +58,7 @@ def show(names):
     "Draw what was measured; the exit code."
     for n in names:
         t = topic_named(n)
-        found = draw(t, read_rows(t.file), ROOT/'runs'/'bench'/f'{n}.png')
+        found = draw(t, read_rows(t.file), Path('runs/bench')/f'{n}.png')
         print(f'{n}: {found or f"no curves yet; measure them with python -m bench {n}"}')
     return 0
 

@@ -164,11 +164,13 @@ def table(key, row):
 
 
 def growth(rows):
-    "{(curve, axis): [row, ...] in the order of the axis}, of curves with two points or more."
+    "{(curve, axis): [row, ...] in the order of the axis}, of curves with two places or more."
     found = {}
     for r in rows.values():
-        found.setdefault((f'{r["curve"]}, {r["threads"]} thread(s)', r['axis']), []).append(r)
-    return {k: sorted(v, key=lambda r: r['at']) for k, v in found.items() if len(v) > 1}
+        title = f'{r["curve"]}, {r["threads"]} thread{"s"*(r["threads"] > 1)}'
+        found.setdefault((title, r['axis']), []).append(r)
+    return {k: sorted(v, key=lambda r: r['at']) for k, v in found.items()
+        if len({r['at'] for r in v}) > 1}
 
 
 def draw(topic, rows, out):

@@ -174,6 +174,8 @@ def test_curves_grow_along_their_axis(tmp_path):
     picture = topics.draw(topic_of([]), rows, tmp_path/'deep'/'curve.png')
     assert picture.read_bytes().startswith(b'\x89PNG')
     assert topics.draw(topic_of([]), {}, tmp_path/'none.png') is None
+    once = {k: dict(r, at=1) for k, r in rows.items()}  # two ways at one place are no growth
+    assert topics.growth(once) == {}
 
 
 # ---- every topic
