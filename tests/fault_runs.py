@@ -35,14 +35,16 @@ class Runs:
         assert line, 'the process that starts the runs has ended'
         return json.loads(line)
 
+    def _ask(self, job):
+        self.mother.stdin.write(json.dumps(job) + '\n')
+        self.mother.stdin.flush()
+
     def start(self, *args, before='', stdout=None):
         """Start a run; its process id. `before` is Python that it executes first, `stdout` a file
         that is open already."""
         self.n += 1
         files = [str(self.folder/f'{self.n}.{o}') for o in ('out', 'err')]
-        job = dict(args=[str(o) for o in args], files=files, before=before)
-        self.mother.stdin.write(json.dumps(job) + '\n')
-        self.mother.stdin.flush()
+        self._ask(dict(args=[str(o) for o in args], files=files, before=before))
         return self._heard()
 
     def end(self):
@@ -50,6 +52,24 @@ class Runs:
         rc = self._heard()
         said = [(self.folder/f'{self.n}.{o}').read_text(errors='replace') for o in ('out', 'err')]
         return Ended(rc, *said)
+
+    def start_team(self, *args, size=2, before='', launcher=True):
+        """Start a run of several processes; their ids. With `launcher` one that ends badly ends the
+        others with SIGTERM, as torchrun does it."""
+        self.n += 1
+        files = [[str(self.folder/f'{self.n}.{r}.{o}') for o in ('out', 'err')]
+            for r in range(size)]
+        self._ask(dict(args=[str(o) for o in args], files=files, before=before, launcher=launcher))
+        return self._heard()
+
+    def end_team(self):
+        "Wait for the run of several processes that was started last: how each of them ended."
+        return [Ended(rc, *[(self.folder/f'{self.n}.{r}.{o}').read_text(errors='replace')
+            for o in ('out', 'err')]) for r, rc in enumerate(self._heard())]
+
+    def team(self, *args, **kw):
+        self.start_team(*args, **kw)
+        return self.end_team()
 
     def __call__(self, *args, before=''):
         self.start(*args, before=before)
@@ -76,6 +96,48 @@ def child(job):
     return rc
 
 
+def forked(job):
+    "A process that does a job; its id."
+    if pid := os.fork(): return pid
+    rc = 99
+    try: rc = child(job)
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally: os._exit(rc)
+
+def store():
+    "A process that serves the names and values of a team, as torchrun does; its id and its port."
+    hears, says = os.pipe()
+    if pid := os.fork(): return pid, int(os.read(hears, 100))
+    from torch.distributed import TCPStore
+    served = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    os.write(says, str(served.port).encode())
+    while True: signal.pause()
+
+def forked_team(job):
+    "The processes of a team, the numbers of which are in their environment; the exit code of each."
+    server, port = store()
+    pids, was = [], dict(os.environ)
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), GLOO_SOCKET_IFNAME='lo',
+        TORCHELASTIC_USE_AGENT_STORE='True', TORCHELASTIC_RESTART_COUNT='0',
+        WORLD_SIZE=str(len(job['files'])))
+    for rank, files in enumerate(job['files']):
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        pids.append(forked({**job, 'files': files}))
+    for o in os.environ.keys() - was.keys(): del os.environ[o]
+    yield pids
+    codes = {}
+    while len(codes) < len(pids):
+        pid, status = os.wait()
+        codes[pid] = os.waitstatus_to_exitcode(status)
+        if codes[pid] and job['launcher'] and len(codes) == 1:
+            for o in pids:
+                if o not in codes: os.kill(o, signal.SIGTERM)
+    os.kill(server, signal.SIGKILL)
+    os.waitpid(server, 0)
+    yield [codes[o] for o in pids]
+
 def four_layers(n_classes, encoder, in_channels=3, pretrained=False, width=64):
     from torch import nn
     return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width),
@@ -96,13 +158,11 @@ def serve():
         says.flush()
     say('ready')
     for line in hears:
-        if (pid := os.fork()) == 0:
-            rc = 99
-            try: rc = child(json.loads(line))
-            except BaseException:
-                import traceback
-                traceback.print_exc()
-            finally: os._exit(rc)
+        job = json.loads(line)
+        if 'launcher' in job:
+            for said in forked_team(job): say(said)
+            continue
+        pid = forked(job)
         say(pid)
         say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 

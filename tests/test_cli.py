@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segbook import interpretation
-from segbook.cli import arguments, run_folder, terminal, train as training
+from segbook.cli import arguments, run_folder, run_results, terminal, train as training
 from segbook.cli import (
     class_table, overlay_figure, per_class, results_figure, segbook_check, segbook_predict,
     segbook_train,
@@ -432,7 +432,7 @@ def test_stopped_between_training_and_outputs(copy, finished, scenes, monkeypatc
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(2)
     with monkeypatch.context() as m:
-        m.setattr(training, 'results_figure', stop)
+        m.setattr(run_results, 'results_figure', stop)
         assert segbook_train(['--resume', str(copy)]) == 130
     assert '3 of 3 epochs are kept' in capsys.readouterr().err and not (copy/'results.png').exists()
     assert segbook_train(['--resume', str(copy), '--data', str(scenes), '--epochs', '3', '--out',
@@ -452,7 +452,7 @@ def test_stopped_before_training(scenes, tmp_path, capsys, monkeypatch):
 def test_failure_keeps_the_run(copy, monkeypatch, capsys):
     def full(*args, **kw): raise OSError(28, 'No space left on device')
     with monkeypatch.context() as m:
-        m.setattr(training, 'results_figure', full)
+        m.setattr(run_results, 'results_figure', full)
         assert segbook_train(['--resume', str(copy)]) == 1
     err = capsys.readouterr().err
     assert 'No space left on device' in err

@@ -548,9 +548,9 @@ def test_a_run_with_names_that_look_like_mathematics(runs, tmp_path):
 @needs_fork
 def test_a_picture_that_fails_is_told_and_survived(runs, half, whole):
     ended = runs('--resume', half, before='''
-import segbook.cli.train
+import segbook.cli.run_results
 def drawn(*args, **kw): raise ValueError('no such font\\nin this place')
-segbook.cli.train.results_figure = drawn
+segbook.cli.run_results.results_figure = drawn
 ''')
     assert ended.rc == 0 and 'Traceback' not in ended.said, ended.said
     assert 'no picture: drawing failed (ValueError: no such font)' in ended.out

@@ -1,6 +1,6 @@
 """What the chapters on the learner cannot show in a notebook: stops under every schedule,
-splitters of other libraries, two processes, one channel all the way."""
-import importlib.util, json, os, subprocess, sys
+splitters of other libraries, one channel all the way."""
+import importlib.util, json
 from functools import partial
 
 import numpy as np, pytest, torch
@@ -399,54 +399,7 @@ def test_one_channel_is_another_run(void_cells, tmp_path):
     with pytest.raises(SegbookError, match='n_classes was'):
         train(fresh(void_cells, one_channel=True), 1, folder=tmp_path, resume=True)
 
-# ---- several processes, and a GPU
-
-TWO = '''
-import sys, warnings
-warnings.filterwarnings('ignore')
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from fastai.distributed import DistributedDL
-from fastai.torch_core import rank_distrib
-from segbook.data import seg_dataloaders
-from segbook.learner import seg_learner, train_segmenter
-
-def broadcast(self, t, rank):   # fastai's own sends the order of the images through a GPU
-    t = torch.LongTensor(t); torch.distributed.broadcast(t, rank); return t.tolist()
-DistributedDL._broadcast = broadcast
-
-dls = seg_dataloaders(Path(sys.argv[1]), bs=3, seed=1, device='cpu')
-learn = seg_learner(dls, encoder='mobilenetv3_small_050', pretrained=False)
-with learn.distrib_ctx(sync_bn=False, in_notebook=False), learn.no_bar(), learn.no_logging():
-    rows = train_segmenter(learn, int(sys.argv[3]), folder=sys.argv[2], resume=len(sys.argv) > 4)
-with learn.no_bar(): whole = learn.validate()   # each process by itself, on all validation images
-found = dict(rows=[*rows], whole=list(whole), model=learn.model.state_dict())
-torch.save(found, f'{sys.argv[2]}/rank{rank_distrib()}.pt')
-'''
-
-def test_two_processes_train_one_network(dls, tmp_path):
-    pytest.importorskip('accelerate', reason='several GPUs need accelerate')
-    (tmp_path/'two.py').write_text(TWO)
-    run = tmp_path/'run'
-    run.mkdir()
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2',
-        '--master_port', '29611', str(tmp_path/'two.py'), str(dls.path), str(run), '2']
-    p = subprocess.run(torchrun, env={**os.environ, 'ACCELERATE_USE_CPU': 'true',
-            'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=1800)
-    assert p.returncode == 0, p.stderr[-3000:]
-    a, b = (torch.load(run/f'rank{r}.pt') for r in (0, 1))
-    assert all(torch.equal(v, b['model'][k]) for k, v in a['model'].items())           # one network
-    assert a['rows'] == b['rows'] and len(a['rows']) == 2
-    best = max(a['rows'], key=lambda r: r[3])
-    # the table counts each validation image once; the best weights are back
-    assert np.allclose(a['whole'][1:], best[2:], atol=1e-6)
-    assert not any(k.startswith('module.') for k in torch.load(run/'checkpoint/last.pt',
-            weights_only=True)['model'])
-    # the checkpoint of two is the checkpoint of one
-    alone = seg_learner(dls, encoder=TINY, pretrained=False)
-    alone.model.load_state_dict(torch.load(run/'checkpoint/best.pt', weights_only=True)['model'])
-    with alone.no_bar(): assert np.allclose(list(alone.validate())[1:], best[2:], atol=1e-6)
+# ---- a GPU
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_a_gpu_trains_in_16_bits(dls):

@@ -4,14 +4,11 @@
 
 # %% ../../nbs/workshop/cli/train.ipynb #b4d38e27
 from __future__ import annotations
-import errno, io, shlex, time
+import os, shlex, time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from .. import __version__
 from segbook.cli.arguments import (
@@ -24,18 +21,16 @@ from segbook.cli.run_folder import (
     CHECKPOINT_FILES, ENDED, OWN_FILES, check_out, check_space, clear_run, date_text, locked_folder,
     make_folders, new_run, old_run, process_facts, run_facts, run_mark, save_metrics, save_run,
 )
-from .terminal import EpochLines, guarded
-from ..errors import SegbookError, printable
-from ..files import replace_file, write_csv
-from segbook.interpretation import (
-    class_table, evaluate, per_class, results_figure, score_text, spread_ranks,
+from .run_results import write_run_results
+from segbook.cli.team import (
+    Team, check_processes, command_to_resume, tell_of_launcher, together, train_along,
 )
-from ..masks.arrays import read_mask
+from .terminal import EpochLines, guarded, tell
+from ..errors import SegbookError
+from ..interpretation import score_text
 from ..masks.check import check_masks
 from ..masks.folder import SegFolder
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ..processes import check_shares, find_place
 
 # %% auto #0
 __all__ = ['Run', 'segbook_train']
@@ -54,6 +49,7 @@ class Run:
     in_folder: bool = False # is the folder held by this run?
     saved: bool = False # did this process write to that file?
     made: list = field(default_factory=list) # folders that did not exist before it
+    team: Team = field(default_factory=Team) # the processes that train it
     lines: EpochLines | None = None # what it prints an epoch
     picture: str = '' # what to say of the picture
     before: float = 0. # seconds that the run took before it was resumed
@@ -98,12 +94,12 @@ def _checked_data(path, a) -> TrainingData:
     return TrainingData(SegFolder(path, a.images, a.labels, codes), report)
 
 # %% ../../nbs/workshop/cli/train.ipynb #d74167f0
-def _batch_size(a, n) -> int:
-    "What was asked for, or a size that suits `n` training images."
+def _batch_size(a, n, each='') -> int:
+    "What was asked for, or a size that suits `n` training images; in `each` of several processes."
     if a.bs is not None: return a.bs
     if n >= SMALL_SET: return DEFAULT_BATCH
     bs = min(SMALL_SET_BATCH, n)
-    few = f'{n} training images are few' if n > 1 else 'a single training image is little'
+    few = f'{n} training images{each} are few' if n > 1 else 'a single training image is little'
     print(f'batches of {bs}: {few}, and smaller batches make more steps of them (--bs chooses '
         'another size)')
     return bs
@@ -120,15 +116,13 @@ def _dataloaders(path, a):
 # %% ../../nbs/workshop/cli/train.ipynb #93de1750
 def _learner(dls, a):
     "The Learner that the arguments ask for."
+    from segbook.encoders import chosen_encoder
     from segbook.learner import seg_learner
     from segbook.losses.pixels import CrossEntropyLoss
+    a.encoder = chosen_encoder(a.encoder, a.pretrained)
     loss = None if a.weights else CrossEntropyLoss(ignore_index=dls.ignore_index)
-    return seg_learner(dls, a.arch, a.encoder, loss=loss, pretrained=a.pretrained, seed=a.seed)
-
-def _epoch_kept(history) -> int:
-    "The epoch, counted from 1, whose weights are kept: the best, or the last if none has a score."
-    best = history.best_epoch('mean_iou')
-    return len(history) if best is None else best + 1
+    return seg_learner(dls, a.arch, a.encoder, loss=loss, pretrained=a.pretrained, seed=a.seed,
+        ema=a.ema, accumulate=a.accumulate, precision=a.precision, compile=a.compile)
 
 # %% ../../nbs/workshop/cli/train.ipynb #c5aa7055
 def _epoch_recorder(run):
@@ -164,77 +158,17 @@ def _epoch_recorder(run):
             run.save(status='running', epochs_done=self.check.done)
     return EpochRecorder()
 
-# %% ../../nbs/workshop/cli/train.ipynb #83ccf3f1
-def _picture(learn, data, scores, title, rows=5) -> Figure:
-    "The picture of a run, from `rows` validation images between the best and the worst."
-    from segbook.data.images import read_image
-    from segbook.inference import predict_image
-    ids = spread_ranks(scores, rows) or list(range(min(rows, len(scores))))  # all of them Void
-    files = [Path(data.dls.valid_ds.items[i]) for i in ids]
-    value_range = getattr(data.dls, 'value_range', None)
-    images = [read_image(f, value_range=value_range) for f in files]
-    images = [x[..., :3 if x.shape[-1] >= 3 else 1] for x in images]
-    truths = [read_mask(data.folder.label_of(f)) for f in files]
-    predictions = [predict_image(learn, f).numpy() for f in files]
-    return results_figure(images, truths, predictions, data.folder.codes,
-        names=[f.name for f in files], scores=[scores[i] for i in ids], title=title)
-
-# %% ../../nbs/workshop/cli/train.ipynb #9b93a7f0
-_DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
-
-def _draw(run, *args) -> str:
-    """Draw the picture of a run and write it; what to say of it. A drawing that fails is told and
-    survived."""
-    try:
-        fig, png = _picture(*args), io.BytesIO()
-        fig.savefig(png, format='png')
-    except Exception as e:
-        if isinstance(e, OSError) and e.errno in _DISK: raise
-        why = printable(str(e).strip().split('\n')[0][:200])
-        return f'no picture: drawing failed ({type(e).__name__}: {why}); the rest is complete'
-    replace_file(run.out/'results.png', lambda f: f.write_bytes(png.getvalue()))
-    return f'picture: {run.out/"results.png"}'
-
-# %% ../../nbs/workshop/cli/train.ipynb #960ba235
-def _write_classes(out, table):
-    "The table of the classes as a file; what cannot be measured is left empty."
-    empty = lambda v: '' if isinstance(v, float) and np.isnan(v) else v
-    write_csv(out/'per_class.csv', [list(table[0]),
-            *[[empty(v) for v in r.values()] for r in table]])
-
-# %% ../../nbs/workshop/cli/train.ipynb #feb6b892
-def _write_results(run, learn, data, history) -> tuple:
-    "Evaluate the best weights, and write tables, model and numbers; the table, the image's scores."
-    from segbook.export import save_segmenter
-    from segbook.losses.base import training_pixels_by_class
-    confusion, scores = evaluate(learn)
-    pixels = training_pixels_by_class(data.dls).sum(0).numpy()
-    table = per_class(confusion, data.folder.codes, pixels)
-    measured = lambda v: None if np.isnan(v) else v
-    numbers = dict(mean_iou=measured(confusion.mean_iou()),
-        pixel_accuracy=measured(confusion.pixel_accuracy()))
-    run.signals.ask()
-    save_metrics(run.out, history)
-    _write_classes(run.out, table)
-    save_segmenter(learn, run.out/'model', overwrite=True, **numbers)
-    run.save(epochs_done=len(history), best_epoch=_epoch_kept(history), **numbers)
-    run.signals.ask()
-    return table, scores
-
-# %% ../../nbs/workshop/cli/train.ipynb #60fd6627
-def _finish(run, learn, data, history, status='finished'):
-    "Write what a run leaves behind, the picture last; print the table."
-    run.save(status='running')
-    table, scores = _write_results(run, learn, data, history)
-    miou, acc = (score_text(run.record[k]) for k in ('mean_iou', 'pixel_accuracy'))
-    run.picture = _draw(run, learn, data, scores, f'{run.out.resolve().name}: mean IoU {miou} over '
-        f'{len(table)} classes, pixel accuracy {acc}, on {len(scores)} validation images')
-    run.record['data'].pop('files', None)
-    run.save(status=status, finished=date_text())
-    clear_run(run.out, CHECKPOINT_FILES)
-    print(f'\n{class_table(table)}\n{data.void_line}')
-
 # %% ../../nbs/workshop/cli/train.ipynb #7250f6b2
+def _print_thrift(a):
+    "Say in which numbers, parts and mean of the weights a run trains, where that is not the usual."
+    from segbook.averaging import half_life
+    if a.precision != 'float32':
+        print(f'the network computes with numbers of 16 bits ({a.precision})')
+    if a.accumulate > 1: print(f'each batch passes in {a.accumulate} parts')
+    if a.ema is not None:
+        print('scores and kept weights are those of a moving average with a half-life of '
+            f'{half_life(a.ema):.0f} steps')
+
 def _announce(run, a, learn, data):
     "Say what will be trained, on what."
     size = 'x'.join(map(str, data.dls.one_batch()[0].shape[-2:]))
@@ -242,10 +176,13 @@ def _announce(run, a, learn, data):
     print(f'{a.arch} on {a.encoder}, {n:.1f} M parameters, '
         + ('encoder pretrained on ImageNet' if a.pretrained else 'from scratch')
         + f'; {run.record["device"]}, {run.record["cores"]} cores')
+    if (n := run.team.size) > 1:
+        print(f'{n} processes: batches of {a.bs} in each, {n*a.bs} images in a step')
     codes, void = data.folder.codes, data.folder.ignore_index
     print(f'{len(data.dls.train_ds)} images to train on, {len(data.dls.valid_ds)} to validate '
         f'with, {size}; {len(codes)} classes'
         + ('' if void is None else f', {codes[void]} among them, which is left out'))
+    _print_thrift(a)
 
 # %% ../../nbs/workshop/cli/train.ipynb #4032b0cf
 def _take_folder(run):
@@ -282,11 +219,12 @@ def _train_in_folder(run, a, learn, data):
     _take_folder(run)
     resume = run.resumed and (run.record['epochs_done'] > 0
         or (out/'checkpoint'/'last.pt').exists())
-    with learn.no_bar(), learn.no_logging():
+    run.team.say('go', resume=resume)
+    with together(run.team, learn), learn.no_bar(), learn.no_logging():
         history = train_segmenter(learn, a.epochs, a.lr, folder=out, resume=resume,
             cbs=[_epoch_recorder(run)])
     why = learn.stop_diverged.why
-    if history: _finish(run, learn, data, history, 'diverged' if why else 'finished')
+    if history: write_run_results(run, learn, data, history, 'diverged' if why else 'finished')
     if why: raise _diverged(run, why, history)
     print(f'\nmodel: {out/"model"} (segbook_predict {shlex.quote(str(out))} IMAGE... --out FOLDER)')
     print(f'mean IoU {score_text(run.record["mean_iou"])}, pixel accuracy '
@@ -313,19 +251,25 @@ def _ready_run(run, a) -> tuple:
     "Data and learner of a run: all that can be wrong is looked at, and nothing is written."
     from segbook.data.checks import n_training_images
     from segbook.learner_checks import check_batch_of_one
+    from segbook.precision import chosen_precision
+    from segbook.processes import own_device
+    a.precision = chosen_precision(a.precision, own_device())
     path = _data_folder(a)
     data = _checked_data(path, a)
-    a.bs = _batch_size(a, n_training_images(data.folder))
+    each = ' in each process' if run.team.size > 1 else ''
+    a.bs = _batch_size(a, -(-n_training_images(data.folder)//run.team.size), each)
     data.dls = _dataloaders(path, a)
     mark, files = split_mark(data.dls), file_marks(data.folder)
     if run.resumed: check_same_data(run, path, mark, files)
+    check_shares(data.dls, run.team.size)
     run.signals.ask()
     learn = _learner(data.dls, a)
     check_batch_of_one(learn)
     check_space(run.out, learn)
     counts = dict(train=len(data.dls.train_ds), valid=len(data.dls.valid_ds))
-    run.record.update(arguments=lasting_arguments(a, path),
+    run.record.update(arguments=lasting_arguments(a, path), processes=run.team.size,
         data=dict(path=str(path), **counts, fingerprint=mark, files=files), **run_facts(learn))
+    run.team.say('start', arguments=vars(a), path=str(path), mark=mark, out=str(run.out))
     run.signals.ask()
     return data, learn
 
@@ -335,10 +279,12 @@ def _train(run) -> int:
     run.out, run.record = (old_run if run.resumed else new_run)(run.given)
     run.before, run.mark = run.record['duration'], run_mark(run.out)
     if run.record['status'] in ENDED: return _already_ended(run)
+    if run.resumed: check_processes(run.out, run.record.get('processes', 1), run.team.size)
     a = SimpleNamespace(**run.record['arguments'])
     print(f'segbook {__version__}: {"resuming " if run.resumed else ""}{a.data} -> {run.out}')
     data, learn = _ready_run(run, a)
     _announce(run, a, learn, data)
+    run.team.wait_for_others()
     _train_in_folder(run, a, learn, data)
     return 0
 
@@ -365,7 +311,7 @@ def _kept(run, status) -> str:
         kept = f'{n} of {total} epochs are' if n != 1 else f'1 of {total} epochs is'
         more = '' if noted else f' ({run.out/"run.json"} could not be written, and still says so)'
         return (f'{kept} kept in {run.out}, with weights, optimiser and scores{more}. Go on with:\n'
-            f'    segbook_train --resume {shlex.quote(str(run.out))}')
+            f'    {command_to_resume(run.out, run.team.size)}')
     with suppress(OSError):
         if run.in_folder and not run.resumed: clear_run(run.out)
         run.hold.close()  # its lock is a file there
@@ -381,16 +327,23 @@ def segbook_train(
 
     The exit code is 0, 1 for a failure, 2 for arguments or data that cannot be used, 130 after
     Ctrl-C, 143 after SIGTERM."""
-    try: run = Run(train_parser().given(args), None)
+    try:
+        if (place := find_place()).rank: return train_along(place, args, _dataloaders, _learner)
+        run = Run(train_parser().given(args), None, team=Team(place))
     except SystemExit as e: return e.code or 0
+    except SegbookError as e: return tell('segbook_train', f'error: {e}') or 2
     def body(signals):
         run.signals = signals
+        tell_of_launcher(os.environ)
+        run.team.open()
         return _train(run)
+    def stopped(signals): return run.team.why_stopped(signals) + _kept(run, 'interrupted')
     def failed(e):
         if run.in_folder and (run.saved or not isinstance(e, SegbookError)):
             return _kept(run, 'failed')
         if not run.in_folder: _kept(run, 'failed')
         elif run.record['status'] == 'running': _note_end(run, 'failed')  # of a killed process
     with run.hold:  # the folder is kept until its end is noted in it
-        return guarded('segbook_train', body, lambda signals: _kept(run, 'interrupted'), failed,
-            args is None)
+        code = guarded('segbook_train', body, stopped, failed, args is None)
+        run.team.close(code)
+    return code
