@@ -11,17 +11,20 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.vision.all import DataLoaders, L, Learner, Normalize, Pipeline, get_model, params
 from torch import Tensor, nn
 
+from .accumulation import InParts
+from .averaging import AverageWeights
 from .callbacks import Checkpoint as Checkpoint, History as History, OneCycle as OneCycle
 from .callbacks import KeepBest, SeedEpochs, StopDiverged
+from .compiling import CompileNetwork
 from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearner
-from .encoders import encoder_stats
+from .encoders import chosen_encoder, encoder_stats
 from .errors import SegbookError
 from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
 from .losses.pixels import CrossEntropyLoss, class_weights
 from .masks.mask import void_of
-from .metrics.training import MeanDice, MeanIoU, PixelAccuracy
 from .models import seg_model
 from .optimiser import fast_adam
+from .precision import HalfPrecision, chosen_precision
 from .training import train_segmenter as train_segmenter
 _all_ = ['Checkpoint', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle', 'SeedEpochs',
     'SegLearner', 'fast_adam', 'train_segmenter']
@@ -99,20 +102,32 @@ def _usual_loss(dls, ignore, n_classes) -> CrossEntropyLoss:
     return CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
 
 def _described(learn, facts, codes, ignore) -> Learner:
-    "The learner with what prediction and export need; frozen if pretrained, in 16 bits on a GPU."
-    norm, device = _normalize_of(learn.dls), torch.device(learn.dls.device or 'cpu')
+    "The learner with what prediction and export need; frozen if pretrained."
+    norm = _normalize_of(learn.dls)
     learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
         size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())
     if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
     if facts['pretrained']: learn.freeze()
-    return learn.to_fp16() if device.type == 'cuda' else learn
+    return learn
+
+def _own_callbacks(dls, seed, keep_best, ema, accumulate, precision, *, compile) -> list:
+    "The callbacks of every learner, and those that were asked for."
+    precision, parts = chosen_precision(precision, dls.device), InParts(accumulate)
+    cbs = [ChannelsLast(), StopDiverged()]
+    if seed is not None: cbs.append(SeedEpochs(seed))
+    if keep_best: cbs.append(KeepBest())
+    if ema is not None: cbs.append(AverageWeights(ema))
+    if parts.n_parts > 1: cbs.append(parts)
+    if precision != 'float32': cbs.append(HalfPrecision(precision))
+    if compile: cbs.append(CompileNetwork())
+    return cbs
 
 # %% ../nbs/12_learner.ipynb #6cdd4691
 def seg_learner(
     dls:DataLoaders, # from `seg_dataloaders`, or fastai's own
     arch:str='dynamic_unet', # a name in `segbook.models.MODELS`
-    encoder:str='resnet34', # a torchvision or timm name
+    encoder:str|None=None, # a torchvision or timm name; None: one whose weights are here
     loss=None, # of logits [B,K,H,W] and ids [B,H,W]; None: cross entropy with class weights
     metrics=None, # None: PixelAccuracy, MeanIoU, MeanDice
     pretrained:bool=True, # start the encoder from ImageNet weights, and freeze it as fastai does
@@ -122,28 +137,29 @@ def seg_learner(
     seed:int|None=42, # weights, order and augmentation depend on it; None: on the global state
     keep_best:bool=True, # put the weights of the best epoch back when training ends
     model_kwargs:dict|None=None, # for the builder of the architecture: dict(self_attention=True)
+    ema:float|None=None, # score and keep a mean of the weights: .99 forgets half in 69 steps
+    accumulate:int=1, # parts in which a batch passes the network, one step for all: less memory
+    precision:str|None=None, # 'float32', 'bf16', 'float16', 'auto'; None: 32 bits, on a GPU 16
+    compile:bool=False, # train with torch.compile: minutes at the start, then faster where it works
     path='.', # folder of the learner; the data folder is never written to
     cbs=None, # further callbacks
     **kwargs, # for fastai's Learner: opt_func, lr, wd, moms, model_dir ...
 ) -> Learner:
     """A fastai Learner for semantic segmentation that leaves Void out of everything.
 
-    Raises SegbookError before any work: no vocab, batches that are no images and masks, unknown
-    names (with the nearest), weights that cannot be had, a loss or a metric that does not fit, and
-    codes that one channel cannot tell apart."""
+    Raises SegbookError before any work: no vocab, batches that are no images and masks, names,
+    weights or a precision that cannot be had, a loss, a metric or codes that do not fit."""
     dls = named_loaders(dls, codes)
     codes, channels, ignore = [str(o) for o in dls.vocab], dls.channels, void_of(dls)
     if one_channel: check_one_channel(codes, ignore)
-    facts = dict(arch=arch, encoder=encoder, in_channels=channels, pretrained=pretrained,
-        n_classes=1 if one_channel else len(codes), model_kwargs=model_kwargs or {})
-    n_counted = max(facts['n_classes'], 2)
+    facts = dict(arch=arch, encoder=chosen_encoder(encoder, pretrained), in_channels=channels,
+        n_classes=1 if one_channel else len(codes), pretrained=pretrained,
+        model_kwargs=model_kwargs or {})
+    own = _own_callbacks(dls, seed, keep_best, ema, accumulate, precision, compile=compile)
     check_loss(loss, facts['n_classes'], ignore)
-    if metrics is None: metrics = [o(n_counted, ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
     metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes, dls)
-    model, new = _seeded_model(seed, facts), _normalized(dls, encoder, channels)
-    if loss is None: loss = _usual_loss(dls, ignore, n_counted)
-    own = [ChannelsLast(), StopDiverged()]
-    own += [SeedEpochs(seed)]*(seed is not None) + [KeepBest()]*keep_best
+    model, new = _seeded_model(seed, facts), _normalized(dls, facts['encoder'], channels)
+    if loss is None: loss = _usual_loss(dls, ignore, max(facts['n_classes'], 2))
     learn = SegLearner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)),
         path=path, **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
     return _described(learn, facts, codes, ignore)

@@ -207,7 +207,8 @@ def check_space(out, learn):
     import shutil
     from segbook.averaging import averager_of
     # weights and two averages, twice; best weights; model; the mean of the weights, twice
-    need = (8 if averager_of(learn) is None else 10)*sum(p.numel()*p.element_size() for p in learn.model.parameters())
+    copies = 8 if averager_of(learn) is None else 10
+    need = copies*sum(p.numel()*p.element_size() for p in learn.model.parameters())
     free = shutil.disk_usage(next(o for o in (out, *out.resolve().parents) if o.exists())).free
     free += sum(f.stat().st_size for f in (out/'checkpoint').glob('*.pt'))
     if free < need:
