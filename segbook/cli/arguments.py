@@ -248,7 +248,8 @@ def train_parser() -> Parser:
     p = Parser('segbook_train', description='Train a segmenter on a folder of images and masks, '
         'and write a picture, tables and the model.', epilog='examples:\n  segbook_train\n  '
         'segbook_train --data my_folder --encoder resnet18 --epochs 40 --out runs/mine\n  '
-        'segbook_train --resume runs/mine')
+        'segbook_train --resume runs/mine\n  '
+        'torchrun --nproc_per_node 2 --no-python segbook_train --data my_folder')
     for name, add in dict(data=_add_data, model=_add_model, training=_add_training,
             output=_add_output).items(): add(p.add_argument_group(name))
     p.add_argument('--version', action='version', version=f'segbook {__version__}')

@@ -38,7 +38,7 @@ def has_ended(process:dict) -> bool:
     except OSError: return False
     return state == 'Z' # ended, and its parent has not asked how
 
-# %% ../../nbs/workshop/cli/team.ipynb #188efe08
+# %% ../../nbs/workshop/cli/team.ipynb #9596f51c
 class _Steps:
     "The steps on which the processes of a run agree, at the board; alone, it does nothing."
     def __init__(self, place:Place=Place()):
@@ -62,7 +62,12 @@ class _Steps:
         with suppress(RuntimeError): # the store has gone with the launcher
             for key in ('start', 'go', 'over'): self.say(key, code=code)
 
-# %% ../../nbs/workshop/cli/team.ipynb #386085a7
+    def was_killed(self, rank:int) -> bool:
+        "Has a process of this machine ended? Asked where it has left no word."
+        key = f'process/{rank}'
+        return bool(self.board and self.board.has(key)) and has_ended(self.board.read(key))
+
+# %% ../../nbs/workshop/cli/team.ipynb #c9f8f121
 _KILLED = 'has ended without a word (killed, or out of memory)'
 
 class Team(_Steps):
@@ -89,11 +94,6 @@ class Team(_Steps):
                 if word and (word['failed'] or not stopped): return f'{who} {word["text"]}'
                 if not word and self.was_killed(i): return f'{who} {_KILLED}'
         return ''
-
-    def was_killed(self, rank:int) -> bool:
-        "Has a process of this machine ended? Asked where it has left no word."
-        key = f'process/{rank}'
-        return bool(self.board and self.board.has(key)) and has_ended(self.board.read(key))
 
     def why_lost(self, patience=10.) -> str:
         "As `why`; a process that is just ending is given a few seconds to be gone."
@@ -149,7 +149,7 @@ def together(team:Team, learn):
         if not is_lost(e): raise
         raise ConnectionError(team.why_lost()) from None
 
-# %% ../../nbs/workshop/cli/team.ipynb #266b2e51
+# %% ../../nbs/workshop/cli/team.ipynb #bfe3159b
 def _train_share(team, told, dataloaders, learner):
     "Train as the first process has told, once it has its folder."
     from segbook.learner import train_segmenter
@@ -164,6 +164,7 @@ def _train_share(team, told, dataloaders, learner):
     if 'code' in go: return 0
     with together(team, learn), learn.no_bar(), learn.no_logging():
         train_segmenter(learn, a.epochs, a.lr, folder=told['out'], resume=go['resume'])
+    team.leave_word('has done its share', False)
     return 0
 
 def _tell_for_first(team, told, patience):
