@@ -1,6 +1,6 @@
 """Are the masks of a lean decoder as good as those of fastai's DynamicUnet?
 
-python bench/decoders.py [--data FOLDER] [--group NAME ...] [--runs N]
+python -m bench decoders [--data FOLDER] [--group NAME ...] [--runs N]
 `scenes` draws its images; `camvid` reads FOLDER/camvid_tiny and starts from ImageNet weights. Both
 networks get the same images, batches, augmentation, rate and number of steps, and each is trained
 at two rates, since a decoder may want another one; the seed decides the new weights, the order and
@@ -9,14 +9,12 @@ a learner keeps, and the last ones. Writes bench/results/decoders.json after eac
 stands there is not repeated. With --runs the script ends after N new runs."""
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 import torch
-from about import about
+from bench.about import about
 from segbook.data import make_scenes, seg_dataloaders
 from segbook.files import replace_file
 from segbook.learner import seg_learner, train_segmenter

@@ -4,7 +4,7 @@ import re
 
 # the course in its order: a name, and what the paths of its notebooks begin with
 PARTS = [('Begin', ['01', 'projects/camvid', '02', '03']),
-    ('How a network sees', ['04', '05', '06', '07', r'architectures/\d+_dynamic_unet']),
+    ('How a network sees', ['04', '05', '06', '07', r'architectures/\d+[a-z]?_dynamic_unet']),
     ('Learning', ['08', '09', '10', '11', '12']), ('Using it', ['13', '14', '15']),
     ('Architectures', ['architectures/']), ('Projects', ['projects/']),
     ('Tools', ['18', '16', '17'])]

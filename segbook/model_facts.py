@@ -163,7 +163,8 @@ def options_misfits(kwargs, arch) -> list[str]:
     found = [f'model_kwargs: the option {_shown(k)} is unknown to {arch}, expected one of '
         f'{", ".join(nearest_names(k, known)) or "none"}' for k in kwargs if k not in known]
     plain = [f'model_kwargs: {k} is {_shown(v)}, expected a number, a text, true, false or null'
-        for k, v in kwargs.items() if k in own and k not in table and not isinstance(v, (int, float, str, type(None)))]
+        for k, v in kwargs.items() if k in own and k not in table
+        and not isinstance(v, (int, float, str, type(None)))]
     return found + plain + [f'model_kwargs: {o}' for o in misfits(kwargs, table)]
 
 # %% ../nbs/workshop/model_facts.ipynb #170d1b0f

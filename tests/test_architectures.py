@@ -1,4 +1,4 @@
-"""Each architecture by name: sizes, channels, gradients, prediction in parts, folder of the model."""
+"""Architectures by name: sizes, channels, gradients, prediction in parts, folder of the model."""
 import warnings
 import pytest, torch
 from torch import nn
