@@ -8,6 +8,8 @@ import atexit, sys
 from contextlib import ExitStack, contextmanager
 
 import torch
+from .processes import check_accelerate
+check_accelerate() # fastai's own error would not say what to install
 from fastai.callback.core import GatherPredsCallback
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.learner import AvgLoss, AvgMetric

@@ -41,6 +41,14 @@ def modules(package):
     return [m.name for m in pkgutil.walk_packages(package.__path__, 'segbook.')
         if not m.name.endswith('._modidx')]
 
+def imported(name):
+    "A room that needs an extra says which one, where that is not installed"
+    from segbook.errors import SegbookError
+    try: return importlib.import_module(name)
+    except SegbookError as e:
+        assert name == 'segbook.sharing' and "pip install 'segbook[gpus]'" in str(e), e
+        assert importlib.util.find_spec('accelerate') is None
+
 def scripts():
     "The JavaScript and the style sheet of the explorers are in the wheel"
     from segbook.widgets.sheet import joined_js, style_sheet
@@ -149,7 +157,7 @@ def main():
         *(f'· {o} {version(o)}' for o in names), flush=True)
     check('nbdev is not installed', without_nbdev)
     package = check('segbook is the installed one', installed)
-    for m in modules(package) if package else (): check(f'import {m}', importlib.import_module, m)
+    for m in modules(package) if package else (): check(f'import {m}', imported, m)
     check('the files of the explorers are installed', scripts)
     with tempfile.TemporaryDirectory() as tmp: whole_game(Path(tmp))
     sys.exit(int(failed > 0))

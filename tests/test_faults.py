@@ -14,6 +14,7 @@ from fault_runs import TINY, Runs, four_layers
 from properties import examples
 from segbook.callbacks import content_hash, read_state, write_state
 from segbook.cli import run_folder, segbook_train
+from segbook.cli.terminal import guarded
 from segbook.errors import SegbookError, figure_text
 from segbook.models import MODELS
 
@@ -224,6 +225,22 @@ EpochLines.batch = batch
     assert about(half)['status'] == 'interrupted' and 'process' not in about(half)
     assert runs('--resume', half).rc == 0
     same_run(half, whole.out)
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGHUP'), reason='needs SIGHUP')
+def test_the_signal_of_a_closed_terminal_comes_late(capsys):
+    "A write has failed, and the signal arrives while that is looked at."
+    class Late(OSError):
+        @property
+        def errno(self):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return errno.EIO
+    said = []
+    def body(signals): raise Late
+    old = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try: assert guarded('x', body, lambda signals: said.append(signals.signum) or 'kept') == 129
+    finally: signal.signal(signal.SIGHUP, old)
+    assert said == [signal.SIGHUP] and 'kept' in capsys.readouterr().err
 
 
 # -- two runs in one folder

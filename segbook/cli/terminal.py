@@ -121,11 +121,14 @@ def guarded(
         if hasattr(o, 'reconfigure'): o.reconfigure(errors='replace', line_buffering=True)
     with _Signals(last) as signals, _without_warnings():
         try:
-            code = body(signals)
-            signals.ask()  # when a library has swallowed it
-            return code
-        except (_Stopped, KeyboardInterrupt, Exception) as e:
-            if signals.signum is None and getattr(e, 'errno', None) == errno.EIO: signals.wait()
+            try:
+                code = body(signals)
+                signals.ask()  # when a library has swallowed it
+                return code
+            except OSError as e:
+                if signals.signum is None and e.errno == errno.EIO: signals.wait()
+                raise
+        except (_Stopped, KeyboardInterrupt, Exception) as e:  # a signal of the line above too
             signals.closing = True
             if signals.signum is None and isinstance(e, KeyboardInterrupt):
                 signals.signum = signal.SIGINT
