@@ -205,6 +205,7 @@ def test_nobody_reads_any_more(how, runs, half, whole):
     ended = runs('--resume', half, before=f'''
 import os, signal, sys
 from segbook.cli.terminal import EpochLines
+if {how == 'terminal'}: signal.signal(signal.SIGHUP, signal.SIG_DFL) # nohup ignores it
 class Closed:
     def write(self, s): raise OSError({errno.EPIPE if how == 'pipe' else errno.EIO}, 'closed')
     def flush(self): pass
