@@ -11,7 +11,9 @@ from torch.optim.swa_utils import AveragedModel
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientClip
+from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
+from segbook.accumulation import loss_of_part, part_rows
 from segbook.cli import segbook_train
 from segbook.data import make_scenes, seg_dataloaders
 from segbook.data.images import read_image
@@ -207,6 +209,24 @@ def test_parts_train_as_the_whole_batch(dls, make, parts):
     assert np.allclose(*rows, rtol=1e-5, atol=1e-6)
     for a, b in zip(*(o.model.parameters() for o in runs)):
         assert torch.allclose(a, b, atol=1e-5), (a - b).abs().max()
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('flat', [False, True])
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+def test_the_cross_entropy_of_others_weighs_parts_by_what_they_count(weighted, flat, reduction):
+    "The first part is Void alone, the others hold different numbers of pixels that count."
+    torch.manual_seed(0)
+    x = torch.randn(6, 4, 8, 8, requires_grad=True)
+    y = torch.randint(0, 3, (6, 8, 8))
+    y[:2], y[2, :7], y[4, :, :3] = 3, 3, 3
+    kw = dict(ignore_index=3, reduction=reduction,
+        weight=torch.tensor([1., 9, .2, 1]) if weighted else None)
+    loss = CrossEntropyLossFlat(axis=1, **kw) if flat else nn.CrossEntropyLoss(**kw)
+    want, = torch.autograd.grad(loss(x, y), x)
+    total = sum(loss_of_part(loss, x[o], y, o) for o in part_rows(6, 3))
+    got, = torch.autograd.grad(total, x)
+    assert torch.allclose(total, loss(x, y), rtol=1e-6)
+    assert torch.allclose(got, want, rtol=1e-5, atol=1e-8)
 
 def test_the_gradient_of_parts_is_the_gradient_of_the_batch():
     "By hand: half of the batch is Void, classes weigh differently."
