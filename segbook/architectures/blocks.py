@@ -4,9 +4,11 @@
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #e9f103a1
 from __future__ import annotations
+import copy
 import warnings
 
 import torch
+from fastai.torch_core import TensorBase
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +16,8 @@ from ..encoders import find_encoder, sizes_taken, timm_encoder, torchvision_enco
 from ..errors import SegbookError, first_line
 
 # %% auto #0
-__all__ = ['AnySize', 'unfit_encoder', 'encoder_body', 'set_sizes', 'EncoderPyramid', 'encoder_pyramid', 'cut_to', 'enlarged_to',
-           'ConvNormReLU']
+__all__ = ['AnySize', 'ImageSegmenter', 'PyramidSegmenter', 'unfit_encoder', 'encoder_body', 'set_sizes', 'EncoderPyramid',
+           'with_output_stride', 'encoder_pyramid', 'cut_to', 'enlarged_to', 'ConvNormReLU']
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #c72221c0
 class AnySize(nn.Module):
@@ -37,6 +39,37 @@ class AnySize(nn.Module):
                 f'pixels or more, in steps of {self.multiple}', stacklevel=3)
             self.padding_told = True
         return F.pad(x, (0, right, 0, down), mode='replicate')
+
+# %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0002
+class ImageSegmenter(AnySize):
+    "A network from images [B,C,H,W] to logits [B,K,H,W] of the same size, whatever the size is."
+    def logits(self,
+        image:Tensor, # [B,C,H,W], of a size that the network takes
+    ) -> Tensor: # [B,K,h,w]
+        "What the network makes of an image; a smaller answer is enlarged."
+        raise NotImplementedError
+
+    def forward(self, x:Tensor) -> Tensor:
+        image = self.fitted(x).as_subclass(Tensor)
+        logits = self.logits(image)
+        if logits.shape[-2:] != image.shape[-2:]:
+            logits = F.interpolate(logits, image.shape[-2:], mode='bilinear')
+        logits = logits[..., :x.shape[-2], :x.shape[-1]]
+        return logits.as_subclass(TensorBase) if isinstance(x, TensorBase) else logits
+
+
+# %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0003
+class PyramidSegmenter(ImageSegmenter):
+    "A segmenter whose `decode` gets the maps of `self.encoder`, an `EncoderPyramid`."
+    def decode(self,
+        maps:list[Tensor], # [B,C_i,H/s_i,W/s_i] of the encoder, the largest first
+        image:Tensor, # [B,C,H,W]
+    ) -> Tensor: # [B,K,h,w]
+        "Logits of the maps; a smaller answer is enlarged."
+        raise NotImplementedError
+
+    def logits(self, image:Tensor) -> Tensor: return self.decode(self.encoder(image), image)
+
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #21797301
 def unfit_encoder(
@@ -94,6 +127,19 @@ class EncoderPyramid(nn.Module):
         if len(self.kept) < 2 or min(self.scales) < 2:
             raise ValueError(f'its maps have the widths {widths[1:]} for an image of {widths[0]}')
 
+    @property
+    def strides(self) -> list[int]:
+        "How many times each map is smaller than the image."
+        return torch.tensor(self.scales).cumprod(0).tolist()
+
+    def places(self,
+        strides, # how many times smaller the maps are, such as (4, 8, 16, 32)
+    ) -> list[int]:
+        "Where the maps of these strides are in the list; a ValueError where one is missing."
+        if missing := [o for o in strides if o not in self.strides]:
+            raise ValueError(f'it has maps of the strides {self.strides}, and none of {missing}')
+        return [self.strides.index(o) for o in strides]
+
     def forward(self, x:Tensor) -> list[Tensor]:
         maps = []
         for i, layer in enumerate(self.body):
@@ -101,20 +147,65 @@ class EncoderPyramid(nn.Module):
             if i in self.kept: maps.append(x)
         return maps
 
+# %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0006
+def _strided_layers(body, in_channels) -> dict:
+    "Convolutions and poolings of an encoder, and how many times smaller the maps are they read."
+    bare, sides = copy.deepcopy(body).to('meta').eval(), {}
+    names = {m: n for n, m in bare.named_modules() if hasattr(m, 'stride') and not [*m.children()]}
+    def note(m, x): sides.setdefault(names[m], x[0].shape[-1])
+    for m in names: m.register_forward_pre_hook(note)
+    with torch.no_grad(): bare(torch.empty(1, in_channels, 256, 256, device='meta'))
+    layers = dict(body.named_modules())
+    return {layers[n]: 256/side for n, side in sides.items()}
+
+def _pair(v): return (v, v) if isinstance(v, int) else tuple(v)
+
+
+# %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0007
+def with_output_stride(
+    body:nn.Module, # an encoder, changed in place
+    output_stride:int, # how many times smaller its last map is to be: 8, 16 ...
+    in_channels:int=3, # channels of the image C
+) -> nn.Module: # the encoder
+    """Take strides out and spread the kernels behind them: the weights stay.
+
+    Source: Chen et al. 2016, arXiv 1606.00915, section 3.1. Raises ValueError where it cannot be."""
+    for m, stride in _strided_layers(body, in_channels).items():
+        step = max(_pair(m.stride))
+        if stride*step <= output_stride: continue
+        if stride != int(stride) or min(_pair(m.stride)) != step:
+            raise ValueError(f'its stride of {m.stride} cannot be taken out')
+        m.stride, factor = 1, int(max(1, stride//output_stride))
+        if isinstance(m, nn.Conv2d):
+            m.stride = 1, 1
+            m.dilation = tuple(factor*o for o in _pair(m.dilation))
+            if not isinstance(m.padding, str):
+                m.padding = tuple(factor*o for o in _pair(m.padding))
+        elif step > 1 and isinstance(m, (nn.MaxPool2d, nn.AvgPool2d)):
+            m.kernel_size, m.padding, m.count_include_pad = 3, 1, False
+        elif step > 1: raise ValueError(f'the stride of {type(m).__name__} cannot be taken out')
+    return body
+
+
 # %% ../../nbs/workshop/architectures/blocks.ipynb #682ed97f
 def encoder_pyramid(
     model:AnySize, # the network that is being built; gets to know the sizes that the encoder takes
     encoder:str, # name as in `find_encoder`
     in_channels:int=3, # channels of the image C
     pretrained:bool=False, # ImageNet weights
+    *,
+    output_stride:int|None=None, # how many times smaller the last map is: 8, 16; None: as it is
 ) -> EncoderPyramid:
     """The maps of an encoder by name.
 
-    Raises SegbookError: no such encoder, no such weights, or no maps that shrink in steps."""
+    Raises SegbookError: no such encoder, no such weights, no maps that shrink in steps, or an
+    output stride that the encoder cannot have."""
     body = encoder_body(encoder, in_channels, pretrained)
     try:
+        if output_stride is not None: with_output_stride(body, output_stride, in_channels)
         pyramid = EncoderPyramid(body, in_channels)
         set_sizes(model, body, in_channels)
+        if output_stride is not None: pyramid.places([output_stride])
     except (RuntimeError, AssertionError, IndexError, ValueError) as e:
         raise unfit_encoder(encoder, e) from e
     return pyramid
