@@ -27,8 +27,8 @@ from .files import progress_bar
 from .weights import PACKAGED_WEIGHTS, packaged_file, packaged_state
 
 # %% auto #0
-__all__ = ['find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats', 'default_encoder',
-           'chosen_encoder', 'encoders']
+__all__ = ['OWN_ENCODER', 'find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats',
+           'default_encoder', 'chosen_encoder', 'encoders']
 
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
 def _torchvision_encoders() -> list[str]:
@@ -198,6 +198,10 @@ class _ImageChannels(nn.Module):
         super().__init__()
         self.weight = torch.empty(1, n, 1, 1, device='meta')
 
+class _Shelf:
+    "Where maps lie between two layers; torch.export follows what a list of a module would hide."
+    def __init__(self): self.maps = []
+
 class _Maps(nn.Module):
     "Runs a timm network, keeps its maps [B,C,H,W] for the `_Pick`s behind it, passes on the first."
     def __init__(self, net, in_channels):
@@ -206,19 +210,19 @@ class _Maps(nn.Module):
         try: needless = channels_asked(net) == in_channels
         except StopIteration: needless = False
         if not needless: self.image = _ImageChannels(in_channels)
-        self.net, self.maps = net, []
+        self.net, self.shelf = net, _Shelf()
     def forward(self, x):
         maps = self.net(x)
         if _gives_nhwc(self.net): maps = [o.permute(0, 3, 1, 2).contiguous() for o in maps]
-        self.maps[:] = maps[1:]
+        self.shelf.maps = [*maps[1:]]
         return maps[0]
 
 class _Pick(nn.Module):
     "Hands out the next of the maps that `_Maps` keeps; the input only says that its turn has come."
     def __init__(self, source):
         super().__init__()
-        self.maps = source.maps
-    def forward(self, x): return self.maps.pop(0)
+        self.shelf = source.shelf
+    def forward(self, x): return self.shelf.maps.pop(0)
 
 # %% ../nbs/workshop/encoders.ipynb #c4def71c
 def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
@@ -282,7 +286,7 @@ def encoder_stats(
     One channel: the average of the three. From the fourth channel on: mean 0.5, deviation 0.25,
     which leaves them of the same scale; `seg_learner` measures them on the training images
     instead."""
-    lib, name = find_encoder(encoder)
+    lib, name = ('', encoder) if encoder == OWN_ENCODER else find_encoder(encoder)
     mean, std = imagenet_stats
     if lib == 'timm':
         cfg = _timm().get_pretrained_cfg(name)
@@ -310,6 +314,7 @@ def _timm_weights(name) -> tuple[str, str]:
 
 # %% ../nbs/workshop/encoders.ipynb #7a1f00d1
 _USUAL = 'resnet34' # fastai's lesson has it
+OWN_ENCODER = 'own' # in place of a name: the encoder that belongs to an architecture
 _AT_HAND_FIRST = 'tf_efficientnet_lite0', _USUAL
 
 def default_encoder(

@@ -17,12 +17,13 @@ from .callbacks import Checkpoint as Checkpoint, History as History, OneCycle as
 from .callbacks import KeepBest, SeedEpochs, StopDiverged
 from .compiling import CompileNetwork
 from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearner
-from .encoders import chosen_encoder, encoder_stats
+from .encoders import encoder_stats
 from .errors import SegbookError
 from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
 from .losses.pixels import CrossEntropyLoss, class_weights
 from .masks.mask import void_of
-from .models import seg_model
+from .models import encoder_for, seg_model
+from .segmenter_check import encoder_of
 from .optimiser import fast_adam
 from .precision import HalfPrecision, chosen_precision
 from .training import train_segmenter as train_segmenter
@@ -60,14 +61,6 @@ def _normalized(dls, encoder:str, in_channels:int) -> DataLoaders:
     return new
 
 # %% ../nbs/12_learner.ipynb #03d543fd
-def _encoder_of(model):
-    "The part of a network that turns the image into features, or None where nothing tells which."
-    for name in ('encoder', 'backbone'):
-        if isinstance(part := getattr(model, name, None), nn.Module): return part
-    parts = model if isinstance(model, nn.Sequential) else getattr(model, 'layers', None)
-    is_chain = isinstance(parts, (nn.Sequential, nn.ModuleList)) and len(parts) > 1
-    return parts[0] if is_chain else None
-
 def seg_splitter(
     model:nn.Module, # any network
 ) -> L: # one or two lists of parameters, each parameter in exactly one
@@ -79,7 +72,7 @@ def seg_splitter(
     if not isinstance(model, nn.Module):
         raise SegbookError(f'found {type(model).__name__}; expected a network (nn.Module), such as '
             'seg_model returns')
-    every, first = params(model), _encoder_of(get_model(model))
+    every, first = params(model), encoder_of(get_model(model))
     if not every:
         raise SegbookError(f'{type(model).__name__} has no parameters, so there is nothing to '
             'train. Cure: a network with weights')
@@ -152,7 +145,8 @@ def seg_learner(
     dls = named_loaders(dls, codes)
     codes, channels, ignore = [str(o) for o in dls.vocab], dls.channels, void_of(dls)
     if one_channel: check_one_channel(codes, ignore)
-    facts = dict(arch=arch, encoder=chosen_encoder(encoder, pretrained), in_channels=channels,
+    encoder, pretrained = encoder_for(arch, encoder, pretrained)
+    facts = dict(arch=arch, encoder=encoder, in_channels=channels,
         n_classes=1 if one_channel else len(codes), pretrained=pretrained,
         model_kwargs=model_kwargs or {})
     own = _own_callbacks(dls, seed, keep_best, ema, accumulate, precision, compile=compile)

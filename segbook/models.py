@@ -4,24 +4,72 @@
 
 # %% ../nbs/workshop/models.ipynb #147bf471
 from __future__ import annotations
+import inspect
+import warnings
 
 from torch import nn
 
 from .architectures.dynamic_unet import SegUnet as SegUnet, dynamic_unet
 from .architectures.dynamic_unet_lean import dynamic_unet_lean
-from .encoders import encoder_stats as encoder_stats, encoders as encoders
+from .architectures.upernet import upernet
+from .architectures.deeplab import deeplab, dense_crf as dense_crf
+from .architectures.enet import enet
+from .architectures.unet import unet
+from .architectures.segformer import segformer
+from .architectures.deeplabv3 import deeplabv3
+from .architectures.deeplabv3plus import deeplabv3plus
+from .architectures.pointrend import pointrend
+from .architectures.fpn import fpn
+from .architectures.fcn import fcn
+from .architectures.linknet import linknet
+from .architectures.patch_classifier import patch_classifier
+from .architectures.pspnet import pspnet
+from .architectures.segnet import segnet
+from .encoders import OWN_ENCODER, chosen_encoder, encoder_stats as encoder_stats, encoders as encoders
 from .encoders import find_encoder as find_encoder
 from .errors import SegbookError, nearest_names
-_all_ = ['SegUnet', 'dynamic_unet', 'dynamic_unet_lean', 'encoder_stats', 'encoders',
-    'find_encoder']
+from .segmenter_check import check_segmenter as check_segmenter
+_all_ = ['deeplab', 'dense_crf', 'enet', 'unet',
+    'SegUnet', 'check_segmenter', 'dynamic_unet', 'dynamic_unet_lean', 'fcn', 'patch_classifier', 'segnet',
+    'encoder_stats', 'encoders', 'find_encoder',
+    'segformer', 'deeplabv3', 'deeplabv3plus', 'pointrend',
+    'upernet']
 
 # %% auto #0
-__all__ = ['MODELS', 'seg_model', 'SegUnet', 'dynamic_unet', 'dynamic_unet_lean', 'encoder_stats', 'encoders', 'find_encoder']
+__all__ = ['MODELS', 'has_own_encoder', 'seg_model', 'encoder_for', 'deeplab', 'dense_crf', 'enet', 'unet', 'SegUnet',
+           'check_segmenter', 'dynamic_unet', 'dynamic_unet_lean', 'fcn', 'patch_classifier', 'segnet', 'encoder_stats',
+           'encoders', 'find_encoder', 'segformer', 'deeplabv3', 'deeplabv3plus', 'pointrend', 'upernet']
 
 # %% ../nbs/workshop/models.ipynb #8b48f563
 # name of an architecture -> its builder
-MODELS = {'dynamic_unet': dynamic_unet, 'dynamic_unet_lean': dynamic_unet_lean}
+MODELS = {'unet': unet, 'deeplab': deeplab, 'enet': enet,
+    'dynamic_unet': dynamic_unet, 'dynamic_unet_lean': dynamic_unet_lean,
+    'fpn': fpn, 'fcn': fcn, 'patch_classifier': patch_classifier, 'segnet': segnet,
+    'segformer': segformer, 'pspnet': pspnet,
+    'deeplabv3': deeplabv3, 'deeplabv3plus': deeplabv3plus, 'pointrend': pointrend,
+    'linknet': linknet,
+    'upernet': upernet}
 
+# %% ../nbs/workshop/models.ipynb #c0de0001
+def has_own_encoder(
+    arch:str, # a name in `MODELS`
+) -> bool:
+    """Does an architecture bring its encoder along? The default encoder of its builder is None.
+
+    Raises SegbookError, with the nearest names, for an architecture that does not exist."""
+    if arch not in MODELS:
+        near = nearest_names(arch, MODELS, 3, .3)
+        raise SegbookError(f"there is no architecture {arch!r}; nearest: {', '.join(near)}. Cure: "
+            f"one of {', '.join(MODELS)}")
+    parameter = inspect.signature(MODELS[arch]).parameters.get('encoder')
+    return parameter is not None and parameter.default is None
+
+def _no_weights_for(arch):
+    return (f'{arch} has an encoder of its own, of which there are no pretrained weights; expected '
+        'pretrained=False. Cure: pretrained=False, or an architecture around any encoder such as '
+        'dynamic_unet_lean')
+
+# %% ../nbs/workshop/models.ipynb #c0de0002
 def seg_model(
     arch:str, # a name in `MODELS`
     n_classes:int, # channels of the answer K; 1 for binary segmentation with one channel
@@ -32,14 +80,31 @@ def seg_model(
 ) -> nn.Module: # image [B,C,H,W] float -> logits [B,K,H,W]
     """A segmentation network by name.
 
-    Raises SegbookError: an architecture or encoder that does not exist (with the nearest names), or
-    counts below 1."""
-    if arch not in MODELS:
-        near = nearest_names(arch, MODELS, 3, .3)
-        raise SegbookError(f"there is no architecture {arch!r}; nearest: {', '.join(near)}. Cure: "
-            f"one of {', '.join(MODELS)}")
+    Architectures with an encoder of their own warn when another one is named. Raises SegbookError:
+    an architecture or encoder that does not exist (with the nearest names), weights that there are
+    none of, or counts below 1."""
+    own = has_own_encoder(arch)
     for what, v in dict(n_classes=n_classes, in_channels=in_channels).items():
         if not isinstance(v, int) or v < 1:
             raise SegbookError(f'{what}={v!r}: expected a whole number of at least 1')
+    if own:
+        if pretrained: raise SegbookError(_no_weights_for(arch))
+        if encoder not in (None, OWN_ENCODER, 'resnet34'):
+            warnings.warn(f'{arch} has an encoder of its own; {encoder!r} is not used')
+        return MODELS[arch](n_classes, in_channels=in_channels, **kwargs)
     return MODELS[arch](n_classes, encoder=encoder, in_channels=in_channels, pretrained=pretrained,
         **kwargs)
+
+# %% ../nbs/workshop/models.ipynb #c0de0004
+def encoder_for(
+    arch:str, # a name in `MODELS`
+    encoder:str|None, # what was asked for; None: nothing
+    pretrained:bool=True, # was it asked for?
+) -> tuple[str, bool]: # the encoder, and whether it starts from ImageNet weights
+    """What a learner builds when an architecture, and perhaps an encoder, was asked for.
+
+    What was not asked for, or is not used, is said. Raises SegbookError for no such architecture."""
+    if not has_own_encoder(arch): return chosen_encoder(encoder, pretrained), pretrained
+    if encoder not in (None, OWN_ENCODER): print(f'{arch}: the encoder {encoder} is not used')
+    if pretrained: print(f'{arch} has an encoder of its own, which starts from random weights')
+    return OWN_ENCODER, False

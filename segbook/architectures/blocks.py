@@ -50,13 +50,20 @@ class ImageSegmenter(AnySize):
         raise NotImplementedError
 
     def forward(self, x:Tensor) -> Tensor:
-        image = self.fitted(x).as_subclass(Tensor)
-        logits = self.logits(image)
+        image = self.fitted(x)
+        if isinstance(x, TensorBase): image = image.as_subclass(Tensor)
+        return self.answer(self.logits(image), x, image)
+
+    def answer(self,
+        logits:Tensor, # [B,K,h,w] that the network made of `image`
+        x:Tensor, # [B,C,H,W] as it came
+        image:Tensor, # `x`, continued to a size that the network takes
+    ) -> Tensor: # [B,K,H,W], of fastai's kind if `x` is
+        "Logits at the size of the image that was given."
         if logits.shape[-2:] != image.shape[-2:]:
             logits = F.interpolate(logits, image.shape[-2:], mode='bilinear')
         logits = logits[..., :x.shape[-2], :x.shape[-1]]
         return logits.as_subclass(TensorBase) if isinstance(x, TensorBase) else logits
-
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0003
 class PyramidSegmenter(ImageSegmenter):
@@ -69,7 +76,6 @@ class PyramidSegmenter(ImageSegmenter):
         raise NotImplementedError
 
     def logits(self, image:Tensor) -> Tensor: return self.decode(self.encoder(image), image)
-
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #21797301
 def unfit_encoder(
@@ -160,7 +166,6 @@ def _strided_layers(body, in_channels) -> dict:
 
 def _pair(v): return (v, v) if isinstance(v, int) else tuple(v)
 
-
 # %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0007
 def with_output_stride(
     body:nn.Module, # an encoder, changed in place
@@ -186,7 +191,6 @@ def with_output_stride(
         elif step > 1: raise ValueError(f'the stride of {type(m).__name__} cannot be taken out')
     return body
 
-
 # %% ../../nbs/workshop/architectures/blocks.ipynb #682ed97f
 def encoder_pyramid(
     model:AnySize, # the network that is being built; gets to know the sizes that the encoder takes
@@ -205,7 +209,9 @@ def encoder_pyramid(
         if output_stride is not None: with_output_stride(body, output_stride, in_channels)
         pyramid = EncoderPyramid(body, in_channels)
         set_sizes(model, body, in_channels)
-        if output_stride is not None: pyramid.places([output_stride])
+        if output_stride not in (None, pyramid.strides[-1]):
+            raise ValueError(f'it has maps of the strides {pyramid.strides}, and the last one was '
+                f'to be {output_stride}')
     except (RuntimeError, AssertionError, IndexError, ValueError) as e:
         raise unfit_encoder(encoder, e) from e
     return pyramid

@@ -11,7 +11,7 @@ from torch import Tensor
 # torch's notice about torch.jit.script, which torchvision and fastai still use
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
-    from fastai.vision.all import DynamicUnet, TensorBase
+    from fastai.vision.all import DynamicUnet, ToTensorBase
 
 from .blocks import AnySize, encoder_body, set_sizes, unfit_encoder
 
@@ -24,13 +24,15 @@ class SegUnet(AnySize, DynamicUnet):
     [B,C,H,W].
 
     Source: Ronneberger et al. 2015, arXiv 1505.04597; fastai `vision.models.unet`."""
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if isinstance(self.layers[-1], ToTensorBase): del self.layers[-1]
+
     def forward(self, x:Tensor) -> Tensor:
         h, w = x.shape[-2:]
-        x = self.fitted(x)
-        try: out = super().forward(x)[..., :h, :w]
+        try: return super().forward(self.fitted(x))[..., :h, :w]
         finally:
             for hook in self.sfs: hook.stored = None
-        return out if isinstance(x, TensorBase) else out.as_subclass(Tensor)
 
 # %% ../../nbs/architectures/06_dynamic_unet.ipynb #cc18b788
 def dynamic_unet(

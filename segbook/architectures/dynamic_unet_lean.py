@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import torch
 from fastai.layers import icnr_init
-from fastai.torch_core import TensorBase
 from torch import Tensor, nn
 
 from segbook.architectures.blocks import (
-    AnySize, ConvNormReLU, cut_to, encoder_pyramid, enlarged_to,
+    ConvNormReLU, PyramidSegmenter, cut_to, encoder_pyramid, enlarged_to,
 )
 from ..errors import SegbookError
 
@@ -58,7 +57,7 @@ class FullSize(nn.Module):
         return self.mix(torch.cat([up, image], 1))
 
 # %% ../../nbs/architectures/06a_dynamic_unet_lean.ipynb #9a6fbd97
-class LeanUnet(AnySize):
+class LeanUnet(PyramidSegmenter):
     "A U-Net whose decoder is thin where the image is large: [B,C,H,W] to logits [B,K,H,W]."
     def __init__(self,
         n_classes:int, # K
@@ -80,12 +79,10 @@ class LeanUnet(AnySize):
         self.full_size = FullSize(below, in_channels, detail, first)
         self.head = nn.Conv2d(detail, n_classes, 1)
 
-    def forward(self, x:Tensor) -> Tensor:
-        image = self.fitted(x).as_subclass(Tensor)
-        *skips, y = self.encoder(image)
+    def decode(self, maps:list[Tensor], image:Tensor) -> Tensor:
+        *skips, y = maps
         for block, skip in zip(self.blocks, reversed(skips)): y = block(y, skip)
-        logits = self.head(self.full_size(y, image))[..., :x.shape[-2], :x.shape[-1]]
-        return logits.as_subclass(TensorBase) if isinstance(x, TensorBase) else logits
+        return self.head(self.full_size(y, image))
 
 # %% ../../nbs/architectures/06a_dynamic_unet_lean.ipynb #aa6a6002
 def dynamic_unet_lean(

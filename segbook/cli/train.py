@@ -116,10 +116,10 @@ def _dataloaders(path, a):
 # %% ../../nbs/workshop/cli/train.ipynb #93de1750
 def _learner(dls, a):
     "The Learner that the arguments ask for."
-    from segbook.encoders import chosen_encoder
     from segbook.learner import seg_learner
     from segbook.losses.pixels import CrossEntropyLoss
-    a.encoder = chosen_encoder(a.encoder, a.pretrained)
+    from segbook.models import encoder_for
+    a.encoder, a.pretrained = encoder_for(a.arch, a.encoder, a.pretrained)
     loss = None if a.weights else CrossEntropyLoss(ignore_index=dls.ignore_index)
     return seg_learner(dls, a.arch, a.encoder, loss=loss, pretrained=a.pretrained, seed=a.seed,
         ema=a.ema, accumulate=a.accumulate, precision=a.precision, compile=a.compile)
