@@ -9,9 +9,9 @@ import inspect, math, unicodedata
 from .errors import SegbookError, nearest_names
 
 # %% auto #0
-__all__ = ['LARGEST_SIDE', 'MODEL_FACTS', 'RUN_FACTS', 'RUN_ARGUMENTS', 'UNET_OPTIONS', 'LEAN_OPTIONS', 'ARCHITECTURE_OPTIONS',
-           'whole_from', 'number_within', 'list_of', 'none_or', 'is_true_or_false', 'is_name', 'is_increasing',
-           'misfits', 'raise_misfits', 'options_misfits', 'check_model_facts', 'check_run_facts']
+__all__ = ['LARGEST_SIDE', 'MODEL_FACTS', 'RUN_FACTS', 'RUN_ARGUMENTS', 'UNET_OPTIONS', 'LEAN_OPTIONS', 'ATROUS_OPTIONS',
+           'ARCHITECTURE_OPTIONS', 'whole_from', 'number_within', 'list_of', 'none_or', 'is_true_or_false', 'is_name',
+           'is_increasing', 'misfits', 'raise_misfits', 'options_misfits', 'check_model_facts', 'check_run_facts']
 
 # %% ../nbs/workshop/model_facts.ipynb #6b073f36
 def whole_from(least, most=2**31 - 1):
@@ -148,7 +148,11 @@ _WIDTH = whole_from(1, 4096)
 LEAN_OPTIONS = dict(detail=('channels, 1 to 4,096', _WIDTH, False),
     widths=('a list of 1 to 16 numbers of channels, 1 to 4,096',
         lambda v: isinstance(v, list) and 1 <= len(v) <= 16 and all(map(_WIDTH, v)), False))
-ARCHITECTURE_OPTIONS = dict(dynamic_unet=UNET_OPTIONS, dynamic_unet_lean=LEAN_OPTIONS)
+ATROUS_OPTIONS = dict(output_stride=('8 or 16', lambda v: v in (8, 16), False),
+    rates=('a list of 1 to 16 distances, 1 to 4,096',
+        lambda v: isinstance(v, list) and 1 <= len(v) <= 16 and all(map(_WIDTH, v)), False))
+ARCHITECTURE_OPTIONS = dict(dynamic_unet=UNET_OPTIONS, dynamic_unet_lean=LEAN_OPTIONS,
+    deeplabv3=ATROUS_OPTIONS, deeplabv3plus=ATROUS_OPTIONS, pointrend=ATROUS_OPTIONS)
 
 # %% ../nbs/workshop/model_facts.ipynb #d505c023
 def options_misfits(kwargs, arch) -> list[str]:
