@@ -16,7 +16,7 @@ from ..encoders import find_encoder
 from ..errors import SegbookError
 
 # %% auto #0
-__all__ = ['PyramidPooling', 'AuxiliaryHead', 'PSPNet', 'pspnet']
+__all__ = ['PyramidPooling', 'AuxiliaryHead', 'PSPNet', 'AuxiliaryPSPNet', 'pspnet']
 
 # %% ../../nbs/architectures/09_pspnet.ipynb #b995fe08
 class PyramidPooling(nn.Module):
@@ -55,14 +55,7 @@ class AuxiliaryHead(nn.Sequential):
         super().__init__(ConvNormReLU(in_channels, max(1, in_channels//4)), nn.Dropout2d(dropout),
             nn.Conv2d(max(1, in_channels//4), n_classes, 1))
 
-# %% ../../nbs/architectures/09_pspnet.ipynb #8c8ff8ac
-def _stage_four(encoder, in_channels) -> tuple[int, int]:
-    "Where in an encoder's chain its last map of stride 16 is, and its channels."
-    plain = EncoderPyramid(encoder_body(encoder, in_channels), in_channels)
-    try: place, = plain.places([16])
-    except ValueError as e: raise unfit_encoder(encoder, e) from e
-    return plain.kept[place], plain.channels[place]
-
+# %% ../../nbs/architectures/09_pspnet.ipynb #98bbc59e
 def _up_to_stride_8(pyramid, encoder, in_channels) -> EncoderPyramid:
     "The encoder without the layers behind its map of stride 8."
     if find_encoder(encoder)[0] == 'timm':
@@ -73,7 +66,7 @@ def _up_to_stride_8(pyramid, encoder, in_channels) -> EncoderPyramid:
     except ValueError as e: raise unfit_encoder(encoder, e) from e
     return EncoderPyramid(pyramid.body[:pyramid.kept[place] + 1], in_channels)
 
-# %% ../../nbs/architectures/09_pspnet.ipynb #35d3e178
+# %% ../../nbs/architectures/09_pspnet.ipynb #5f3cf665
 class PSPNet(PyramidSegmenter):
     "Pyramid pooling on the encoder's last map: [B,C,H,W] to logits [B,K,H,W]."
     def __init__(self,
@@ -85,26 +78,45 @@ class PSPNet(PyramidSegmenter):
         output_stride:int, # how many times smaller the encoder's last map is
         width:int, # channels of the mixed map
         dropout:float, # share of them that is left out in training
-        aux:bool, # have an auxiliary head
         shallow:bool, # end the encoder at its own map of stride 8
     ):
         super().__init__()
-        pyramid = encoder_pyramid(self, encoder, in_channels, pretrained,
+        self.encoder = encoder_pyramid(self, encoder, in_channels, pretrained,
             output_stride=None if shallow else output_stride)
-        if shallow: pyramid = _up_to_stride_8(pyramid, encoder, in_channels)
-        self.encoder, mix, classify = pyramid, *((1, 3) if shallow else (3, 1))
-        self.pool = PyramidPooling(pyramid.channels[-1], width, kernel_size=mix)
+        if shallow: self.encoder = _up_to_stride_8(self.encoder, encoder, in_channels)
+        mix, classify = (1, 3) if shallow else (3, 1) # sizes of the kernels
+        self.pool = PyramidPooling(self.encoder.channels[-1], width, kernel_size=mix)
         self.head = nn.Sequential(nn.Dropout2d(dropout),
             nn.Conv2d(width, n_classes, classify, padding=classify//2))
-        self.aux_head = None
-        if aux:
-            layer, channels = _stage_four(encoder, in_channels)
-            pyramid.kept = sorted({*pyramid.kept, layer})
-            self.early = pyramid.kept.index(layer) - len(pyramid.kept)
-            self.aux_head = AuxiliaryHead(channels, n_classes, dropout)
 
     def decode(self, maps:list[Tensor], image:Tensor) -> Tensor:
         return self.head(self.pool(maps[-1]))
+
+# %% ../../nbs/architectures/09_pspnet.ipynb #c3fd9835
+def _stage_four(encoder, in_channels) -> tuple[int, int]:
+    "Where in an encoder's chain its last map of stride 16 is, and its channels."
+    plain = EncoderPyramid(encoder_body(encoder, in_channels), in_channels)
+    try: place, = plain.places([16])
+    except ValueError as e: raise unfit_encoder(encoder, e) from e
+    return plain.kept[place], plain.channels[place]
+
+# %% ../../nbs/architectures/09_pspnet.ipynb #6c84fe77
+class AuxiliaryPSPNet(PSPNet):
+    "A PSPNet with a second head, on the map behind stage 4, for `training_loss`."
+    def __init__(self,
+        n_classes:int, # K
+        encoder:str, # name as in `find_encoder`
+        in_channels:int, # C
+        pretrained:bool, # ImageNet weights for the encoder
+        *,
+        dropout:float, # share of the channels before each head that is left out in training
+        **options, # for `PSPNet`
+    ):
+        super().__init__(n_classes, encoder, in_channels, pretrained, dropout=dropout, **options)
+        layer, channels = _stage_four(encoder, in_channels)
+        kept = self.encoder.kept = sorted({*self.encoder.kept, layer})
+        self.early = kept.index(layer) - len(kept) # place of its map, counted from the last
+        self.aux_head = AuxiliaryHead(channels, n_classes, dropout)
 
     def training_loss(self,
         x:Tensor, # [B,C,H,W] float
@@ -112,20 +124,14 @@ class PSPNet(PyramidSegmenter):
         loss=F.cross_entropy, # of logits [B,K,H,W] and mask
         weight:float=.4, # of the auxiliary loss
     ) -> Tensor: # one number
-        """The loss of the mask, and `weight` times that of the auxiliary head.
-
-        Raises SegbookError where the network has no such head."""
-        if self.aux_head is None:
-            raise SegbookError('this network has no auxiliary head; expected one. Cure: build it '
-                'with aux=True')
-        image = self.fitted(x)
+        "The loss of the mask, and `weight` times that of the auxiliary head."
+        image, (h, w) = self.fitted(x), x.shape[-2:]
         maps = self.encoder(image)
-        main, aux = self.decode(maps, image), self.aux_head(maps[self.early])
-        main, aux = (F.interpolate(o, image.shape[-2:], mode='bilinear')[
-            ..., :x.shape[-2], :x.shape[-1]] for o in (main, aux))
+        main, aux = (F.interpolate(o, image.shape[-2:], mode='bilinear')[..., :h, :w]
+            for o in (self.decode(maps, image), self.aux_head(maps[self.early])))
         return loss(main, mask) + weight*loss(aux, mask)
 
-# %% ../../nbs/architectures/09_pspnet.ipynb #5564c21d
+# %% ../../nbs/architectures/09_pspnet.ipynb #233b3725
 def pspnet(
     n_classes:int, # number of channels of the answer: one per code, Void included
     encoder:str='resnet34', # name as in `find_encoder`
@@ -135,7 +141,7 @@ def pspnet(
     output_stride:int=8, # 8 as the paper has it, or 16, 32: faster and coarser
     width:int=512, # channels of the map behind the pooling
     dropout:float=.1, # share of its channels that is left out in training
-    aux:bool=False, # have an auxiliary head for `training_loss`
+    aux:bool=False, # an `AuxiliaryPSPNet`: with a second head, for its `training_loss`
     shallow:bool=False, # end at the encoder's own map of stride 8, as others build it
 ) -> PSPNet:
     """A pyramid scene parsing network.
@@ -150,5 +156,5 @@ def pspnet(
     if shallow and (aux or output_stride != 8):
         raise SegbookError('shallow=True ends the encoder at its map of stride 8; expected '
             'output_stride=8 and aux=False with it')
-    return PSPNet(n_classes, encoder, in_channels, pretrained, output_stride=output_stride,
-        width=width, dropout=dropout, aux=aux, shallow=shallow)
+    return (AuxiliaryPSPNet if aux else PSPNet)(n_classes, encoder, in_channels, pretrained,
+        output_stride=output_stride, width=width, dropout=dropout, shallow=shallow)
