@@ -17,8 +17,8 @@ __all__ = ['TraceableForms', 'padded_round']
 # %% ../../nbs/workshop/receptive_field/traceable.ipynb #c5c2c3f9
 class TraceableForms(TorchFunctionMode):
     """Some functions in a form that can be followed: circular padding as a concatenation (PyTorch
-    writes it into empty memory, piece by piece), lists of places as tensors with values, and
-    recurrent layers with weights that have none."""
+    writes it into empty memory, piece by piece), lists of places as tensors with values, recurrent
+    layers with weights, and attention with queries, that have none."""
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.pad:
             named = {**dict(zip(('input', 'pad', 'mode'), args)), **(kwargs or {})}
@@ -28,7 +28,8 @@ class TraceableForms(TorchFunctionMode):
             at = args[1] if isinstance(args[1], tuple) else (args[1],)
             if any(isinstance(o, list) for o in at):
                 args = args[0],tuple(torch.tensor(o) if isinstance(o, list) else o for o in at)
-        if getattr(func, '__name__', '') in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu'):
+        if getattr(func, '__name__', '') in ('lstm', 'gru', 'rnn_tanh', 'rnn_relu',
+                'scaled_dot_product_attention'):
             if any(isinstance(o, Tensor) and o.is_meta for o in args):
                 args = tree_map(lambda o: o.to('meta') if isinstance(o, Tensor) else o, args)
         return func(*args, **(kwargs or {}))
