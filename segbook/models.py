@@ -11,6 +11,7 @@ from torch import nn
 
 from .architectures.dynamic_unet import SegUnet as SegUnet, dynamic_unet
 from .architectures.dynamic_unet_lean import dynamic_unet_lean
+from .architectures.mask_classification import mask_classification
 from .architectures.upernet import upernet
 from .architectures.deeplab import deeplab, dense_crf as dense_crf
 from .architectures.enet import enet
@@ -33,12 +34,14 @@ _all_ = ['deeplab', 'dense_crf', 'enet', 'unet',
     'SegUnet', 'check_segmenter', 'dynamic_unet', 'dynamic_unet_lean', 'fcn', 'patch_classifier', 'segnet',
     'encoder_stats', 'encoders', 'find_encoder',
     'segformer', 'deeplabv3', 'deeplabv3plus', 'pointrend',
-    'upernet']
+    'upernet',
+    'mask_classification']
 
 # %% auto #0
 __all__ = ['MODELS', 'has_own_encoder', 'seg_model', 'encoder_for', 'deeplab', 'dense_crf', 'enet', 'unet', 'SegUnet',
            'check_segmenter', 'dynamic_unet', 'dynamic_unet_lean', 'fcn', 'patch_classifier', 'segnet', 'encoder_stats',
-           'encoders', 'find_encoder', 'segformer', 'deeplabv3', 'deeplabv3plus', 'pointrend', 'upernet']
+           'encoders', 'find_encoder', 'segformer', 'deeplabv3', 'deeplabv3plus', 'pointrend', 'upernet',
+           'mask_classification']
 
 # %% ../nbs/workshop/models.ipynb #8b48f563
 # name of an architecture -> its builder
@@ -48,7 +51,8 @@ MODELS = {'unet': unet, 'deeplab': deeplab, 'enet': enet,
     'segformer': segformer, 'pspnet': pspnet,
     'deeplabv3': deeplabv3, 'deeplabv3plus': deeplabv3plus, 'pointrend': pointrend,
     'linknet': linknet,
-    'upernet': upernet}
+    'upernet': upernet,
+    'mask_classification': mask_classification}
 
 # %% ../nbs/workshop/models.ipynb #c0de0001
 def has_own_encoder(
