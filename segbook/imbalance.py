@@ -75,7 +75,7 @@ class RandomWindow(ItemTransform):
 
     def encodes(self, o):
         if not (isinstance(o, (list, tuple)) and len(o) > 1): return o
-        (t, l), (h, w) = self.place(np.asarray(o[1])), self.size
+        (t, l), (h, w) = self.place(np.asarray(o[-1])), self.size
         return tuple(type(x)(x.crop((l, t, l + w, t + h))) if isinstance(x, Image.Image)
             else x[...,t:t+h,l:l+w] for x in o)
 
@@ -91,7 +91,7 @@ def informative_share(
     if classes is not None: ids = _ids_of(classes, codes)
     dl = dls.train
     dl.before_iter()  # tells the transforms that this is training
-    masks = (np.asarray(dl.after_item(dl.dataset[i])[1]) for _ in range(epochs)
+    masks = (np.asarray(dl.after_item(dl.dataset[i])[-1]) for _ in range(epochs)
         for i in range(len(dl.dataset)))
     return float(np.mean([np.isin(m, ids).any() for m in masks]))
 

@@ -26,6 +26,7 @@ from .models import encoder_for, seg_model
 from .segmenter_check import encoder_of
 from .optimiser import fast_adam
 from .precision import HalfPrecision, chosen_precision
+from .things import add_things
 from .training import train_segmenter as train_segmenter
 _all_ = ['Checkpoint', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle', 'SeedEpochs',
     'SegLearner', 'fast_adam', 'train_segmenter']
@@ -101,6 +102,7 @@ def _described(learn, facts, codes, ignore) -> Learner:
         size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())
     if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
+    add_things(learn)
     if facts['pretrained']: learn.freeze()
     return learn
 
@@ -119,7 +121,7 @@ def _own_callbacks(dls, seed, keep_best, ema, accumulate, precision, *, compile)
 # %% ../nbs/12_learner.ipynb #6cdd4691
 def seg_learner(
     dls:DataLoaders, # from `seg_dataloaders`, or fastai's own
-    arch:str='dynamic_unet', # a name in `segbook.models.MODELS`
+    arch:str='dynamic_unet_lean', # a name in `segbook.models.MODELS`
     encoder:str|None=None, # a torchvision or timm name; None: one whose weights are here
     loss=None, # of logits [B,K,H,W] and ids [B,H,W]; None: cross entropy with class weights
     metrics=None, # None: PixelAccuracy, MeanIoU, MeanDice

@@ -25,6 +25,8 @@ from .architectures.fcn import fcn
 from .architectures.linknet import linknet
 from .architectures.patch_classifier import patch_classifier
 from .architectures.pspnet import pspnet
+from .architectures.panet import panet
+from .architectures.panoptic_fpn import panoptic_fpn
 from .architectures.segnet import segnet
 from .encoders import OWN_ENCODER, chosen_encoder, encoder_stats as encoder_stats, encoders as encoders
 from .encoders import find_encoder as find_encoder
@@ -52,7 +54,8 @@ MODELS = {'unet': unet, 'deeplab': deeplab, 'enet': enet,
     'deeplabv3': deeplabv3, 'deeplabv3plus': deeplabv3plus, 'pointrend': pointrend,
     'linknet': linknet,
     'upernet': upernet,
-    'mask_classification': mask_classification}
+    'mask_classification': mask_classification,
+    'panet': panet, 'panoptic_fpn': panoptic_fpn}
 
 # %% ../nbs/workshop/models.ipynb #c0de0001
 def has_own_encoder(

@@ -41,16 +41,17 @@ def _add_legend(fig, codes, *masks):
 # %% ../../nbs/workshop/data/batches.ipynb #165dfe6a
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
-    vocab = ignore_index = channels = size = value_range = None
+    vocab = ignore_index = channels = size = value_range = instances = None
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
-        for o in ('vocab', 'ignore_index', 'channels', 'size', 'value_range'):
+        for o in ('vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances'):
             setattr(res, o, getattr(self, o))
         return res
 
     def _pictures(self, b, n):
         "The first `n` images and masks of a batch, as they are drawn; None for masks it lacks."
-        xs,*ys = [o.detach().cpu() for o in self.decode(b)[:2]]
+        b = [o.detach().cpu() for o in self.decode(b)]
+        xs,ys = b[0],b[self.n_inp:]
         return [_as_picture(x) for x in xs[:n]],ys[0][:n].numpy() if ys else None
 
     def show_batch(self, b=None, max_n=6, ncols=3, alpha=.6, figsize=None, show=True, **kwargs):
@@ -80,10 +81,10 @@ class SegDL(TfmdDL):
         _add_legend(fig, self.vocab, *masks.values())
 
 # %% ../../nbs/workshop/data/batches.ipynb #3b543c1c
-def tell_loaders(dls, folder, channels, size, value_range, seed):
+def tell_loaders(dls, folder, channels, size, value_range, seed, *, instances=None):
     "The DataLoaders `dls`, each told what is known of classes and images; their order from `seed`."
     for o in (dls, *dls.loaders):
         o.vocab,o.ignore_index = list(folder.codes),folder.ignore_index
-        o.channels,o.size,o.value_range = channels,size,value_range
+        o.channels,o.size,o.value_range,o.instances = channels,size,value_range,instances
     dls.train.rng = random.Random(seed)
     return dls

@@ -16,6 +16,7 @@ from .batches import SegDL, tell_loaders
 from segbook.data.checks import (
     check_training_set, find_size, open_folder, set_facts, split_indices,
 )
+from .instances import OpenInstances
 from .items import OpenImage, OpenMask, reading_processes, window_transform
 from .kept import keep_decoded
 from ..processes import own_device
@@ -53,13 +54,18 @@ def mild_tfms(
         flip_vert=flip_vert, **{'max_warp':0., **kw})
 
 # %% ../../nbs/03_data.ipynb #3d505595
-def pair_block(folder, channels, split, item_tfms, batch_tfms, value_range=None):
-    "The DataBlock of a folder: `split` are the indices of its training and validation images."
+def pair_block(folder, channels, split, item_tfms, batch_tfms, value_range=None, *,
+        instances=None):
+    """The DataBlock of a folder: `split` are the indices of its training and validation images.
+
+    With the name of a folder of `instances`, their ids stand between image and mask."""
     if isinstance(batch_tfms, str) and batch_tfms == 'default': batch_tfms = mild_tfms()
     x = TransformBlock(type_tfms=[OpenImage(channels, value_range)], batch_tfms=IntToFloatTensor)
     y = TransformBlock(type_tfms=[OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes),
         batch_tfms=IntToFloatTensor)
-    return DataBlock((x,y), splitter=lambda items: split, dl_type=SegDL, item_tfms=item_tfms,
+    ids = [] if instances is None else [TransformBlock(
+        type_tfms=[OpenInstances(folder, instances)], batch_tfms=IntToFloatTensor)]
+    return DataBlock((x,*ids,y), splitter=lambda items: split, dl_type=SegDL, item_tfms=item_tfms,
         batch_tfms=list(L(batch_tfms)))
 
 # %% ../../nbs/03_data.ipynb #1026e438
@@ -85,6 +91,7 @@ def seg_dataloaders(
     device = None, # where the batches go; None: the GPU if there is one
     val_bs: int | None = None, # images in a validation batch; None for `bs`
     cache = None, # decode files once: bytes to keep, 'auto' for half of the free memory; None: no
+    instances: str | None = None, # folder of ids of things: batches are then image, ids and mask
 ) -> DataLoaders: # with .vocab, .ignore_index, .channels, and .size (None unless resized)
     """fastai DataLoaders for images and masks: images 0..1, not normalised, masks int64.
 
@@ -98,7 +105,9 @@ def seg_dataloaders(
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
     tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(L(item_tfms))
-    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms, value_range)
+    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms, value_range,
+        instances=instances)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
-    return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed)
+    return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed,
+        instances=instances)

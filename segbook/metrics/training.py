@@ -21,7 +21,7 @@ from segbook.metrics.distances import (
 )
 
 # %% auto #0
-__all__ = ['class_of_name', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 'BoundaryF1', 'Hausdorff95']
+__all__ = ['real_images', 'class_of_name', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 'BoundaryF1', 'Hausdorff95']
 
 # %% ../../nbs/workshop/metrics/training.ipynb #d98507de
 def _content_key(o):
@@ -64,14 +64,14 @@ def _add_batch(learn, old, n_classes, ignore_index, per_image=False):
     return memo.totals[ask][1]
 
 # %% ../../nbs/workshop/metrics/training.ipynb #3fe0aa6f
-def _n_real(dl, bs):
+def real_images(dl, bs):
     "How many items of a batch are no padding (DistributedDL repeats some to fill each process)."
     if not all(hasattr(dl, o) for o in ('i', 'n', 'n_padded', 'world_size')): return bs
     return min(bs, max(0, dl.n-(dl.rank*dl.n_padded//dl.world_size+dl.i-bs)))
 
 def _real_batch(learn):
     "Predictions and masks of the batch at hand without the padding of a distributed run."
-    n = _n_real(getattr(learn, 'dl', None), len(learn.y))
+    n = real_images(getattr(learn, 'dl', None), len(learn.y))
     return learn.pred[:n],learn.y[:n]
 
 # %% ../../nbs/workshop/metrics/training.ipynb #1f2866bd
