@@ -5,7 +5,7 @@
 export PYTHON
 
 # what `make train` trains; ARGS="--epochs 5" adds to it, OUT=folder chooses the folder
-TRAIN = --data scenes --n 300 --arch dynamic_unet_lean --epochs 3 --bs 4 --lr 2e-3
+TRAIN = --data scenes --n 300 --epochs 3 --bs 4
 
 help:
 	@echo 'make train    train a segmenter on the embedded street scenes and say where its picture is'

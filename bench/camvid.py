@@ -65,9 +65,10 @@ def one_run(folder, out, seed, how):
     began = time.process_time()
     learn = learner(folder, seed, how)
     resume = (out/'checkpoint').exists() and any((out/'checkpoint').iterdir())
-    lr = slice(SETTINGS['encoder_rate'], SETTINGS['rate']) if how['pretrained'] else SETTINGS['rate']
+    low, high = SETTINGS['encoder_rate'], SETTINGS['rate']
     with learn.no_bar():
-        history = train_segmenter(learn, how['epochs'], lr=lr, folder=out, resume=resume)
+        history = train_segmenter(learn, how['epochs'], folder=out, resume=resume,
+            lr=slice(low, high) if how['pretrained'] else high)
     curve = [round(float(o), 4) for o in history.column('mean_iou')]
     return dict(best=scored(learn), last=curve[-1], curve=curve,
         cpu_seconds_of_the_last_start=round(time.process_time() - began))

@@ -7,20 +7,16 @@ at two rates, since a decoder may want another one; the seed decides the new wei
 the augmentation. Scored on the validation images are the weights of the best epoch, which is what
 a learner keeps, and the last ones. Writes bench/results/decoders.json after each run; a run that
 stands there is not repeated. With --runs the script ends after N new runs."""
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-from bench.about import about
+from bench import runs
 from segbook.data import make_scenes, seg_dataloaders
-from segbook.files import replace_file
 from segbook.learner import seg_learner, train_segmenter
 
 FILE = Path(__file__).parent/'results'/'decoders.json'
-SEEDS, ARCHS, RATES = (1, 2, 3), ('dynamic_unet', 'dynamic_unet_lean'), (1e-3, 2e-3)
+ARCHS, RATES = ('dynamic_unet', 'dynamic_unet_lean'), (1e-3, 2e-3)
 SETTINGS = dict(
     camvid='camvid_tiny, 80 images of 96x128 to train on, 20 epochs, batch 4; '
         'tf_efficientnet_lite0 with ImageNet weights, at four tenths of the rate',
@@ -42,33 +38,25 @@ def one_run(seed, arch, rate, path, epochs):
     return dict(rows, seconds_of_computing=round(time.process_time() - began))
 
 
+def plan(data, tmp):
+    "group -> name of a run -> a function of the seed; scenes are drawn when they are needed"
+    def folder(group):
+        if group == 'camvid': return data/'camvid_tiny'
+        out = tmp/'scenes'
+        return out if out.exists() else make_scenes(out, n=300, seed=42)
+    return {group: {f'{arch}, rate {rate:g}': lambda s, g=group, a=arch, r=rate: one_run(s, a, r,
+        folder(g), 20 if g == 'camvid' else 3) for rate in RATES for arch in ARCHS}
+        for group in SETTINGS}
+
+
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', type=Path)
-    p.add_argument('--group', nargs='*', default=list(SETTINGS))
-    p.add_argument('--runs', type=int)
+    p = runs.parser(__doc__, SETTINGS)
     a = p.parse_args()
     if a.data is None and 'camvid' in a.group: p.error('camvid needs --data FOLDER')
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    out = dict(about('segbook', 'timm'), settings=SETTINGS, runs={},
-        what='mean IoU and pixel accuracy on the validation images, seeds 1 to 3, one thread')
-    if FILE.exists(): out['runs'] = json.loads(FILE.read_text())['runs']
-    todo = a.runs
     with tempfile.TemporaryDirectory() as tmp:
-        for group in a.group:
-            path = a.data/'camvid_tiny' if group == 'camvid' else make_scenes(
-                Path(tmp)/'scenes', n=300, seed=42)
-            for seed, rate, arch in ((s, r, o) for s in SEEDS for r in RATES for o in ARCHS):
-                key = f'{arch}, rate {rate:g}'
-                done = out['runs'].setdefault(group, {}).setdefault(key, {})
-                if str(seed) in done: continue
-                if todo == 0: return
-                if todo is not None: todo -= 1
-                done[str(seed)] = one_run(seed, arch, rate, path, 20 if group == 'camvid' else 3)
-                replace_file(FILE, lambda f: f.write_text(json.dumps(out, indent=1) + '\n'))
-                print(group, key, seed, done[str(seed)], flush=True)
+        runs.run_plan(FILE, plan(a.data, Path(tmp)), settings=SETTINGS, most=a.runs,
+            groups=a.group, what='mean IoU and pixel accuracy on the validation images, seeds 1 to '
+            '3, one thread')
 
 
 if __name__ == '__main__': main()

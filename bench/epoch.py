@@ -14,22 +14,20 @@ def once(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
 
 
+def trained(path, bs, encoder, arch):
+    "What trains segbook's learner for an epoch"
+    return partial(once, folders.ours(path, encoder, bs, arch=arch))
+
+
 def contest(n, size, bs):
-    "Two learners on one folder"
+    "Learners on one folder"
     path = folders.scenes(n, *size)
-    return Contest({'segbook seg_learner': lambda: partial(once, folders.ours(path, bs=bs)),
-        'segbook seg_learner, lean': lambda: partial(once, folders.ours(path, bs=bs,
-                arch=lean())),
+    ours = {'segbook seg_learner': ('resnet18', 'dynamic_unet_lean'),
+        'segbook seg_learner, lite0': ('tf_efficientnet_lite0', 'dynamic_unet_lean'),
+        'segbook seg_learner, DynamicUnet': ('resnet18', 'dynamic_unet')}
+    return Contest({**{k: partial(trained, path, bs, *v) for k, v in ours.items()},
         'fastai unet_learner': lambda: partial(once, folders.theirs(path, bs=bs))},
-        lambda: dict(images=n, batch=bs, encoder='resnet18'))
-
-
-def lean():
-    "The name of the lean network, if this library has one"
-    from segbook.models import MODELS
-    name = next((o for o in MODELS if 'lean' in o), None)
-    if name is None: raise ImportError('a lean network', name='a lean network')
-    return name
+        lambda: dict(images=n, batch=bs, encoder='resnet18, or tf_efficientnet_lite0'))
 
 
 def cases(smoke):

@@ -6,26 +6,23 @@ FOLDER/camvid_tiny and FOLDER/retina. In a group all runs share data, network an
 and differ in one thing; the seed decides weights, order and augmentation. Scored are the last
 weights, so that the validation images choose nothing. Writes bench/results/experiments.json after
 each run; a run that stands there is not repeated. With --runs the script ends after N new runs."""
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from bench.about import about
+from bench import runs
 from fastai.optimizer import ranger
 from fastai.vision.models.unet import UnetBlock
 from PIL import Image
 from segbook.data import make_scenes, mild_tfms, seg_dataloaders
-from segbook.files import replace_file
 from segbook.learner import seg_learner, train_segmenter
 from segbook.losses import CombinedLoss, CrossEntropyLoss, DiceLoss, LovaszLoss, class_weights
 from segbook.metrics import ClassIoU, Confusion, MeanIoU, PixelAccuracy
 
 FILE = Path(__file__).parent/'results'/'experiments.json'
-TINY, SEEDS = 'mobilenetv3_small_050', (1, 2, 3)
+ARCH, TINY = 'dynamic_unet', 'mobilenetv3_small_050'
 SETTINGS = dict(
     scenes='150 scenes of 48x64, 100 to train on; batch 8, 12 epochs; DynamicUnet on ' + TINY,
     skips='as scenes, without last_cross; zeros in place of the maps of the encoder',
@@ -84,7 +81,7 @@ def scored(learn, epochs, lr, schedule='one_cycle'):
 def streets(seed, path, epochs, loss=None, lr=4e-3, *, schedule='one_cycle', **kwargs):
     "One run on street scenes"
     dls = seg_dataloaders(path, bs=8, seed=1, batch_tfms=kwargs.pop('batch_tfms', 'default'))
-    learn = seg_learner(dls, encoder=TINY, pretrained=False, loss=loss_named(loss, dls), seed=seed,
+    learn = seg_learner(dls, ARCH, TINY, pretrained=False, loss=loss_named(loss, dls), seed=seed,
         keep_best=False, metrics=[PixelAccuracy(), MeanIoU(), ClassIoU('Pole')], **kwargs)
     return scored(learn, epochs, lr, schedule)
 
@@ -98,7 +95,7 @@ class Nothing:
 
 def skips(seed, path, keep):
     dls = seg_dataloaders(path, bs=8, seed=1)
-    learn = seg_learner(dls, encoder=TINY, pretrained=False, seed=seed, keep_best=False,
+    learn = seg_learner(dls, ARCH, TINY, pretrained=False, seed=seed, keep_best=False,
         metrics=[PixelAccuracy(), MeanIoU(), ClassIoU('Pole')], model_kwargs=dict(last_cross=False))
     for block in learn.model.layers:
         if isinstance(block, UnetBlock) and not keep: block.hook = Nothing(block.hook)
@@ -108,7 +105,7 @@ def skips(seed, path, keep):
 def transfer(seed, tmp, way):
     "Forty epochs on eight scenes, with an encoder that has seen 32 others or with none"
     def learner(path, bs):
-        return seg_learner(seg_dataloaders(path, bs=bs, seed=1, size=(32, 48)), encoder=TINY,
+        return seg_learner(seg_dataloaders(path, bs=bs, seed=1, size=(32, 48)), ARCH, TINY,
             pretrained=False, seed=seed, keep_best=False, metrics=[PixelAccuracy(), MeanIoU()])
     source = learner(make_scenes(tmp/'source', n=40, size=(48, 64), seed=1), 8)
     learn = learner(hold_out(make_scenes(tmp/'few', n=24, size=(48, 64), seed=77), 8), 4)
@@ -165,7 +162,7 @@ def retina(seed, folder, name):
         'cross entropy, weighted': CrossEntropyLoss(class_weights(dls), 2),
         'Lovász': LovaszLoss(torch.tensor([0., 1., 0.]), 2),
         'cross entropy + Dice': CombinedLoss(CrossEntropyLoss(ignore_index=2), vessel)}[name]
-    learn = seg_learner(dls, encoder=TINY, pretrained=False, loss=loss, metrics=[], seed=seed,
+    learn = seg_learner(dls, ARCH, TINY, pretrained=False, loss=loss, metrics=[], seed=seed,
         keep_best=False)
     began = time.time()
     quiet(learn, 1, lr=4e-3)
@@ -180,42 +177,25 @@ def plan(data, tmp):
     def eyes():
         out = tmp/'retina'
         return out if out.exists() else without_margin(data/'retina', out)
-    runs = {
+    found = {
         'scenes': {k: lambda s, v=v: streets(s, drawn(), 12, **v) for k, v in SCENES.items()},
         'skips': {k: lambda s, v=v: skips(s, drawn(), v)
             for k, v in (('with skips', True), ('zeros instead', False))},
         'transfer': {k: lambda s, k=k: transfer(s, Path(tempfile.mkdtemp(dir=tmp)), k)
             for k in TRANSFER}}
-    if data is None: return runs
-    runs['retina'] = {k: lambda s, k=k: retina(s, eyes(), k) for k in RETINA}
-    runs['camvid'] = {k: lambda s, v=v: streets(s, data/'camvid_tiny', 15, **v)
+    if data is None: return found
+    found['retina'] = {k: lambda s, k=k: retina(s, eyes(), k) for k in RETINA}
+    found['camvid'] = {k: lambda s, v=v: streets(s, data/'camvid_tiny', 15, **v)
         for k, v in CAMVID.items()}
-    return runs
+    return found
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--group', nargs='*')
-    p.add_argument('--data', type=Path)
-    p.add_argument('--runs', type=int)
-    a = p.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    out = dict(about('segbook', 'timm'), settings=SETTINGS, runs={},
-        what='scores of the last weights on the validation images, seeds 1 to 3, one thread')
-    if FILE.exists(): out['runs'] = json.loads(FILE.read_text())['runs']
-    todo = a.runs
+    a = runs.parser(__doc__, SETTINGS).parse_args()
     with tempfile.TemporaryDirectory() as tmp:
-        for group, runs in plan(a.data, Path(tmp)).items():
-            if a.group and group not in a.group: continue
-            for seed in SEEDS:
-                for name, run in runs.items():
-                    done = out['runs'].setdefault(group, {}).setdefault(name, {})
-                    if str(seed) in done: continue
-                    if todo == 0: return
-                    if todo is not None: todo -= 1
-                    done[str(seed)] = r = run(seed)
-                    replace_file(FILE, lambda f: f.write_text(json.dumps(out, indent=1) + '\n'))
-                    told = {k: v for k, v in r.items() if k != 'curve'}
-                    print(group, name, seed, told, flush=True)
+        runs.run_plan(FILE, plan(a.data, Path(tmp)), settings=SETTINGS, most=a.runs,
+            groups=a.group, what='scores of the last weights on the validation images, seeds 1 to '
+            '3, one thread')
+
+
+if __name__ == '__main__': main()

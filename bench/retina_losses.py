@@ -99,8 +99,8 @@ def train(folder, name, crops, lr, start=None, steps=None):
     dls = seg_dataloaders(folder, bs=4, size=128, crops='random', crops_per_image=crops, val_bs=1,
         num_workers=0, batch_tfms=mild_tfms(max_rotate=0., max_zoom=1., flip_vert=True))
     weight = class_weights(dls)
-    learn = seg_learner(dls, encoder='resnet18', pretrained=False, loss=losses(weight)[name],
-        metrics=[], keep_best=False)
+    learn = seg_learner(dls, 'dynamic_unet', 'resnet18', pretrained=False,
+        loss=losses(weight)[name], metrics=[], keep_best=False)
     if start is not None: learn.model.load_state_dict(start)
     began = time.time()
     with learn.no_bar(), learn.no_logging():

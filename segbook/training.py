@@ -23,7 +23,7 @@ def train_segmenter(
     learn:Learner, # from `seg_learner`
     epochs:int, # epochs of the whole run, those before a stop included
     # highest rate; a pretrained encoder gets a tenth, or a with slice(a, b)
-    lr:float|slice=1e-3,
+    lr:float|slice=2e-3,
     folder=None, # where checkpoints go (folder/checkpoint); None: no checkpoints
     resume:bool=False, # go on from the checkpoint in `folder`
     cbs=None, # further callbacks

@@ -16,8 +16,8 @@ __all__ = ['TRAIN_OPTIONS', 'LEAST_SIDE', 'MOST_SIDE', 'DEFAULT_BATCH', 'SMALL_S
 # %% ../../nbs/workshop/cli/arguments.ipynb #681086d0
 # the arguments of a run, and what they are when not given
 TRAIN_OPTIONS = dict(data='scenes', root=None, images='images', labels='labels', codes=None, n=None,
-    size=None, arch='dynamic_unet', encoder=None, pretrained=True, epochs=20, bs=None,
-    lr=1e-3, weights=True, seed=42, workers=None, value_range=None, precision=None, ema=None,
+    size=None, arch='dynamic_unet_lean', encoder=None, pretrained=True, epochs=20, bs=None,
+    lr=2e-3, weights=True, seed=42, workers=None, value_range=None, precision=None, ema=None,
     accumulate=1, compile=False)
 
 # pixels of a side that can be trained on
