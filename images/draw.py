@@ -386,7 +386,7 @@ def learner_parts(c):
     'each', 366)
 def one_cycle(c):
     from fastai.callback.schedule import combined_cos
-    lr, epochs, n = 1e-3, 4, 80
+    lr, epochs, n = 2e-3, 4, 80
     at = lambda p: 70 + 300*p
     panels = [('learning rate', 36, 164, lr, combined_cos(.25, lr/25, lr, lr/1e5), [lr/25, lr]),
         ('momentum', 204, 284, .95, combined_cos(.25, .95, .85, .95), [.85, .95])]
@@ -400,7 +400,7 @@ def one_cycle(c):
         c.text(76, top - 14, name, SMALL, 'start', bold=True)
         c.line((70, bottom + 4), (370, bottom + 4), width=1, stroke='#8c8c8c')
         c.line(*[(at(i/n), y(float(f(i/n)))) for i in range(n + 1)], width=2.5, stroke=DARK)
-        for v in marks: c.text(59, y(v), f'{v:g}' if v > 1e-4 else '0.00004', SMALL, 'end')
+        for v in marks: c.text(59, y(v), f'{v:g}' if v > 1e-4 else '0.00008', SMALL, 'end')
         for e in range(epochs + 1 if low == 0 else 0):
             px, py = at(e/epochs), y(float(f(e/epochs)))
             c.shape((px, py - 7), (px + 6, py), (px, py + 7), (px - 6, py),
@@ -776,6 +776,100 @@ def receptive_u(c):
         c.rect(x0 + u*w, 182, w, 20, PLAIN)
         c.text(x0 + (u + .5)*w, 192, u, SMALL)
     c.text(200, 222, 'pixels of the image', SMALL)
+
+@diagram('Two windows around neighbouring pixels share all but one of their columns', 250)
+def sliding_windows(c):
+    n, x0, y0, cell = 7, 40, 50, 20
+    for i in range(8):
+        for j in range(12):
+            shared = 0 <= i < n and 2 <= j < n + 1
+            c.rect(x0 + j*cell, y0 + i*cell, cell, cell,
+                BLUE if shared and i < n else PLAIN, width=.7)
+    for j in (1, n + 1):
+        for i in range(n): c.rect(x0 + j*cell, y0 + i*cell, cell, cell, ORANGE, width=.7)
+    for k, dash in ((1, None), (2, '5 4')):
+        c.rect(x0 + k*cell, y0, n*cell, n*cell, 'none', INK, width=2, dash=dash)
+        c.add('circle', cx=x0 + (k + 3.5)*cell, cy=y0 + 3.5*cell, r=4, fill=INK)
+    c.text(x0, 20, 'two windows of 7 × 7 pixels', BIG, 'start', bold=True)
+    c.label(x0, 36, 'dots: the pixels whose class they say')
+    c.label(40, 226, f'blue: {n*(n - 1)} pixels that both read;',
+        f'orange: {2*n} that only one of them reads')
+    c.label(292, 100, 'solid: the window', 'of the left pixel;', 'dashed: that of', 'the right one')
+
+@diagram('FCN-8s: scores of the maps at strides 8, 16 and 32 are added from coarse to fine', 330)
+def fcn_sums(c):
+    ys, h = {8: 60, 16: 138, 32: 216}, 44
+    c.text(64, 24, 'encoder', BIG, bold=True)
+    c.text(190, 24, 'scores', BIG, bold=True)
+    c.text(318, 24, 'sum', BIG, bold=True)
+    for s, y in ys.items():
+        c.box(14, y, 100, h, f'stride {s}', {8: '1/8 of a side', 16: '1/16', 32: '1/32'}[s],
+            fill=BLUE)
+        c.arrow((114, y + h/2), (140, y + h/2))
+        c.box(140, y, 100, h, '1 × 1' if s < 32 else 'head', 'K channels', fill=ORANGE)
+        if s > 8: c.arrow((64, y - 34), (64, y))
+        if s < 32:
+            c.arrow((240, y + h/2), (296, y + h/2))
+            c.box(296, y + 8, 44, 28, '+')
+            c.arrow((318, y + 78 + (8 if s == 8 else h/2)), (318, y + 36))
+            c.text(326, y + 62, 'times 2', SMALL, 'start')
+    c.line((240, 216 + h/2), (318, 216 + h/2))
+    c.arrow((318, 68), (318, 40))
+    c.text(326, 52, 'times 8', SMALL, 'start')
+    c.label(14, 290, 'FCN-32s takes the lowest row alone and enlarges it 32 times,',
+        'FCN-16s the two lower rows, FCN-8s all three')
+
+@diagram('SegNet: the decoder puts its values where the maxima of the encoder stood', 262)
+def segnet_indices(c):
+    import torch
+    x = torch.tensor([[1, 5, 2, 0], [3, 4, 0, 7], [6, 2, 1, 1], [0, 3, 8, 2]]).float()[None, None]
+    top, where = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
+    other = torch.tensor([[20, 30], [40, 50]]).float()[None, None]
+    back = torch.nn.functional.max_unpool2d(other, where, 2)
+    whole = lambda t: [[int(v) for v in row] for row in t[0, 0]]
+    best, cell = set(where.flatten().tolist()), 30
+    c.text(80, 20, 'encoder', BIG, bold=True)
+    c.text(320, 20, 'decoder', BIG, bold=True)
+    c.grid(20, 34, whole(x), cell, lambda v: PLAIN)
+    for k in best:
+        i, j = divmod(k, 4)
+        c.rect(20 + j*cell, 34 + i*cell, cell, cell, ORANGE)
+        c.text(20 + (j + .5)*cell, 34 + (i + .5)*cell, int(x.flatten()[k]), bold=True)
+    c.grid(260, 34, whole(back), cell, lambda v: ORANGE if v else PLAIN, bold=lambda v: v > 0)
+    c.grid(50, 190, whole(top), cell, lambda v: PLAIN)
+    c.grid(290, 190, whole(other), cell, lambda v: BLUE)
+    c.arrow((80, 156), (80, 188))
+    c.arrow((320, 188), (320, 156))
+    c.arrow((144, 94), (256, 94), dash='5 4')
+    c.text(200, 74, 'indices', SMALL, bold=True)
+    c.text(200, 112, str(where.flatten().tolist()), SMALL)
+    c.text(88, 172, 'pool', SMALL, 'start')
+    c.text(328, 172, 'unpool', SMALL, 'start')
+    c.arrow((114, 220), (286, 220))
+    c.text(200, 208, 'deeper stages', SMALL)
+
+@diagram('A feature pyramid, and the sum of its levels that becomes a mask', 330)
+def feature_pyramid(c):
+    strides = 4, 8, 16, 32
+    for x, s in ((56, 'encoder'), (186, 'pyramid'), (318, 'mask')): c.text(x, 22, s, BIG, bold=True)
+    for k, s in enumerate(strides):
+        y, w = 44 + 66*k, 84 - 14*k
+        c.box(56 - w/2, y, w, 36, str(s), fill=BLUE)
+        c.arrow((56 + w/2, y + 18), (144, y + 18))
+        if k == 0: c.text(121, y + 8, '1 × 1', SMALL)
+        c.box(144, y, 84, 36, '+' if k < 3 else 'deepest', head=False)
+        if k: c.arrow((56, y - 30), (56, y))
+        if k:
+            c.arrow((186, y), (186, y - 30))
+            c.text(194, y - 15, 'times 2', SMALL, 'start')
+        steps = max(1, k)
+        c.arrow((228, y + 18), (258, y + 18))
+        c.box(258, y, 74, 36, f'{steps} × conv', head=False)
+        c.line((332, y + 18), (360, y + 18))
+    c.line((360, 62), (360, 260))
+    c.arrow((360, 260), (360, 286))
+    c.box(300, 286, 90, 30, 'sum, stride 4', fill=ORANGE, head=False)
+    c.label(14, 296, 'left: strides; “conv”: 3 × 3 and,', 'but at stride 4, times 2')
 
 # --- the command
 #
