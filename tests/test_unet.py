@@ -3,7 +3,7 @@ import itertools
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
-from segbook.architectures.unet import MARGIN, mirrored, size_taken, unet
+from segbook.architectures.unet import MARGIN, mirror_padded, size_taken, unet
 from segbook.errors import SegbookError
 from segbook.models import seg_model
 from segbook.tiles import answer_parts
@@ -76,7 +76,7 @@ def test_mirrored_by_walking(size):
             if not 0 <= at + way < n: way = -way
             at += way
         return at
-    got = mirrored(x, (92, 31), (5, 100))
+    got = mirror_padded(x, (92, 31), (5, 100))
     assert got.shape == (1, 2, 92 + h + 5, 31 + w + 100)
     rows = [walk(h, i) for i in range(-92, h + 5)]
     columns = [walk(w, j) for j in range(-31, w + 100)]
