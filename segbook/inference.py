@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from .data.images import read_image
 from .errors import SegbookError
+from .looks import looks_asked, mean_probabilities
 from .tiles import answer_parts
+from .windows import joined_answers, planned_windows, window_answers
 
 # %% auto #0
-__all__ = ['image_logits', 'predict_image']
+__all__ = ['image_logits', 'predict_image', 'predict_tiled', 'predict_tta']
 
 # %% ../nbs/13_inference.ipynb #1be01ac7
 def _to_chw(image, channels, value_range=None) -> Tensor:
@@ -129,6 +131,19 @@ def _mask(model, x, own, ignore) -> Tensor:
         mask[top:top + len(ids), left:left + ids.shape[1]] = ids.cpu()
     return mask
 
+# %% ../nbs/13_inference.ipynb #13a00001
+def _preparation(learn) -> dict:
+    "The facts of a learner or segmenter: how its images are prepared."
+    cfg = getattr(learn, 'segmenter', None)
+    if cfg is not None: return cfg
+    raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
+        'with seg_learner(dls), or load it with load_segmenter(folder)')
+
+def _with_pixels(x) -> Tensor:
+    "The image, if it has a pixel."
+    if x.numel(): return x
+    raise SegbookError(f'the image has no pixels: {list(x.shape[-2:])}. Expected one at least')
+
 # %% ../nbs/13_inference.ipynb #bbb45f45
 def predict_image(
     learn, # a Learner from `seg_learner`, or a `Segmenter` from `load_segmenter`
@@ -139,13 +154,101 @@ def predict_image(
     A path is read as a viewer displays it, and the mask lies on what is displayed. Raises
     SegbookError: a file that is no image, channels or values that do not fit, a learner without
     its description, an image that needs more memory than there is."""
-    cfg = getattr(learn, 'segmenter', None)
-    if cfg is None:
-        raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
-            'with seg_learner(dls), or load it with load_segmenter(folder)')
-    x = _to_chw(image, cfg['in_channels'], cfg.get('value_range'))
-    if not x.numel():
-        raise SegbookError(f'the image has no pixels: {list(x.shape[-2:])}. Expected one at least')
+    cfg = _preparation(learn)
+    x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
     own, model = x.shape[-2:], learn.model
     x = _prepared(model, x, cfg['mean'], cfg['std'], cfg['size'])
     with _evaluating(model): return _mask(model, x, own, cfg['ignore_index'])
+
+# %% ../nbs/13_inference.ipynb #13a00003
+def _window_reader(learn, image):
+    "Windows of an image as the network takes them, by rows and columns; its height, width, channels."
+    cfg = _preparation(learn)
+    on_disk = hasattr(image, '__getitem__') and not isinstance(image, (str, bytes, Tensor))
+    if on_disk and hasattr(image, 'shape') and hasattr(image, 'dtype'):
+        h, w = image.shape[:2]
+        def part(rows, columns): return _to_chw(np.asarray(image[slice(*rows), slice(*columns)]),
+            cfg['in_channels'], cfg.get('value_range'))
+    else:
+        x = _to_chw(image, cfg['in_channels'], cfg.get('value_range'))
+        h, w = x.shape[-2:]
+        def part(rows, columns): return x[:, slice(*rows), slice(*columns)]
+    if not h*w: _with_pixels(torch.empty(1, h, w))
+    def read(rows, columns):
+        return _prepared(learn.model, part(rows, columns), cfg['mean'], cfg['std'], None)[0]
+    return read, h, w, cfg['in_channels']
+
+# %% ../nbs/13_inference.ipynb #13a00004
+def _tensor_reader(model, x):
+    "As `_window_reader`, for a bare network and a tensor [C,H,W] prepared for it."
+    if not isinstance(x, Tensor) or x.ndim != 3 or not x.numel():
+        found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise SegbookError(f'the image is {found}; a bare network takes a tensor [C,H,W] that is '
+            'normalised as in its training. Cure: predict_tiled(learn, image), which does that')
+    p = next(model.parameters(), x)
+    def read(rows, columns):
+        return x[:, slice(*rows), slice(*columns)].to(p.device, p.dtype)
+    return read, *x.shape[1:], len(x)
+
+def _sides(v, what, least) -> tuple[int, int]:
+    "A number of pixels, or one for height and width, as two."
+    both = (v, v) if isinstance(v, int) else tuple(v)
+    if len(both) == 2 and all(isinstance(o, int) and o >= least for o in both): return both
+    raise SegbookError(f'{what}={v!r}: expected a number of pixels, or (height, width), of at '
+        f'least {least}')
+
+# %% ../nbs/13_inference.ipynb #13a00005
+def predict_tiled(
+    model, # a Learner, a Segmenter, or a bare network
+    # as in `predict_image`, or an array on a disk (np.memmap, zarr), [H,W] or [H,W,C], which is
+    # read window by window; a bare network takes a tensor [C,H,W], normalised as in its training
+    image,
+    tile:int|tuple=512, # height and width of the windows, in pixels
+    overlap:int|tuple|None=None, # pixels that neighbours share; None: as the network sees
+    batch_size:int=4, # windows that go through the network at once
+    *,
+    progress:bool|None=None, # a progress bar; None: where there are many windows
+) -> Tensor: # [K,H,W] float32 logits on the CPU, at the image's own size
+    """Logits of one image, window by window; memory holds one batch of windows and the answer.
+
+    Without `overlap` the answer is that of one pass where a window holds what the network sees,
+    else windows share half of their sides and are weighted by a Gaussian. Raises SegbookError: a
+    tile or overlap that cannot be, an image that does not fit."""
+    tile = _sides(tile, 'tile', 8)
+    if overlap is not None: overlap = _sides(overlap, 'overlap', 0)
+    if overlap is not None and any(o >= t for o, t in zip(overlap, tile)):
+        raise SegbookError(f'overlap={overlap}: expected less than the tile, {tile}')
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise SegbookError(f'batch_size={batch_size!r}: expected a whole number of at least 1')
+    bare = isinstance(model, nn.Module)
+    read, h, w, channels = (_tensor_reader if bare else _window_reader)(model, image)
+    net = model if bare else model.model
+    with _evaluating(net):
+        windows, alone = planned_windows(net, (h, w), channels, tile, overlap)
+        answers = window_answers(net, read, windows, batch_size, progress)
+        out = joined_answers(answers, (h, w), alone)
+    void = None if bare else _preparation(model)['ignore_index']
+    if void is not None and 0 <= void < len(out): out[void] = -torch.inf
+    return out
+
+# %% ../nbs/13_inference.ipynb #13a0000c
+@torch.no_grad()
+def predict_tta(
+    model, # a Learner, or a Segmenter
+    image, # as in `predict_image`
+    flips:str|None='horizontal', # 'horizontal', 'vertical', 'both' or None
+    turns:bool=False, # quarter turns, too: for microscopes and satellites, not for streets
+    scales=(1.,), # factors of height and width, such as (0.75, 1, 1.25)
+) -> Tensor: # [K,H,W] float32 probabilities on the CPU, at the image's own size
+    """Mean probabilities over several looks at an image, each answer moved back; Void gets none.
+
+    `.argmax(0)` is the mask; with one channel, > 0.5. Raises SegbookError as `predict_image` does,
+    and for flips or scales that cannot be."""
+    looks, cfg = looks_asked(flips, turns, scales), _preparation(model)
+    x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
+    own, net = x.shape[-2:], model.model
+    x = _prepared(net, x, cfg['mean'], cfg['std'], cfg['size'])
+    with _evaluating(net):
+        p = mean_probabilities(lambda o: _all_logits(net, o), x, looks, cfg['ignore_index'])
+    return p if p.shape[-2:] == own else nn.functional.interpolate(p[None], size=own,
+        mode='bilinear')[0]
