@@ -83,7 +83,8 @@ def test_a_batch_of_void_is_nothing():
 
 def test_ignored_pixels_change_nothing():
     torch.manual_seed(2)
-    classes, logits, mask = torch.randn(1, 5, 4), torch.randn(1, 5, 6, 6), torch.randint(3, (1, 6, 6))
+    classes, logits = torch.randn(1, 5, 4), torch.randn(1, 5, 6, 6)
+    mask = torch.randint(3, (1, 6, 6))
     mask[:, 3:] = 9
     other = logits.clone()
     other[:, :, 3:] += torch.randn(1, 5, 3, 6)*5
@@ -93,7 +94,8 @@ def test_ignored_pixels_change_nothing():
 
 def test_the_order_of_queries_does_not_matter():
     torch.manual_seed(3)
-    classes, logits, mask = torch.randn(2, 6, 4), torch.randn(2, 6, 8, 8), torch.randint(3, (2, 8, 8))
+    classes, logits = torch.randn(2, 6, 4), torch.randn(2, 6, 8, 8)
+    mask = torch.randint(3, (2, 8, 8))
     order = torch.randperm(6)
     a = set_loss(classes, logits, mask), semantic_logits(classes, logits)
     b = set_loss(classes[:, order], logits[:, order], mask), semantic_logits(classes[:, order],
@@ -152,7 +154,8 @@ def test_queries_read_every_cell():
     assert min(receptive_field(net, (256, 256)).clipped[2:]) == 255
 
 @pytest.mark.parametrize('options, why', [(dict(queries=2), 'queries=2: expected a whole .* 3 on'),
-    (dict(layers=0), 'layers=0'), (dict(width=30), 'one that 4 divides'), (dict(width=None), 'width')])
+    (dict(layers=0), 'layers=0'), (dict(width=30), 'one that 4 divides'),
+    (dict(width=None), 'width')])
 def test_refused(options, why):
     with pytest.raises(SegbookError, match=why): mask_classification(3, 'resnet18', **options)
 
@@ -160,7 +163,8 @@ def test_bad_input_of_the_loss(monkeypatch):
     net = mask_classification(3, 'resnet18', width=16).train()
     with pytest.raises(SegbookError, match=r'the ids \[3, 200\]; expected 0 to 2'):
         net.training_loss(torch.randn(2, 3, 64, 64), torch.tensor([0, 3, 200, 1]).repeat(2, 64, 16))
-    with pytest.raises(SegbookError, match='not finite'): match_queries(torch.tensor([[float('nan')]]))
+    with pytest.raises(SegbookError, match='not finite'):
+        match_queries(torch.tensor([[float('nan')]]))
     monkeypatch.setattr('segbook.architectures.blocks.encoder_body', lambda *args:
         nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)))
     with pytest.raises(SegbookError, match=r'strides \[2, 4\], and none of \[8, 16, 32\]'):

@@ -1,4 +1,4 @@
-"""SegFormer: the network of segmentation-models-pytorch with the same weights; its parts by hand."""
+"""SegFormer: the network of segmentation-models-pytorch, the same weights; its parts by hand."""
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F
@@ -120,7 +120,8 @@ def test_every_parameter_learns(encoder):
     y = net(torch.randn(2, 4, 33, 47))
     assert y.shape == (2, 3, 33, 47)
     y.square().mean().backward()
-    assert not [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not [n for n, p in net.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0]
 
 def test_a_changed_corner_reaches_the_other_corner():
     torch.manual_seed(5)

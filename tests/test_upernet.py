@@ -88,7 +88,8 @@ def test_every_parameter_learns(encoder):
     y = net(torch.randn(2, 1, 64, 71))
     assert y.shape == (2, 3, 64, 71)
     y.square().mean().backward()
-    assert not [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not [n for n, p in net.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0]
 
 def test_one_image_of_33_by_47_trains():
     "One image a batch: neither the single average nor the smallest map is one value to normalise"

@@ -197,7 +197,7 @@ class QueryDecoder(nn.Module):
 def answers_loss(
     answers:list, # of (class logits [B,Q,K+1], mask logits [B,Q,h,w]), behind each block
     size:tuple, # height and width of the image inside the network
-    mask:Tensor, # [B,H,W] int64 class ids; the image may be larger, continued to the right and below
+    mask:Tensor, # [B,H,W] int64 class ids; the network may have continued the image
     ignore_index:int|None=None, # id of the pixels that are left out
 ) -> Tensor: # one number
     """The mean of the set losses behind each block.

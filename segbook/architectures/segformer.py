@@ -74,7 +74,7 @@ class ShrunkMemory(nn.Module):
 
 # %% ../../nbs/architectures/17_segformer.ipynb #39ae7f27
 class MixMLP(nn.Module):
-    """Two layers for each token, and between them a look at its 8 neighbours, one channel at a time.
+    """Two layers for each token, between them a look at its 8 neighbours, one channel at a time.
 
     The padding of that look is also how a token learns where it is. Source: Xie et al. 2021,
     arXiv 2105.15203, equation 3."""

@@ -17,8 +17,8 @@ CHAPTER = dict(title='Mask classification', notebook='architectures/19_mask_clas
 
 # %% ../../nbs/tasks/architectures_19_mask_classification.ipynb #f7a6a879
 ex1 = Exercise('a19.1', 'The cheapest pairs', """
-`costs` has a row for each query and a column for each mask. Write `pairs`: the list of the
-queries, one for each mask in order, all different, so that the sum of their costs is the least.
+`costs` has a row for each query and a column for each mask. Write `pairs`: the list of queries,
+one for each mask in order, all different, so that the sum of their costs is the least.
 Try all ways (`itertools.permutations`), as the tables are small; there are no ties.""")
 
 @ex1.stub
@@ -50,11 +50,11 @@ def pairs(costs):
 def pairs(costs): return list(range(len(costs[0])))
 
 @ex1.slip('the dearest pairs')
-def pairs(costs): return ex1.answer([[-c for c in row] for row in costs])
+def pairs(costs): return ex1.answer([[-c for c in r] for r in costs])
 
 # %% ../../nbs/tasks/architectures_19_mask_classification.ipynb #0610f7ee
-ex1.hint('`permutations(range(Q), T)` gives each way to choose T queries in an order: the first for '
-    'mask 0, the second for mask 1.',
+ex1.hint('`permutations(range(Q), T)` gives each way to choose T queries in an order: the first '
+    'for mask 0, the second for mask 1.',
     '`min(ways, key=...)` finds the way whose sum is least; the sum is over `costs[q][t]`.')
 ex1.case('one query, one mask', [[5]], want=[0])
 ex1.case('two queries, one mask', [[5], [3]], want=[1])
