@@ -1,5 +1,6 @@
-"""DeepLab v3, v3+ and PointRend: layer by layer the networks of torchvision, segmentation-models-pytorch
-and a dense evaluation written out here; and what cannot be built is refused."""
+"""DeepLab v3, v3+ and PointRend: layer by layer the networks of torchvision and
+segmentation-models-pytorch, and a dense evaluation written out here; what cannot be built is
+refused."""
 import warnings
 import pytest, torch
 from torch import nn
@@ -41,9 +42,9 @@ def close(a, b):
 
 def spread_as(ours, theirs):
     """Give the kernels of an encoder the distances of another; how many are changed. Theirs also
-    spreads the kernel whose stride was taken out, so that it misses the cells it was trained for."""
-    n = 0
-    for a, b in zip(*([m for m in o.modules() if isinstance(m, nn.Conv2d)] for o in (ours, theirs))):
+    spreads the kernel whose stride was taken out, which then misses cells it was trained for."""
+    n, convs = 0, ([m for m in o.modules() if isinstance(m, nn.Conv2d)] for o in (ours, theirs))
+    for a, b in zip(*convs):
         if a.dilation != b.dilation and a.kernel_size != (1, 1): n += 1
         a.dilation, a.padding = b.dilation, b.padding
     return n
@@ -122,9 +123,9 @@ def test_a_batch_of_one_image_is_trained():
 # ---- DeepLab v3+
 
 def test_deeplabv3plus_and_that_of_smp():
-    """Encoder, ASPP and reduction are theirs, but for the distances in one kernel; their decoder has
-    one convolution before and one after the maps meet, ours (the paper's) two after; and they lay
-    the corners of maps on each other."""
+    """Encoder, ASPP and reduction are theirs, but for the distances in one kernel; their decoder
+    has one convolution before and one after the maps meet, ours (the paper's) two after; and they
+    lay the corners of maps on each other."""
     smp = pytest.importorskip('segmentation_models_pytorch')
     torch.manual_seed(4)
     theirs = stirred(smp.DeepLabV3Plus('resnet18', encoder_weights=None, classes=4,
@@ -223,7 +224,8 @@ def test_uncertainty_and_places():
     assert sorted(most_uncertain(logits, 2)[0].tolist()) == [2, 3]
     assert cell_centres(torch.tensor([[0, 4]]), 3, 4).tolist() == [[[2., 2.], [6., 6.]]]
     moved = replaced(logits, torch.tensor([[3]]), torch.tensor([[[7.], [8.], [9.]]]))
-    assert moved[0, :, 1, 1].tolist() == [7, 8, 9] and torch.equal(moved[..., 0, :], logits[..., 0, :])
+    assert moved[0, :, 1, 1].tolist() == [7, 8, 9]
+    assert torch.equal(moved[..., 0, :], logits[..., 0, :])
 
 def test_samples_lie_between_cells():
     "By the four neighbours of a point and their shares; outside, the cells of the edge"
