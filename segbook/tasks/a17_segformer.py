@@ -146,7 +146,7 @@ size than a map has: each map gets its own columns of `weight`, the answers are 
 
 @ex3.stub
 def mixed(
-    maps,   # list of [B,C,h,w] float, the largest first, all with the same number of channels
+    maps,   # list of [B,C,h,w] float, the largest first, all with the same channels
     weight, # [D,C*len(maps)] float, for the maps in their order
 ):          # [B,D,H,W] float, of the size of the first map
     ...
