@@ -148,7 +148,7 @@ def evaluate(
     total, scores = Confusion(K, ignore), []
     learn.model.eval()
     with torch.no_grad():
-        for x, y in learn.dls.valid:
+        for x, *_, y in learn.dls.valid:
             logits = learn.model(x).as_subclass(torch.Tensor)
             total.update(logits, y)
             scores += [Confusion(K, ignore).update(p, t).mean_iou() for p, t in zip(logits, y)]

@@ -126,7 +126,7 @@ def try_metrics(metrics, dls, n_classes):
     known = [m for m in metrics if not isinstance(m, Metric) or type(m).__module__ in (__name__,
         'fastai.metrics', 'fastai.learner')]
     if not known: return
-    x, y = dls.valid.one_batch()
+    x, *_, y = dls.valid.one_batch()
     pred = TensorBase(torch.randn(len(y), n_classes, *y.shape[1:], device=y.device))
     learn = SimpleNamespace(pred=pred, x=x, y=y, xb=(x,), yb=(y,), dls=dls, to_detach=to_detach)
     for m in known: _try_metric(m, learn)

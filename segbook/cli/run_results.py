@@ -57,8 +57,11 @@ def _draw(run, *args) -> str:
 
 # %% ../../nbs/workshop/cli/run_results.ipynb #d40b8c18
 def _epoch_kept(history) -> int:
-    "The epoch, counted from 1, whose weights are kept: the best, or the last if none has a score."
-    best = history.best_epoch('mean_iou')
+    """The epoch, counted from 1, whose weights are kept: the best, or the last if none has a score.
+
+    Of a network that finds things the one that finds them best."""
+    things = 'average_precision' in history.names
+    best = history.best_epoch('average_precision' if things else 'mean_iou')
     return len(history) if best is None else best + 1
 
 # %% ../../nbs/workshop/cli/run_results.ipynb #960ba235
@@ -88,6 +91,15 @@ def _write_results(run, learn, data, history) -> tuple:
     return table, scores
 
 # %% ../../nbs/workshop/cli/run_results.ipynb #60fd6627
+def _things_line(learn) -> str:
+    "How well the network finds things, as a line; '' for one that does not look for them."
+    from segbook.things import finds_things, instance_scores
+    if not finds_things(learn.model): return ''
+    scores = {k.replace('_', ' '): v for k, v in instance_scores(learn).items()}
+    names = {'average precision 50': 'at an overlap of 0.5', 'average precision 75': 'of 0.75'}
+    return '\nthings: ' + ', '.join(f'{names.get(k, k)} {score_text(v)}'
+        for k, v in scores.items())
+
 def write_run_results(run, learn, data, history, status='finished'):
     "Write what a run leaves behind, the picture last; print the table."
     run.save(status='running')
@@ -98,4 +110,4 @@ def write_run_results(run, learn, data, history, status='finished'):
     run.record['data'].pop('files', None)
     run.save(status=status, finished=date_text())
     clear_run(run.out, CHECKPOINT_FILES)
-    print(f'\n{class_table(table)}\n{data.void_line}')
+    print(f'\n{class_table(table)}\n{data.void_line}{_things_line(learn)}')

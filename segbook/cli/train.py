@@ -107,9 +107,11 @@ def _batch_size(a, n, each='') -> int:
 def _dataloaders(path, a):
     "The DataLoaders that the arguments ask for."
     from segbook.data.loaders import seg_dataloaders
+    from segbook.things import learns_things
+    things = 'instances' if learns_things(a.arch) else None
     dls = seg_dataloaders(path, bs=a.bs, size=a.size and tuple(a.size), images=a.images,
         labels=a.labels, codes=codes_argument(a), seed=a.seed, num_workers=a.workers,
-        value_range=a.value_range and tuple(a.value_range))
+        value_range=a.value_range and tuple(a.value_range), instances=things)
     if a.size: dls.size = tuple(a.size)
     return dls
 

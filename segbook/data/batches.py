@@ -13,7 +13,7 @@ from fastai.vision.all import TfmdDL
 from ..masks.mask import legend_handles, overlay
 
 # %% auto #0
-__all__ = ['PANEL_WIDTH', 'panel_grid', 'SegDL', 'tell_loaders']
+__all__ = ['PANEL_WIDTH', 'TOLD', 'panel_grid', 'SegDL', 'tell_loaders']
 
 # %% ../../nbs/workshop/data/batches.ipynb #63bdb692
 PANEL_WIDTH = 2.3 # inches
@@ -39,13 +39,16 @@ def _add_legend(fig, codes, *masks):
     fig.legend(handles=legend_handles(codes, ids), loc='outside right upper', frameon=False)
 
 # %% ../../nbs/workshop/data/batches.ipynb #165dfe6a
+# what is known of the data beside its batches
+TOLD = 'vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances'
+
+# %% ../../nbs/workshop/data/batches.ipynb #c06f6970
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
     vocab = ignore_index = channels = size = value_range = instances = None
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
-        for o in ('vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances'):
-            setattr(res, o, getattr(self, o))
+        for o in TOLD: setattr(res, o, getattr(self, o))
         return res
 
     def _pictures(self, b, n):
@@ -81,8 +84,10 @@ class SegDL(TfmdDL):
         _add_legend(fig, self.vocab, *masks.values())
 
 # %% ../../nbs/workshop/data/batches.ipynb #3b543c1c
-def tell_loaders(dls, folder, channels, size, value_range, seed, *, instances=None):
+def tell_loaders(dls, folder, channels, size, value_range, seed):
     "The DataLoaders `dls`, each told what is known of classes and images; their order from `seed`."
+    openers = [f for tl in dls.train_ds.tls for f in tl.tfms.fs]
+    instances = next((f.instances for f in openers if hasattr(f, 'instances')), None)
     for o in (dls, *dls.loaders):
         o.vocab,o.ignore_index = list(folder.codes),folder.ignore_index
         o.channels,o.size,o.value_range,o.instances = channels,size,value_range,instances

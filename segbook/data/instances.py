@@ -61,7 +61,7 @@ def instance_files(
             'resize the ids with nearest, never bilinear')
     return found
 
-# %% ../../nbs/workshop/data/instances.ipynb #d218044b
+# %% ../../nbs/workshop/data/instances.ipynb #3c123305
 class OpenInstances(Transform):
     "An image's path as PILMask of the ids of its things; an image of elsewhere has none."
     def __init__(self,
@@ -69,7 +69,7 @@ class OpenInstances(Transform):
         name:str='instances', # of the folder beside the masks
     ):
         super().__init__()
-        self.files, self.kept = instance_files(folder, name), Kept()
+        self.files, self.kept, self.instances = instance_files(folder, name), Kept(), name
 
     def encodes(self, o):
         if isinstance(o, PILMask): return o

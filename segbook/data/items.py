@@ -14,6 +14,7 @@ from fastai.vision.all import (
     CrossEntropyLossFlat, PILImage, PILImageBW, PILMask, TensorImage, Transform,
 )
 
+from .checks import find_size
 from .images import read_image
 from .kept import Kept
 from ..errors import SegbookError, height_width
@@ -21,7 +22,7 @@ from ..imbalance import RandomWindow, wanted_classes
 from ..masks.arrays import read_mask
 
 # %% auto #0
-__all__ = ['OpenImage', 'OpenMask', 'window_transform', 'reading_processes']
+__all__ = ['OpenImage', 'OpenMask', 'window_transform', 'window_or_size', 'reading_processes']
 
 # %% ../../nbs/workshop/data/items.ipynb #b19093a8
 class OpenImage(Transform):
@@ -100,6 +101,12 @@ def window_transform(folder, train, shapes, size, *, crops, classes, n):
             '(height x width); expected at most that. Pass a smaller size.')
     wanted = None if crops == 'random' else wanted_classes(folder, train, classes)
     return RandomWindow((h,w), wanted)
+
+def window_or_size(folder, train, shapes, size, windows):
+    "What cuts windows (kind, classes, how many), and no size; or nothing, and a size to resize to."
+    window = window_transform(folder, train, shapes, size,
+        **dict(zip(('crops', 'classes', 'n'), windows)))
+    return window, None if window else find_size(folder, shapes, size)
 
 # %% ../../nbs/workshop/data/items.ipynb #f758b516
 def reading_processes(asked, n, device):

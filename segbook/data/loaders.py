@@ -14,10 +14,10 @@ from fastai.vision.all import (
 
 from .batches import SegDL, tell_loaders
 from segbook.data.checks import (
-    check_training_set, find_size, open_folder, set_facts, split_indices,
+    check_training_set, open_folder, set_facts, split_indices,
 )
 from .instances import OpenInstances
-from .items import OpenImage, OpenMask, reading_processes, window_transform
+from .items import OpenImage, OpenMask, reading_processes, window_or_size
 from .kept import keep_decoded
 from ..processes import own_device
 
@@ -68,7 +68,7 @@ def pair_block(folder, channels, split, item_tfms, batch_tfms, value_range=None,
     return DataBlock((x,*ids,y), splitter=lambda items: split, dl_type=SegDL, item_tfms=item_tfms,
         batch_tfms=list(L(batch_tfms)))
 
-# %% ../../nbs/03_data.ipynb #1026e438
+# %% ../../nbs/03_data.ipynb #41961bcc
 def seg_dataloaders(
     path, # data folder, or a SegFolder
     bs: int = 8, # images in a batch
@@ -99,9 +99,7 @@ def seg_dataloaders(
     folder, device = open_folder(path, images, labels, codes, valid), own_device(device)
     train,val = split_indices(folder, valid_pct, seed)
     shapes,channels,value_range = set_facts(folder, channels, value_range)
-    window = window_transform(folder, train, shapes, size, crops=crops, classes=crop_classes,
-        n=crops_per_image)
-    hw = None if window else find_size(folder, shapes, size)
+    window, hw = window_or_size(folder, train, shapes, size, (crops, crop_classes, crops_per_image))
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
     tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(L(item_tfms))
@@ -109,5 +107,4 @@ def seg_dataloaders(
         instances=instances)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
-    return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed,
-        instances=instances)
+    return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed)

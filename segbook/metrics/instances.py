@@ -16,8 +16,8 @@ from .counting import gather_rows
 from .training import real_images
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'as_numbers', 'thing_overlaps', 'matched_findings', 'precision_area', 'AveragePrecision',
-           'PanopticQuality', 'InstanceAP']
+__all__ = ['THRESHOLDS', 'as_numbers', 'thing_overlaps', 'matched_findings', 'precision_area', 'FindingCounts',
+           'AveragePrecision', 'SegmentCounts', 'PanopticQuality', 'InstanceAP']
 
 # %% ../../nbs/workshop/metrics/instances.ipynb #c43938cb
 def as_numbers(x) -> np.ndarray:
@@ -90,13 +90,26 @@ def _check_batch(found, mask, instances):
             raise SegbookError(f'the predicted masks are {list(o.masks.shape)} and the true one '
                 f'{list(mask.shape[1:])}; expected [N,H,W] of its size')
 
-# %% ../../nbs/workshop/metrics/instances.ipynb #1f0b42d8
-class AveragePrecision:
-    """Counts findings over images, and gives their average precision.
+# %% ../../nbs/workshop/metrics/instances.ipynb #eec748b3
+def _rows_of_image(found, mask, ids, ignore, thresholds):
+    "Rows of the findings in an image, score, class, right or not; and the true things' classes."
+    things, kinds = _true_things(mask, ids, ignore)
+    masks, classes, scores = map(as_numbers, (found.masks, found.classes, found.scores))
+    if ignore is not None: masks = masks & (mask != ignore)
+    iou, size = thing_overlaps(masks, things, len(kinds))
+    rows = []
+    for k in np.unique(classes[size > 0]):
+        mine = np.flatnonzero((classes == k) & (size > 0))
+        mine = mine[np.argsort(-scores[mine], kind='stable')]
+        right = matched_findings(iou[mine][:, kinds == k], thresholds)
+        rows.append(np.column_stack([scores[mine], classes[mine], right]))
+    return rows, kinds
 
-    Pixels of `ignore_index` count for nobody. Raises SegbookError for sizes that differ.
-    Source: Lin et al. 2014, arXiv 1405.0312, and COCO's evaluation, without its limit of 100
-    findings an image."""
+# %% ../../nbs/workshop/metrics/instances.ipynb #5c71b23d
+class FindingCounts:
+    """Collects findings over images, right and wrong ones.
+
+    Pixels of `ignore_index` count for nobody. Raises SegbookError for sizes that differ."""
     def __init__(self,
         n_classes:int, # K
         ignore_index:int|None=None, # class of pixels that are left out
@@ -111,26 +124,22 @@ class AveragePrecision:
         found, # a prediction an image: masks [N,H,W], classes [N], scores [N], as `instances` gives
         mask, # [B,H,W] class ids
         instances, # [B,H,W] ids of things, 0 where there is none
-    ) -> AveragePrecision:
+    ):
         "Add the images of one batch."
         mask, instances = as_numbers(mask), as_numbers(instances)
         _check_batch(found, mask, instances)
-        for o, m, ids in zip(found, mask, instances): self._add(o, m, ids)
+        for o, m, ids in zip(found, mask, instances):
+            rows, kinds = _rows_of_image(o, m, ids, self.ignore_index, self.thresholds)
+            self.rows += rows
+            self.things += np.bincount(kinds, minlength=self.n_classes)[:self.n_classes]
         return self
 
-    def _add(self, found, mask, ids):
-        "Add one image."
-        things, kinds = _true_things(mask, ids, self.ignore_index)
-        masks, classes, scores = map(as_numbers, (found.masks, found.classes, found.scores))
-        if self.ignore_index is not None: masks = masks & (mask != self.ignore_index)
-        iou, size = thing_overlaps(masks, things, len(kinds))
-        self.things += np.bincount(kinds, minlength=self.n_classes)[:self.n_classes]
-        for k in np.unique(classes[size > 0]):
-            mine = np.flatnonzero((classes == k) & (size > 0))
-            mine = mine[np.argsort(-scores[mine], kind='stable')]
-            right = matched_findings(iou[mine][:, kinds == k], self.thresholds)
-            self.rows.append(np.column_stack([scores[mine], classes[mine], right]))
+# %% ../../nbs/workshop/metrics/instances.ipynb #f455bae7
+class AveragePrecision(FindingCounts):
+    """Average precision of findings over images.
 
+    Source: Lin et al. 2014, arXiv 1405.0312, and COCO's evaluation, without its limit of 100
+    findings an image."""
     def per_class(self) -> np.ndarray: # [K,L], NaN for a class without things
         "Average precision of each class at each overlap."
         rows = np.concatenate([np.zeros((0, 2 + len(self.thresholds))), *self.rows])
@@ -147,17 +156,33 @@ class AveragePrecision:
         if threshold is not None: score = score[:, [abs(self.thresholds - threshold).argmin()]]
         return float(score.mean()) if score.size else float('nan')
 
-# %% ../../nbs/workshop/metrics/instances.ipynb #457be962
+# %% ../../nbs/workshop/metrics/instances.ipynb #f77ecc66
 def _segments(classes, ids):
     "The number of a pixel's segment [H,W], and the class of each segment."
     pairs = np.stack([classes.ravel(), ids.ravel()])
     every, number = np.unique(pairs, axis=1, return_inverse=True)
     return number.ravel(), every[0]
 
-class PanopticQuality:
-    """Counts matched, extra and missed segments over images, and gives their panoptic quality.
+def _segment_counts(classes, ids, mask, instances, ignore, n_classes):
+    "A row a class of one image: sum of overlaps, matched, extra, missed."
+    pred, pred_class = _segments(classes, ids)
+    true, true_class = _segments(mask, instances)
+    both = np.bincount(pred*len(true_class) + true, minlength=len(pred_class)*len(true_class))
+    both = both.reshape(len(pred_class), -1)
+    void = true_class == ignore
+    size, outside = both.sum(1), both[:, ~void].sum(1)
+    true_class, both = true_class[~void], both[:, ~void]
+    iou = both/np.maximum(outside[:, None] + both.sum(0) - both, 1)
+    hit = (iou > .5) & (pred_class[:, None] == true_class)
+    extra = ~hit.any(1) & (2*outside >= size) & (pred_class >= 0)
+    extra &= pred_class != ignore
+    hits, found = hit.any(0), (true_class, (iou*hit).sum(0))
+    columns = [found, (true_class, hits), (pred_class[extra], None), (true_class[~hits], None)]
+    return np.stack([np.bincount(k, weight, n_classes)[:n_classes] for k, weight in columns], 1)
 
-    Source: Kirillov et al. 2018, arXiv 1801.00868."""
+# %% ../../nbs/workshop/metrics/instances.ipynb #bf1245c8
+class SegmentCounts:
+    "Counts matched, extra and missed segments over images."
     def __init__(self,
         n_classes:int, # K
         ignore_index:int|None=None, # class of pixels that count nowhere
@@ -171,34 +196,22 @@ class PanopticQuality:
         ids, # [B,H,W] predicted things, 0 where there is none
         mask, # [B,H,W] true class ids
         instances, # [B,H,W] true things, 0 where there is none
-    ) -> PanopticQuality:
+    ):
         "Add the images of one batch."
         batch = [as_numbers(o) for o in (classes, ids, mask, instances)]
         if len({o.shape for o in batch}) > 1 or batch[0].ndim != 3:
             raise SegbookError(f'found {", ".join(str(list(o.shape)) for o in batch)}; expected '
                 'four of one size [B,H,W]: classes and ids that are predicted, and those that are '
                 'true')
-        for o in zip(*batch): self._add(*o)
+        for o in zip(*batch):
+            self.counts += _segment_counts(*o, self.ignore_index, self.n_classes)
         return self
 
-    def _add(self, classes, ids, mask, instances):
-        "Add one image."
-        pred, pred_class = _segments(classes, ids)
-        true, true_class = _segments(mask, instances)
-        both = np.bincount(pred*len(true_class) + true, minlength=len(pred_class)*len(true_class))
-        both = both.reshape(len(pred_class), -1)
-        void = true_class == self.ignore_index
-        size, outside = both.sum(1), both[:, ~void].sum(1)
-        true_class, both = true_class[~void], both[:, ~void]
-        iou = both/np.maximum(outside[:, None] + both.sum(0) - both, 1)
-        hit = (iou > .5) & (pred_class[:, None] == true_class)
-        extra = ~hit.any(1) & (2*outside >= size) & (pred_class >= 0)
-        extra &= pred_class != self.ignore_index
-        for column, (k, weight) in enumerate([(true_class, (iou*hit).sum(0)),
-                (true_class, hit.any(0)), (pred_class[extra], None),
-                (true_class[~hit.any(0)], None)]):
-            self.counts[:, column] += np.bincount(k, weight, self.n_classes)[:self.n_classes]
+# %% ../../nbs/workshop/metrics/instances.ipynb #72d755bc
+class PanopticQuality(SegmentCounts):
+    """Panoptic quality of segments over images.
 
+    Source: Kirillov et al. 2018, arXiv 1801.00868."""
     def per_class(self) -> dict: # each [K], NaN for a class that is nowhere
         "Panoptic quality pq, its factors sq (how well matched) and rq (how many), of each class."
         overlap, matched, extra, missed = self.counts.T
