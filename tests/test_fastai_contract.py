@@ -117,16 +117,16 @@ def _(given):
 @row('`fine_tune`, `freeze`, `unfreeze`, `freeze_to`, rates as a `slice`')
 def _(given):
     l = given.learner(keep_best=False)
-    before = {k: v.clone() for k, v in l.model[0].named_parameters()}
+    before = {k: v.clone() for k, v in l.model.encoder.named_parameters()}
     l.freeze()
     quiet(l, lambda l: l.fit_one_cycle(1, slice(1e-4, 1e-3)))
-    norms = {f'{n}.{p}' for n, m in l.model[0].named_modules() if isinstance(m, nn.BatchNorm2d)
+    norms = {f'{n}.{p}' for n, m in l.model.encoder.named_modules() if isinstance(m, nn.BatchNorm2d)
         for p in ('weight', 'bias')}
-    assert all(torch.equal(v, before[k]) for k, v in l.model[0].named_parameters()
+    assert all(torch.equal(v, before[k]) for k, v in l.model.encoder.named_parameters()
         if k not in norms)
     l.unfreeze()
     quiet(l, lambda l: l.fit_one_cycle(1, slice(1e-4, 1e-3)))
-    assert not all(torch.equal(v, before[k]) for k, v in l.model[0].named_parameters())
+    assert not all(torch.equal(v, before[k]) for k, v in l.model.encoder.named_parameters())
     low, high = (h['lr'] for h in l.opt.hypers)
     assert low < high
     l.freeze_to(-1)

@@ -269,11 +269,12 @@ def test_frozen_normalisation(dls):
     def moved(**kw):
         learn = fresh(dls, keep_best=False, **kw)
         learn.freeze()
-        enc = {k: v.clone() for k, v in learn.model[0].state_dict().items()}
+        enc = {k: v.clone() for k, v in learn.model.encoder.state_dict().items()}
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
-        bn = {n for n, m in learn.model[0].named_modules() if isinstance(m, nn.BatchNorm2d)}
+        bn = {n for n, m in learn.model.encoder.named_modules()
+            if isinstance(m, nn.BatchNorm2d)}
         out = dict(conv=False, affine=False, running=False)
-        for k, v in learn.model[0].state_dict().items():
+        for k, v in learn.model.encoder.state_dict().items():
             part, what = k.rsplit('.', 1)
             if not torch.equal(enc[k], v):
                 out['conv' if part not in bn else 'affine' if what in ('weight', 'bias')
