@@ -96,4 +96,5 @@ def test_every_parameter_learns():
 
 def test_bad_input():
     with pytest.raises(SegbookError, match='width=0'): segnet(3, width=0)
-    with pytest.raises(SegbookError, match='have a width of 64'): segnet(3, pretrained=True, width=8)
+    with pytest.raises(SegbookError, match='have a width of 64'):
+        segnet(3, pretrained=True, width=8)
