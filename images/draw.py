@@ -871,6 +871,28 @@ def feature_pyramid(c):
     c.box(300, 286, 90, 30, 'sum, stride 4', fill=ORANGE, head=False)
     c.label(14, 296, 'left: strides; “conv”: 3 × 3 and,', 'but at stride 4, times 2')
 
+@diagram('A block of LinkNet leads back around a stage of the encoder', 300)
+def linknet_block(c):
+    c.text(86, 22, 'encoder', BIG, bold=True)
+    c.text(304, 22, 'decoder', BIG, bold=True)
+    c.box(36, 40, 100, 40, 'N channels', 'H × W', fill=BLUE, head=False)
+    c.arrow((86, 80), (86, 130))
+    c.box(36, 130, 100, 40, 'stage', 'stride 2', fill=WHITE, head=False)
+    c.arrow((86, 170), (86, 220))
+    c.box(36, 220, 100, 40, 'C channels', 'H/2 × W/2', fill=BLUE, head=False)
+    c.arrow((136, 240), (234, 240))
+    for y, lines in ((220, ['1 × 1 to C/4']), (166, ['transposed', '3 × 3, times 2']),
+            (112, ['1 × 1 to N'])):
+        c.box(234, y, 152, 40, *lines, head=False)
+    c.arrow((310, 220), (310, 206))
+    c.arrow((310, 166), (310, 152))
+    c.arrow((310, 112), (310, 80))
+    c.box(284, 46, 52, 34, '+', fill=ORANGE)
+    c.arrow((136, 60), (284, 60))
+    c.text(210, 48, 'link', SMALL)
+    c.arrow((336, 63), (386, 63))
+    c.label(36, 284, 'what the next block reads goes out at the right')
+
 # --- the command
 #
 #

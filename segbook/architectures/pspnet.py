@@ -16,7 +16,7 @@ from ..encoders import find_encoder
 from ..errors import SegbookError
 
 # %% auto #0
-__all__ = ['PyramidPooling', 'AuxiliaryHead', 'PSPNet', 'AuxiliaryPSPNet', 'pspnet']
+__all__ = ['PyramidPooling', 'PSPNet', 'AuxiliaryHead', 'AuxiliaryPSPNet', 'pspnet']
 
 # %% ../../nbs/architectures/09_pspnet.ipynb #b995fe08
 class PyramidPooling(nn.Module):
@@ -43,17 +43,6 @@ class PyramidPooling(nn.Module):
     def forward(self, x:Tensor) -> Tensor:
         context = [F.interpolate(o(x), x.shape[-2:], mode='bilinear') for o in self.branches]
         return self.mix(torch.cat([x, *context], 1))
-
-# %% ../../nbs/architectures/09_pspnet.ipynb #b4609ade
-class AuxiliaryHead(nn.Sequential):
-    "Logits of an earlier map, for training: [B,C,h,w] to [B,K,h,w]."
-    def __init__(self,
-        in_channels:int, # C
-        n_classes:int, # K
-        dropout:float=.1, # share of the channels that are left out in training
-    ):
-        super().__init__(ConvNormReLU(in_channels, max(1, in_channels//4)), nn.Dropout2d(dropout),
-            nn.Conv2d(max(1, in_channels//4), n_classes, 1))
 
 # %% ../../nbs/architectures/09_pspnet.ipynb #98bbc59e
 def _up_to_stride_8(pyramid, encoder, in_channels) -> EncoderPyramid:
@@ -91,6 +80,17 @@ class PSPNet(PyramidSegmenter):
 
     def decode(self, maps:list[Tensor], image:Tensor) -> Tensor:
         return self.head(self.pool(maps[-1]))
+
+# %% ../../nbs/architectures/09_pspnet.ipynb #b4609ade
+class AuxiliaryHead(nn.Sequential):
+    "Logits of an earlier map, for training: [B,C,h,w] to [B,K,h,w]."
+    def __init__(self,
+        in_channels:int, # C
+        n_classes:int, # K
+        dropout:float=.1, # share of the channels that are left out in training
+    ):
+        super().__init__(ConvNormReLU(in_channels, max(1, in_channels//4)), nn.Dropout2d(dropout),
+            nn.Conv2d(max(1, in_channels//4), n_classes, 1))
 
 # %% ../../nbs/architectures/09_pspnet.ipynb #c3fd9835
 def _stage_four(encoder, in_channels) -> tuple[int, int]:
