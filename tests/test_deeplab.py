@@ -153,7 +153,7 @@ def test_fewer_senders(every):
     i, j = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 48), indexing='ij')
     image = torch.stack([i, j, (i + j)/2])[None]
     z = torch.stack([torch.sin(6*i), torch.cos(5*j)])[None]
-    args = dict(colour=60., position=20., near=0.)
+    args = dict(alike=4., colour=60., position=20., near=0.)
     a, b = dense_crf(image, z, **args), dense_crf(image, z, every=every, **args)
     assert torch.isfinite(b).all()
     if every < 5: assert (a - b).abs().mean() < .02 and (a - b).abs().max() < .1
