@@ -15,9 +15,9 @@ from ..errors import SegbookError
 # %% auto #0
 __all__ = ['FeaturePyramid', 'ConvGroupReLU', 'PyramidMerge', 'SemanticFPN', 'fpn']
 
-# %% ../../nbs/architectures/10_fpn.ipynb #385fc360
+# %% ../../nbs/architectures/10_fpn.ipynb #e2b0f42b
 class FeaturePyramid(nn.Module):
-    """Maps of an encoder, each with what the smaller ones know: [B,C_i,H_i,W_i] to [B,width,H_i,W_i].
+    """Maps of an encoder [B,C_i,H_i,W_i], each with what the smaller ones know: [B,width,H_i,W_i].
 
     The largest first, in and out. Source: Lin et al. 2016, arXiv 1612.03144, section 3."""
     def __init__(self,

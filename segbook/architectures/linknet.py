@@ -16,9 +16,9 @@ from ..errors import SegbookError
 # %% auto #0
 __all__ = ['UpNormReLU', 'LinkBlock', 'LinkNet', 'linknet']
 
-# %% ../../nbs/architectures/11_linknet.ipynb #5dafc645
+# %% ../../nbs/architectures/11_linknet.ipynb #ec1a98a8
 class UpNormReLU(nn.Sequential):
-    "A transposed convolution, batch normalisation, what is below zero cut off: stride times larger."
+    "A transposed convolution, batch normalisation and ReLU: `stride` times larger."
     def __init__(self,
         in_channels:int, # C of the input
         out_channels:int, # C of the output
@@ -29,34 +29,44 @@ class UpNormReLU(nn.Sequential):
         super().__init__(nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride, 1,
             extra, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
-# %% ../../nbs/architectures/11_linknet.ipynb #39914b74
+# %% ../../nbs/architectures/11_linknet.ipynb #d128b876
 class LinkBlock(nn.Sequential):
-    """A quarter of the channels, enlarged, and channels again: [B,C,h,w] to [B,O,stride*h,stride*w].
+    """A quarter of the channels, enlarged, and channels again: [B,C,h,w] to [B,O,s*h,s*w].
 
     Source: Chaurasia, Culurciello 2017, arXiv 1707.03718, figure 3."""
     def __init__(self,
         in_channels:int, # C
         out_channels:int, # O
         kernel_size:int=3, # of the transposed convolution
-        stride:int=2, # how many times larger the answer is
+        stride:int=2, # how many times larger the answer is: s
     ):
         few = max(1, in_channels//4)
         super().__init__(ConvNormReLU(in_channels, few, 1),
             UpNormReLU(few, few, kernel_size, stride), ConvNormReLU(few, out_channels, 1))
 
-# %% ../../nbs/architectures/11_linknet.ipynb #80bb223a
-def _first_map(body, stride, in_channels) -> tuple[int, int]:
-    "Where in an encoder's chain the first map of a stride is, and its channels."
+# %% ../../nbs/architectures/11_linknet.ipynb #bfea6a35
+def _first_of_size(body, layer, in_channels) -> tuple[int, int]:
+    "Where in a chain the first map as large as that of `layer` is, and its channels."
     training, x, maps = body.training, torch.zeros(1, in_channels, 192, 256), []
     body.eval()
     with torch.no_grad():
-        for layer in body:
-            x = layer(x)
+        for o in body:
+            x = o(x)
             maps.append(x)
     body.train(training)
-    return next((i, o.shape[1]) for i, o in enumerate(maps) if o.shape[-1] == 256//stride)
+    size = maps[layer].shape[-2:]
+    return next((i, o.shape[1]) for i, o in enumerate(maps) if o.shape[-2:] == size)
 
-# %% ../../nbs/architectures/11_linknet.ipynb #0a3ad56c
+# %% ../../nbs/architectures/11_linknet.ipynb #38848541
+def _with_pooled_stem(pyramid, linked, in_channels) -> tuple[list[int], int]:
+    """Places of the linked maps, what goes into the stage of stride 4 before them where the encoder
+    shows it, and the channels of the first."""
+    layer, channels = _first_of_size(pyramid.body, pyramid.kept[linked[0]], in_channels)
+    if layer in pyramid.kept: return linked, channels
+    pyramid.kept.insert(linked[0], layer)
+    return [linked[0], *(i + 1 for i in linked)], channels
+
+# %% ../../nbs/architectures/11_linknet.ipynb #d6bc6274
 class LinkNet(PyramidSegmenter):
     "An encoder, and blocks that add what went into its stages: [B,C,H,W] to logits [B,K,H,W]."
     def __init__(self,
@@ -69,36 +79,25 @@ class LinkNet(PyramidSegmenter):
         stem_link:bool, # link the map of half the image's size instead of the pooled one
     ):
         super().__init__()
-        self.encoder = encoder_pyramid(self, encoder, in_channels, pretrained)
-        strides = (2, 4, 8, 16, 32) if stem_link else (4, 8, 16, 32)
-        try: self.linked = self.encoder.places(strides)
+        pyramid = self.encoder = encoder_pyramid(self, encoder, in_channels, pretrained)
+        try: linked = pyramid.places((2, 4, 8, 16, 32) if stem_link else (4, 8, 16, 32))
         except ValueError as e: raise unfit_encoder(encoder, e) from e
-        widths = [self.encoder.channels[i] for i in self.linked]
+        widths = [pyramid.channels[i] for i in linked]
         if stem_link:
             blocks = [LinkBlock(i, o, 4) for i, o in zip(widths, [width, *widths])]
-            self.ending = nn.Conv2d(width, n_classes, 1)
+            ending = nn.Conv2d(width, n_classes, 1)
         else:
-            pooled = self.link_pooled_stem(in_channels)
-            blocks = [LinkBlock(widths[0], pooled, stride=1)]
+            linked, first = _with_pooled_stem(pyramid, linked, in_channels)
+            blocks = [LinkBlock(widths[0], first, stride=1)]
             blocks += [LinkBlock(i, o) for i, o in zip(widths[1:], widths)]
-            self.ending = nn.Sequential(UpNormReLU(pooled, width), ConvNormReLU(width, width),
-                nn.ConvTranspose2d(width, n_classes, 2, 2))
-        self.blocks = nn.ModuleList(blocks) # that of the largest map first
-
-    def link_pooled_stem(self,
-        in_channels:int, # C
-    ) -> int: # its channels
-        "Hand out what goes into the stage of stride 4 too, where the encoder shows it."
-        layer, channels = _first_map(self.encoder.body, 4, in_channels)
-        if layer not in self.encoder.kept:
-            place = self.linked[0]
-            self.encoder.kept.insert(place, layer)
-            self.linked = [place, *(i + 1 for i in self.linked)]
-        return channels
+            last = nn.ConvTranspose2d(width, n_classes, 2, 2)
+            last.weight.data[:] = last.weight.data[..., :1, :1] # equal in each square of pixels
+            ending = nn.Sequential(UpNormReLU(first, width), ConvNormReLU(width, width), last)
+        self.linked, self.ending, self.blocks = linked, ending, nn.ModuleList(blocks)
 
     def decode(self, maps:list[Tensor], image:Tensor) -> Tensor:
         *skips, y = [maps[i] for i in self.linked]
-        for block in reversed(self.blocks):
+        for block in reversed(self.blocks): # the first is that of the largest map
             y = block(y)
             if skips:
                 skip = skips.pop()

@@ -136,9 +136,9 @@ def spread(strides, output_stride):
 @ex2.slip('stopping one step too early, where the output stride is reached exactly')
 def spread(strides, output_stride): return ex2.answer(strides, output_stride/2)
 
-# %% ../../nbs/tasks/architectures_09_pspnet.ipynb #c8a235fe
-ex2.hint('Carry two numbers along: how many times smaller the map is so far, and the product of the '
-    'strides that were taken out.', 'A stride is kept if the map times it is at most '
+# %% ../../nbs/tasks/architectures_09_pspnet.ipynb #d5665965
+ex2.hint('Carry two numbers along: how many times smaller the map is so far, and the product of '
+    'the strides that were taken out.', 'A stride is kept if the map times it is at most '
     '`output_stride`; else 1 stands in its place.', 'Note the dilation before you '
     'multiply the stride that was taken out into it.')
 ex2.case('nothing to do', [2], 8, want=[(2, 1)])
