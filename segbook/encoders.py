@@ -33,8 +33,8 @@ __all__ = ['OWN_ENCODER', 'find_encoder', 'torchvision_encoder', 'timm_encoder',
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
 def _torchvision_encoders() -> list[str]:
     "Names of torchvision's classifiers whose body is a chain that `DynamicUnet` can cut."
-    families = ('alexnet', 'convnext', 'densenet', 'efficientnet', 'mobilenet', 'mnasnet', 'regnet',
-        'resnet', 'resnext', 'vgg', 'wide_resnet')
+    families = ('alexnet', 'convnext', 'densenet', 'efficientnet', 'googlenet', 'mobilenet',
+        'mnasnet', 'regnet', 'resnet', 'resnext', 'vgg', 'wide_resnet')
     return [o for o in torchvision.models.list_models(module=torchvision.models)
         if o.startswith(families)]
 
@@ -170,7 +170,10 @@ def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     model = torchvision.models.get_model(name, weights=None,
         **({'init_weights': False} if name == 'googlenet' else {}))
     if pretrained: model.load_state_dict(_torchvision_state(name))
-    if name.startswith('regnet'):
+    if name == 'googlenet': # its classifiers stand among the layers
+        heads = 'aux', 'dropout', 'fc'
+        model = nn.Sequential(*[o for k, o in model.named_children() if not k.startswith(heads)])
+    elif name.startswith('regnet'):
         model = nn.Sequential(model.stem, *model.trunk_output.children(), nn.AdaptiveAvgPool2d(1))
     elif name.startswith('mnasnet'): model = nn.Sequential(*model.layers, nn.AdaptiveAvgPool2d(1))
     elif hasattr(model, 'features'):
@@ -288,6 +291,7 @@ def encoder_stats(
     instead."""
     lib, name = ('', encoder) if encoder == OWN_ENCODER else find_encoder(encoder)
     mean, std = imagenet_stats
+    if name == 'googlenet': mean, std = [.5]*3, [.5]*3 # torchvision's weights come from there
     if lib == 'timm':
         cfg = _timm().get_pretrained_cfg(name)
         if cfg is not None and len(cfg.mean) == 3: mean, std = cfg.mean, cfg.std
