@@ -80,6 +80,7 @@ def _all_logits(model, x) -> Tensor:
         out[:, top:top + h, left:left + w] = part.cpu()
     return out
 
+# %% ../nbs/13_inference.ipynb #19e35f96
 @torch.no_grad()
 def image_logits(
     model:nn.Module, # logits [B,K,H,W] of normalised images
@@ -108,6 +109,7 @@ def _best_ids(logits, ignore) -> Tensor:
     if ignore is not None and 0 <= ignore < len(logits): logits[ignore] = -torch.inf
     return logits.max(0).indices
 
+# %% ../nbs/13_inference.ipynb #ef7f519b
 def _enlarged_ids(logits, own, ignore) -> Tensor:
     "The ids of logits [K,h,w] that are enlarged to the size `own`."
     grow = lambda o: nn.functional.interpolate(o[None], size=tuple(own), mode='bilinear')[0]
@@ -121,6 +123,7 @@ def _enlarged_ids(logits, own, ignore) -> Tensor:
         best = score if best is None else torch.maximum(best, score)
     return ids
 
+# %% ../nbs/13_inference.ipynb #a2622a34
 @torch.no_grad()
 def _mask(model, x, own, ignore) -> Tensor:
     "Class ids [H,W] at the size `own` of a prepared image."
@@ -162,7 +165,7 @@ def predict_image(
 
 # %% ../nbs/13_inference.ipynb #13a00003
 def _window_reader(learn, image):
-    "Windows of an image as the network takes them, by rows and columns; its height, width, channels."
+    "Windows of an image as the network takes them; its height, width and channels."
     cfg = _preparation(learn)
     on_disk = hasattr(image, '__getitem__') and not isinstance(image, (str, bytes, Tensor))
     if on_disk and hasattr(image, 'shape') and hasattr(image, 'dtype'):
@@ -190,6 +193,7 @@ def _tensor_reader(model, x):
         return x[:, slice(*rows), slice(*columns)].to(p.device, p.dtype)
     return read, *x.shape[1:], len(x)
 
+# %% ../nbs/13_inference.ipynb #782dfba7
 def _sides(v, what, least) -> tuple[int, int]:
     "A number of pixels, or one for height and width, as two."
     both = (v, v) if isinstance(v, int) else tuple(v)

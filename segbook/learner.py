@@ -142,15 +142,14 @@ def seg_learner(
 ) -> Learner:
     """A fastai Learner for semantic segmentation that leaves Void out of everything.
 
-    Raises SegbookError before any work: no vocab, batches that are no images and masks, names,
-    weights or a precision that cannot be had, a loss, a metric or codes that do not fit."""
+    Raises SegbookError before any work: batches without vocab, or that are no images and masks;
+    names, weights, a precision that cannot be had; a loss, a metric or codes that do not fit."""
     dls = named_loaders(dls, codes)
     codes, channels, ignore = [str(o) for o in dls.vocab], dls.channels, void_of(dls)
     if one_channel: check_one_channel(codes, ignore)
     encoder, pretrained = encoder_for(arch, encoder, pretrained)
-    facts = dict(arch=arch, encoder=encoder, in_channels=channels,
-        n_classes=1 if one_channel else len(codes), pretrained=pretrained,
-        model_kwargs=model_kwargs or {})
+    facts = dict(arch=arch, encoder=encoder, in_channels=channels, n_classes=1 if one_channel
+        else len(codes), pretrained=pretrained, model_kwargs=model_kwargs or {})
     own = _own_callbacks(dls, seed, keep_best, ema, accumulate, precision, compile=compile)
     check_loss(loss, facts['n_classes'], ignore)
     metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes, dls)

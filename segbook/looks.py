@@ -75,6 +75,7 @@ def probabilities_of(
         logits = logits.masked_fill(closed[:, None, None], -torch.inf)
     return logits.float().softmax(0)
 
+# %% ../nbs/workshop/looks.ipynb #796cbfe8
 @torch.no_grad()
 def mean_probabilities(
     answer, # image [1,C,h,w] -> logits [K,h,w]

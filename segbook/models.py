@@ -9,53 +9,49 @@ import warnings
 
 from torch import nn
 
-from .architectures.dynamic_unet import SegUnet as SegUnet, dynamic_unet
-from .architectures.dynamic_unet_lean import dynamic_unet_lean
-from .architectures.mask_classification import mask_classification
-from .architectures.upernet import upernet
-from .architectures.deeplab import deeplab, dense_crf as dense_crf
-from .architectures.enet import enet
-from .architectures.unet import unet
-from .architectures.segformer import segformer
-from .architectures.deeplabv3 import deeplabv3
-from .architectures.deeplabv3plus import deeplabv3plus
-from .architectures.pointrend import pointrend
-from .architectures.fpn import fpn
-from .architectures.fcn import fcn
-from .architectures.linknet import linknet
 from .architectures.patch_classifier import patch_classifier
-from .architectures.pspnet import pspnet
-from .architectures.panet import panet
-from .architectures.panoptic_fpn import panoptic_fpn
+from .architectures.fcn import fcn
+from .architectures.deeplab import deeplab, dense_crf as dense_crf
+from .architectures.unet import unet
 from .architectures.segnet import segnet
-from .encoders import OWN_ENCODER, chosen_encoder, encoder_stats as encoder_stats, encoders as encoders
+from .architectures.enet import enet
+from .architectures.pspnet import pspnet
+from .architectures.fpn import fpn
+from .architectures.deeplabv3 import deeplabv3
+from .architectures.linknet import linknet
+from .architectures.dynamic_unet import SegUnet as SegUnet, dynamic_unet
+from .architectures.deeplabv3plus import deeplabv3plus
+from .architectures.panet import panet
+from .architectures.upernet import upernet
+from .architectures.panoptic_fpn import panoptic_fpn
+from .architectures.pointrend import pointrend
+from .architectures.segformer import segformer
+from .architectures.mask_classification import mask_classification
+from .architectures.dynamic_unet_lean import dynamic_unet_lean
+from .encoders import OWN_ENCODER, chosen_encoder
+from .encoders import encoder_stats as encoder_stats, encoders as encoders
 from .encoders import find_encoder as find_encoder
 from .errors import SegbookError, nearest_names
 from .segmenter_check import check_segmenter as check_segmenter
-_all_ = ['deeplab', 'dense_crf', 'enet', 'unet',
-    'SegUnet', 'check_segmenter', 'dynamic_unet', 'dynamic_unet_lean', 'fcn', 'patch_classifier', 'segnet',
-    'encoder_stats', 'encoders', 'find_encoder',
-    'segformer', 'deeplabv3', 'deeplabv3plus', 'pointrend',
-    'upernet',
-    'mask_classification']
+_all_ = ['check_segmenter', 'deeplab', 'deeplabv3', 'deeplabv3plus', 'dense_crf', 'dynamic_unet',
+    'dynamic_unet_lean', 'encoder_stats', 'encoders', 'enet', 'fcn', 'find_encoder', 'fpn',
+    'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier', 'pointrend',
+    'pspnet', 'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
 
 # %% auto #0
-__all__ = ['MODELS', 'has_own_encoder', 'seg_model', 'encoder_for', 'deeplab', 'dense_crf', 'enet', 'unet', 'SegUnet',
-           'check_segmenter', 'dynamic_unet', 'dynamic_unet_lean', 'fcn', 'patch_classifier', 'segnet', 'encoder_stats',
-           'encoders', 'find_encoder', 'segformer', 'deeplabv3', 'deeplabv3plus', 'pointrend', 'upernet',
-           'mask_classification']
+__all__ = ['MODELS', 'has_own_encoder', 'seg_model', 'encoder_for', 'check_segmenter', 'deeplab', 'deeplabv3', 'deeplabv3plus',
+           'dense_crf', 'dynamic_unet', 'dynamic_unet_lean', 'encoder_stats', 'encoders', 'enet', 'fcn', 'find_encoder',
+           'fpn', 'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier', 'pointrend', 'pspnet',
+           'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
 
 # %% ../nbs/workshop/models.ipynb #8b48f563
-# name of an architecture -> its builder
-MODELS = {'unet': unet, 'deeplab': deeplab, 'enet': enet,
-    'dynamic_unet': dynamic_unet, 'dynamic_unet_lean': dynamic_unet_lean,
-    'fpn': fpn, 'fcn': fcn, 'patch_classifier': patch_classifier, 'segnet': segnet,
-    'segformer': segformer, 'pspnet': pspnet,
-    'deeplabv3': deeplabv3, 'deeplabv3plus': deeplabv3plus, 'pointrend': pointrend,
-    'linknet': linknet,
-    'upernet': upernet,
-    'mask_classification': mask_classification,
-    'panet': panet, 'panoptic_fpn': panoptic_fpn}
+# name of an architecture -> its builder, oldest first
+MODELS = {'patch_classifier': patch_classifier, 'fcn': fcn, 'deeplab': deeplab, 'unet': unet,
+    'segnet': segnet, 'enet': enet, 'pspnet': pspnet, 'fpn': fpn, 'deeplabv3': deeplabv3,
+    'linknet': linknet, 'dynamic_unet': dynamic_unet, 'deeplabv3plus': deeplabv3plus,
+    'panet': panet, 'upernet': upernet, 'panoptic_fpn': panoptic_fpn, 'pointrend': pointrend,
+    'segformer': segformer, 'mask_classification': mask_classification,
+    'dynamic_unet_lean': dynamic_unet_lean}
 
 # %% ../nbs/workshop/models.ipynb #c0de0001
 def has_own_encoder(
@@ -71,6 +67,7 @@ def has_own_encoder(
     parameter = inspect.signature(MODELS[arch]).parameters.get('encoder')
     return parameter is not None and parameter.default is None
 
+# %% ../nbs/workshop/models.ipynb #9f883e86
 def _no_weights_for(arch):
     return (f'{arch} has an encoder of its own, of which there are no pretrained weights; expected '
         'pretrained=False. Cure: pretrained=False, or an architecture around any encoder such as '

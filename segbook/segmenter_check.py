@@ -43,6 +43,7 @@ class Specimen:
         "A copy on the processor, in float32"
         return copy.deepcopy(self.model).float().cpu().train(training)
 
+# %% ../nbs/workshop/segmenter_check.ipynb #6b642004
 def _image_channels(model):
     "What the first kernel of a network reads"
     for m in model.modules():
@@ -52,8 +53,9 @@ def _image_channels(model):
         'unknown. Cure: check_segmenter(model, in_channels=3)')
 
 @torch.no_grad()
-def _answer(model, x) -> Tensor: return model(x).as_subclass(Tensor)
+def _logits_of(model, x) -> Tensor: return model(x).as_subclass(Tensor)
 
+# %% ../nbs/workshop/segmenter_check.ipynb #9c064132
 def _differ(a, b, tolerance=1e-4) -> bool:
     "Do two answers differ by more than `tolerance` of the largest value?"
     return a.shape != b.shape or bool((a - b).abs().max() > tolerance*(1 + b.abs().max()))
@@ -63,7 +65,7 @@ def check_sizes(o:Specimen) -> str:
     "Logits have the size of the image, odd or small, and are finite."
     model, found = o.copied(), set()
     for size in ((33, 47), o.size, (97, 130)):
-        y = _answer(model, o.images(1, size))
+        y = _logits_of(model, o.images(1, size))
         if y.ndim != 4 or y.shape[0] != 1 or y.shape[-2:] != size:
             raise SegbookError(f'an image of {size[0]}x{size[1]} gives {tuple(y.shape)}; expected '
                 f'(1, K, {size[0]}, {size[1]})')
@@ -73,10 +75,11 @@ def check_sizes(o:Specimen) -> str:
     if len(found) > 1: raise SegbookError(f'the number of classes changes with the size: {found}')
     return f'{o.channels} channels in, {found.pop()} out, at the size of the image'
 
+# %% ../nbs/workshop/segmenter_check.ipynb #6012584b
 def check_repeated(o:Specimen) -> str:
     "In evaluation an image gets the same answer twice, alone or among others."
     model, x = o.copied(), o.images(2)
-    once, again, alone = _answer(model, x), _answer(model, x), _answer(model, x[:1])
+    once, again, alone = _logits_of(model, x), _logits_of(model, x), _logits_of(model, x[:1])
     if not torch.equal(once, again): raise SegbookError('a second pass gives other logits')
     if _differ(alone, once[:1]): raise SegbookError('an image alone gets other logits than in a batch')
     return 'the same twice, and alone'
@@ -98,6 +101,7 @@ def _backward(o, model):
     loss.backward()
     return x
 
+# %% ../nbs/workshop/segmenter_check.ipynb #fa92ff31
 def check_gradient(o:Specimen) -> str:
     "In training the gradient reaches the image, the first kernel and every parameter."
     model = o.copied(training=True)
@@ -119,24 +123,26 @@ def check_state(o:Specimen) -> str:
     with torch.no_grad():
         for p in other.parameters(): p.add_(torch.ones_like(p))
     other.load_state_dict(model.state_dict())
-    if _differ(_answer(other, x), _answer(model, x), 1e-6):
+    if _differ(_logits_of(other, x), _logits_of(model, x), 1e-6):
         raise SegbookError('its state_dict does not hold all that decides the answer')
     return f'{counted(len(model.state_dict()), "tensor")} hold all'
 
+# %% ../nbs/workshop/segmenter_check.ipynb #cf401d1d
 def _hooks(model) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
         for m in model.modules())
 
+# %% ../nbs/workshop/segmenter_check.ipynb #9e4e8d80
 def check_alone(o:Specimen) -> str:
     "A pass leaves no hook behind, and training a copy changes nothing here."
     model, x = o.copied(), o.images(1)
-    hooks, before = _hooks(model), _answer(model, x)
+    hooks, before = _hooks(model), _logits_of(model, x)
     twin = copy.deepcopy(model).train()
     _backward(o, twin)
     with torch.no_grad():
         for p in twin.parameters(): p.mul_(1.5)
     if _hooks(model) != hooks: raise SegbookError('a pass leaves hooks behind')
-    if _differ(_answer(model, x), before, 1e-6): raise SegbookError('training a copy changes it')
+    if _differ(_logits_of(model, x), before, 1e-6): raise SegbookError('training a copy changes it')
     return 'leaves nothing behind'
 
 # %% ../nbs/workshop/segmenter_check.ipynb #61a14e84
@@ -150,20 +156,23 @@ def encoder_of(
     is_chain = isinstance(parts, (nn.Sequential, nn.ModuleList)) and len(parts) > 1
     return parts[0] if is_chain else None
 
+# %% ../nbs/workshop/segmenter_check.ipynb #dd70e7ed
 def check_half(o:Specimen) -> str:
     "In numbers of 16 bits (bfloat16) the logits stay finite."
-    with torch.autocast('cpu', torch.bfloat16): y = _answer(o.copied(), o.images(1))
+    with torch.autocast('cpu', torch.bfloat16): y = _logits_of(o.copied(), o.images(1))
     if not torch.isfinite(y).all(): raise SegbookError('logits in bfloat16 are not finite')
     return 'finite'
 
+# %% ../nbs/workshop/segmenter_check.ipynb #10d241f2
 def check_exported(o:Specimen) -> str:
     "`torch.export` follows it, and what comes out gives the same logits."
     model, x = o.copied(), o.images(1)
     exported = torch.export.export(model, (x,), strict=False).module()
-    if _differ(_answer(exported, x), _answer(model, x)):
+    if _differ(_logits_of(exported, x), _logits_of(model, x)):
         raise SegbookError('the exported network gives other logits')
     return 'the same logits'
 
+# %% ../nbs/workshop/segmenter_check.ipynb #cd0eed2a
 def check_groups(o:Specimen) -> str:
     "A learner can train encoder and rest with rates of their own."
     whole = sum(p.numel() for p in o.model.parameters())
@@ -174,6 +183,7 @@ def check_groups(o:Specimen) -> str:
         raise SegbookError(f'its encoder has {part} of {whole} parameters; expected some')
     return f'{part/1e6:.2f} of {whole/1e6:.2f} million parameters'
 
+# %% ../nbs/workshop/segmenter_check.ipynb #ba594d77
 def check_field(o:Specimen) -> str:
     "How much of the image a pixel of the answer sees; where that is not known, the reason."
     try: field = receptive_field(o.copied(), (256, 256), in_channels=o.channels)

@@ -25,6 +25,7 @@ def finds_things(
     "Does this network find things, besides giving logits?"
     return isinstance(get_model(model), ThingSegmenter)
 
+# %% ../nbs/workshop/things.ipynb #f173d59d
 def learns_things(
     arch:str, # a name in `MODELS`
 ) -> bool: # False for a name that is not there, too
@@ -33,6 +34,7 @@ def learns_things(
     kind = get_type_hints(MODELS[arch]).get('return') if arch in MODELS else None
     return isinstance(kind, type) and issubclass(kind, ThingSegmenter)
 
+# %% ../nbs/workshop/things.ipynb #be592381
 def check_things(
     model, # any network
     dls, # DataLoaders

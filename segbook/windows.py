@@ -15,12 +15,12 @@ from .files import progress_bar
 from .tiles import sight_of, spans
 
 # %% auto #0
-__all__ = ['Window', 'overlapping', 'weighted_windows', 'centred_windows', 'gaussian_weight', 'planned_windows', 'window_answers',
-           'joined_answers']
+__all__ = ['ImageWindow', 'overlapping', 'weighted_windows', 'centred_windows', 'gaussian_weight', 'planned_windows',
+           'window_answers', 'joined_answers']
 
 # %% ../nbs/workshop/windows.ipynb #25d68d82
 @dataclass
-class Window:
+class ImageWindow:
     "A part of an image: what is read, and the core of it that is answered, in pixels."
     rows: tuple[int, int]
     columns: tuple[int, int]
@@ -30,6 +30,7 @@ class Window:
     @property
     def shape(self): return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
 
+# %% ../nbs/workshop/windows.ipynb #2f367513
 def overlapping(
     n:int, # pixels along the axis
     tile:int, # pixels of a window
@@ -40,18 +41,19 @@ def overlapping(
     return [*range(0, n - tile, tile - overlap), n - tile]
 
 # %% ../nbs/workshop/windows.ipynb #ed32d63d
-def weighted_windows(size, tile, overlap) -> list[Window]:
+def weighted_windows(size, tile, overlap) -> list[ImageWindow]:
     "Windows that overlap; each answers all that it reads."
     down, across = (overlapping(n, t, o) for n, t, o in zip(size, tile, overlap))
     ends = [min(n, t) for n, t in zip(size, tile)]
-    return [Window(r, c, r, c) for r, c in product(((o, o + ends[0]) for o in down),
+    return [ImageWindow(r, c, r, c) for r, c in product(((o, o + ends[0]) for o in down),
         ((o, o + ends[1]) for o in across))]
 
-def centred_windows(size, tile, margins, step) -> list[Window]|None:
+# %% ../nbs/workshop/windows.ipynb #0045d88d
+def centred_windows(size, tile, margins, step) -> list[ImageWindow]|None:
     "Windows whose cores cover the image once; None where a tile is too small for its margins."
     down, across = (spans(n, t, m, step) for n, t, m in zip(size, tile, margins))
     if not down or not across: return None
-    return [Window((a, b), (c, d), (e, f), (g, h)) for (a, b, e, f), (c, d, g, h)
+    return [ImageWindow((a, b), (c, d), (e, f), (g, h)) for (a, b, e, f), (c, d, g, h)
         in product(down, across)]
 
 def gaussian_weight(shape, device='cpu') -> Tensor:
@@ -68,7 +70,7 @@ def planned_windows(
     channels:int, # of the image
     tile:tuple[int, int], # of a window, in pixels
     overlap:tuple[int, int]|None, # that neighbours share, in pixels; None: as the network sees
-) -> tuple[list[Window], bool]: # and whether each pixel is answered by one window alone
+) -> tuple[list[ImageWindow], bool]: # and whether each pixel is answered by one window alone
     "How an image is divided: by centres where that is exact, else by weights."
     if overlap is not None: return weighted_windows(size, tile, overlap), False
     if all(n <= t for n, t in zip(size, tile)): return weighted_windows(size, tile, (0, 0)), True
@@ -86,11 +88,12 @@ def _batches(windows, batch_size):
         same = list(same)
         for i in range(0, len(same), batch_size): yield same[i:i + batch_size]
 
+# %% ../nbs/workshop/windows.ipynb #40ddeae6
 @torch.no_grad()
 def window_answers(
     model:nn.Module, # in evaluation mode
     read, # (rows, columns) -> [C,h,w] prepared for the network, where the network is
-    windows:list[Window], # from `planned_windows`
+    windows:list[ImageWindow], # from `planned_windows`
     batch_size:int, # windows that go through the network at once
     told:bool|None=None, # a progress bar; None: where there are many windows
 ): # gives (window, logits [K,h,w] of all that it reads, on the network's device)

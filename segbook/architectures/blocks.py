@@ -5,6 +5,7 @@
 # %% ../../nbs/workshop/architectures/blocks.ipynb #e9f103a1
 from __future__ import annotations
 import copy
+import math
 import warnings
 
 import torch
@@ -83,7 +84,7 @@ def unfit_encoder(
     why, # what went wrong: an error, or words
 ) -> SegbookError:
     "The error for an encoder around which no decoder can be built."
-    return SegbookError(f"encoder {encoder!r} cannot serve in a U-Net: {first_line(why)}. "
+    return SegbookError(f"encoder {encoder!r} cannot serve here: {first_line(why)}. "
         "Expected maps that shrink in steps, for images of any size. Cure: an encoder such as "
         "'resnet34', 'resnet34d' or 'convnext_tiny'")
 
@@ -136,12 +137,11 @@ class EncoderPyramid(nn.Module):
     @property
     def strides(self) -> list[int]:
         "How many times each map is smaller than the image."
-        return torch.tensor(self.scales).cumprod(0).tolist()
+        return [math.prod(self.scales[:i + 1]) for i in range(len(self.scales))]
 
     def places(self,
         strides, # how many times smaller the maps are, such as (4, 8, 16, 32)
-    ) -> list[int]:
-        "Where the maps of these strides are in the list; a ValueError where one is missing."
+    ) -> list[int]: # where the maps of these strides are; a ValueError where one is missing
         if missing := [o for o in strides if o not in self.strides]:
             raise ValueError(f'it has maps of the strides {self.strides}, and none of {missing}')
         return [self.strides.index(o) for o in strides]
@@ -164,7 +164,7 @@ def _strided_layers(body, in_channels) -> dict:
     layers = dict(body.named_modules())
     return {layers[n]: 256/side for n, side in sides.items()}
 
-def _pair(v): return (v, v) if isinstance(v, int) else tuple(v)
+def _along_both(v): return (v, v) if isinstance(v, int) else tuple(v)
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0007
 def with_output_stride(
@@ -176,16 +176,16 @@ def with_output_stride(
 
     Source: Chen et al. 2016, arXiv 1606.00915, section 3.1. Raises ValueError where it cannot be."""
     for m, stride in _strided_layers(body, in_channels).items():
-        step = max(_pair(m.stride))
+        step = max(_along_both(m.stride))
         if stride*step <= output_stride: continue
-        if stride != int(stride) or min(_pair(m.stride)) != step:
+        if stride != int(stride) or min(_along_both(m.stride)) != step:
             raise ValueError(f'its stride of {m.stride} cannot be taken out')
         m.stride, factor = 1, int(max(1, stride//output_stride))
         if isinstance(m, nn.Conv2d):
             m.stride = 1, 1
-            m.dilation = tuple(factor*o for o in _pair(m.dilation))
+            m.dilation = tuple(factor*o for o in _along_both(m.dilation))
             if not isinstance(m.padding, str):
-                m.padding = tuple(factor*o for o in _pair(m.padding))
+                m.padding = tuple(factor*o for o in _along_both(m.padding))
         elif step > 1 and isinstance(m, (nn.MaxPool2d, nn.AvgPool2d)):
             m.kernel_size, m.padding, m.count_include_pad = 3, 1, False
         elif step > 1: raise ValueError(f'the stride of {type(m).__name__} cannot be taken out')
@@ -226,6 +226,7 @@ def cut_to(
     down, right = size[0] - x.shape[-2], size[1] - x.shape[-1]
     return F.pad(x, (0, right, 0, down), mode='replicate') if down or right else x
 
+# %% ../../nbs/workshop/architectures/blocks.ipynb #b8fc9fac
 def enlarged_to(
     x:Tensor, # [B,C,h,w]
     scale:int, # each cell becomes a square of so many pixels

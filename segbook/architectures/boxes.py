@@ -46,6 +46,7 @@ def check_instances(
         raise SegbookError(f'the instances {found} hold {int(instances.min())}; expected ids from '
             '0 on, 0 for no thing')
 
+# %% ../../nbs/workshop/architectures/boxes.ipynb #f0d0738e
 def _boxes_of(masks):
     "Boxes [N,4] of masks [N,H,W] with at least one pixel each."
     edges = []
@@ -86,6 +87,7 @@ def with_image(
     numbers = [torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)]
     return torch.cat([torch.cat(numbers), torch.cat(boxes)], 1)
 
+# %% ../../nbs/workshop/architectures/boxes.ipynb #e61cbd97
 class PoolOneLevel(nn.Module):
     """A grid of values for each box, from the level that suits its size: [N,C,size,size].
 
@@ -124,6 +126,7 @@ def mask_in_box(
     rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None], boxes], 1)
     return roi_align(masks[:, None].to(boxes), rois, size, 1., aligned=True)[:, 0]
 
+# %% ../../nbs/workshop/architectures/boxes.ipynb #444dfe14
 def mask_in_image(
     grids:Tensor, # [N,s,s] float, 0 to 1
     boxes:Tensor, # [N,4] in pixels
@@ -154,6 +157,7 @@ def switched(
     finally:
         for m, mode in modes: m.training = mode
 
+# %% ../../nbs/workshop/architectures/boxes.ipynb #e8514db7
 @contextmanager
 def same_samples(
     device, # where random numbers are drawn

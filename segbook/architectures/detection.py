@@ -42,6 +42,7 @@ def proposal_network(
     return RegionProposalNetwork(anchors, RPNHead(width, 3), .7, .3, n_samples, .5,
         dict(training=500, testing=500), dict(training=250, testing=250), .7)
 
+# %% ../../nbs/workshop/architectures/detection.ipynb #b865a159
 class Looks(NamedTuple):
     "What differs between architectures: how a proposal is looked at."
     pool:nn.Module # levels, boxes and a size to the grids of the boxes
@@ -133,6 +134,7 @@ class ThingBranch(TrainedBranch):
         return [_seen(Instances(_laid_out(g, b, size), l - 1, s, b))
             for g, b, s, l in zip(grids, boxes, scores, labels)]
 
+# %% ../../nbs/workshop/architectures/detection.ipynb #b1b9acb8
 def _laid_out(grids, boxes, size, n=32):
     "`mask_in_image` for a few things at a time: it takes many bytes a pixel and thing."
     parts = [mask_in_image(g, b, size) for g, b in zip(grids.split(n), boxes.split(n))]
@@ -247,6 +249,7 @@ class ThingSegmenter(TrainedThings):
         "The things in each image, found in evaluation mode; the surest first."
         return self.both(x, min_score)[0]
 
+# %% ../../nbs/workshop/architectures/detection.ipynb #510d6858
 def _loss_of_pixels(logits, mask, kept):
     "Mean cross entropy of the pixels that are kept; 0 where none is."
     if logits.shape[1] == 1:

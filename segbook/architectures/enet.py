@@ -115,6 +115,7 @@ class UpBottleneck(nn.Module):
         kept = F.max_unpool2d(self.kept(x), places, 2)
         return F.relu(kept + self.extension(x))
 
+# %% ../../nbs/architectures/08_enet.ipynb #db860041
 def _relu_of(channels): return nn.ReLU(inplace=True)
 
 # %% ../../nbs/architectures/08_enet.ipynb #6d2f3fd5

@@ -25,6 +25,7 @@ def _conv_relu(in_channels, out_channels, stride=1):
     nn.init.zeros_(conv.bias)
     return nn.Sequential(conv, nn.ReLU(inplace=True))
 
+# %% ../../nbs/architectures/14_panet.ipynb #61f099df
 class BottomUpPath(nn.Module):
     """Levels of a pyramid, each with what the larger ones know: [B,C,H_i,W_i] to the same sizes.
 
@@ -72,6 +73,7 @@ class Fused(nn.Module):
         answers = [layer(o) for layer, o in zip(self.layers, grids)]
         return torch.stack(answers).amax(0)
 
+# %% ../../nbs/architectures/14_panet.ipynb #7330976c
 def fused_box_head(
     width:int, # channels of each level
     hidden:int, # numbers that the head gives

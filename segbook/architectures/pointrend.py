@@ -39,6 +39,7 @@ def replaced(
     places = cells[:, None].expand_as(values)
     return logits.flatten(2).scatter(2, places, values.to(logits.dtype)).view_as(logits)
 
+# %% ../../nbs/architectures/16_pointrend.ipynb #6125d7d7
 def most_uncertain(
     logits:Tensor, # [B,K,h,w]
     n:int, # how many cells
@@ -55,6 +56,7 @@ def cell_centres(
     "Where the centres of cells lie in the image."
     return torch.stack([cells % width, cells//width], -1).add(.5)*stride
 
+# %% ../../nbs/architectures/16_pointrend.ipynb #5ae6da04
 def sample_points(
     features:Tensor, # [B,C,h,w], `stride` times smaller than the image
     points:Tensor, # [B,P,2] x and y in pixels of the image

@@ -35,6 +35,7 @@ def _listed_ids(folder, name):
         'where there is none. Cure: make that folder, or take a network of classes such as '
         'dynamic_unet')
 
+# %% ../../nbs/workshop/data/instances.ipynb #9221f795
 def instance_files(
     folder:SegFolder, # whose images need ids
     name:str='instances', # of the folder beside the masks

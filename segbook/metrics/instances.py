@@ -24,6 +24,7 @@ def as_numbers(x) -> np.ndarray:
     "A tensor or an array as numpy."
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 
+# %% ../../nbs/workshop/metrics/instances.ipynb #7896402f
 def thing_overlaps(
     masks, # [N,H,W] bool, predicted things
     things, # [H,W] integers, 0 to T: the number of the true thing of a pixel, 0 for none
@@ -58,6 +59,7 @@ def matched_findings(
         free[right[i], best[right[i]]] = False
     return right
 
+# %% ../../nbs/workshop/metrics/instances.ipynb #81699a05
 def precision_area(
     right, # [N,L] bool, findings of all images, the surest first
     n_things:int, # true things, 1 or more
@@ -80,6 +82,7 @@ def _true_things(mask, ids, ignore):
     votes = np.bincount((number*K + mask).ravel(), minlength=len(every)*K).reshape(-1, K)
     return number, votes[1:].argmax(1)
 
+# %% ../../nbs/workshop/metrics/instances.ipynb #dfb03f1c
 def _check_batch(found, mask, instances):
     "Raise a SegbookError for batches that do not fit each other."
     if len({len(found), len(mask), len(instances)}) > 1 or mask.shape != instances.shape:
@@ -163,6 +166,7 @@ def _segments(classes, ids):
     every, number = np.unique(pairs, axis=1, return_inverse=True)
     return number.ravel(), every[0]
 
+# %% ../../nbs/workshop/metrics/instances.ipynb #53857712
 def _segment_counts(classes, ids, mask, instances, ignore, n_classes):
     "A row a class of one image: sum of overlaps, matched, extra, missed."
     pred, pred_class = _segments(classes, ids)

@@ -109,9 +109,9 @@ def times_cheaper(channels, out, kernel):
     return kernel**2*channels*out/(kernel**2*channels**2 + channels*out)
 
 # %% ../../nbs/tasks/architectures_13_deeplabv3plus.ipynb #9b699e72
-ex2.hint('Count for one place of the answer. The full convolution: kernel × kernel × channels × out.',
-    'The first half of the separable one: kernel × kernel for each channel. The second: channels × '
-    'out.', 'Does the answer depend on `channels`?')
+ex2.hint('Count for one place of the answer. The full convolution: kernel × kernel × channels × '
+    'out.', 'The first half of the separable one: kernel × kernel for each channel. The second: '
+    'channels × out.', 'Does the answer depend on `channels`?')
 ex2.case('one number', 1, 1, 1, want=.5)
 ex2.case('one channel', 1, 1, 3, want=.9)
 ex2.case('more channels in', 4, 1, 3, want=.9)
