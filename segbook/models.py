@@ -107,7 +107,7 @@ def encoder_for(
 ) -> tuple[str, bool]: # the encoder, and whether it starts from ImageNet weights
     """What a learner builds when an architecture, and perhaps an encoder, was asked for.
 
-    What was not asked for, or is not used, is said. Raises SegbookError for no such architecture."""
+    What was not asked for, or is not used, is said. Raises SegbookError: no such architecture."""
     if not has_own_encoder(arch): return chosen_encoder(encoder, pretrained), pretrained
     if encoder not in (None, OWN_ENCODER): print(f'{arch}: the encoder {encoder} is not used')
     if pretrained: print(f'{arch} has an encoder of its own, which starts from random weights')

@@ -81,7 +81,8 @@ def check_repeated(o:Specimen) -> str:
     model, x = o.copied(), o.images(2)
     once, again, alone = _logits_of(model, x), _logits_of(model, x), _logits_of(model, x[:1])
     if not torch.equal(once, again): raise SegbookError('a second pass gives other logits')
-    if _differ(alone, once[:1]): raise SegbookError('an image alone gets other logits than in a batch')
+    if _differ(alone, once[:1]):
+        raise SegbookError('an image alone gets other logits than in a batch')
     return 'the same twice, and alone'
 
 # %% ../nbs/workshop/segmenter_check.ipynb #8c207351

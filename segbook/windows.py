@@ -101,7 +101,8 @@ def window_answers(
     batches = list(_batches(windows, batch_size))
     long = len(batches) > 8 if told is None else told
     for part in progress_bar(batches, len(batches), 'windows of the image', long):
-        out = model(torch.stack([read(o.rows, o.columns) for o in part])).as_subclass(Tensor).float()
+        out = model(torch.stack([read(o.rows, o.columns) for o in part])).as_subclass(
+            Tensor).float()
         if not out.isfinite().all():
             raise SegbookError('the network answers with numbers that are not finite, so its mask '
                 'would mean nothing. Cure: look for odd values in the image; or train again, with '

@@ -66,8 +66,12 @@ def test_memory_is_one_batch():
     "Never more windows at once than were asked for"
     seen = []
     class Watched(nn.Module):
-        def __init__(self): super().__init__(); self.conv = nn.Conv2d(3, 2, 1)
-        def forward(self, x): seen.append(x.shape); return self.conv(x)
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+        def forward(self, x):
+            seen.append(x.shape)
+            return self.conv(x)
     net, x = Watched().eval(), torch.randn(3, 150, 170)
     read = lambda rows, columns: x[:, slice(*rows), slice(*columns)]
     windows = weighted_windows((150, 170), (32, 40), (8, 10))
@@ -107,7 +111,8 @@ def test_a_whole_pass_in_one_window(learn):
     (dict(tile=(32, 32, 32)), 'tile='), (dict(overlap=-1), 'overlap=-1'),
     (dict(tile=32, overlap=(8, 32)), 'less than the tile'), (dict(batch_size=0), 'batch_size=0')])
 def test_what_cannot_be_is_refused(learn, kwargs, part):
-    with pytest.raises(SegbookError, match=part): predict_tiled(learn, torch.rand(3, 9, 9), **kwargs)
+    with pytest.raises(SegbookError, match=part):
+        predict_tiled(learn, torch.rand(3, 9, 9), **kwargs)
 
 def test_images_that_cannot_be(learn):
     for predict in (predict_tiled, predict_tta):

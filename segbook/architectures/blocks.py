@@ -174,7 +174,7 @@ def with_output_stride(
 ) -> nn.Module: # the encoder
     """Take strides out and spread the kernels behind them: the weights stay.
 
-    Source: Chen et al. 2016, arXiv 1606.00915, section 3.1. Raises ValueError where it cannot be."""
+    Source: Chen et al. 2016, arXiv 1606.00915, section 3.1. Raises ValueError if it cannot be."""
     for m, stride in _strided_layers(body, in_channels).items():
         step = max(_along_both(m.stride))
         if stride*step <= output_stride: continue
