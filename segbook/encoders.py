@@ -280,6 +280,8 @@ def sizes_taken(
     return multiple, least*multiple
 
 # %% ../nbs/workshop/encoders.ipynb #d52cfe66
+OWN_ENCODER = 'own' # in place of a name: the encoder that belongs to an architecture
+
 def encoder_stats(
     encoder:str='resnet34', # name as in `find_encoder`
     in_channels:int=3, # 1, 3, 4 ...
@@ -318,7 +320,6 @@ def _timm_weights(name) -> tuple[str, str]:
 
 # %% ../nbs/workshop/encoders.ipynb #7a1f00d1
 _USUAL = 'resnet34' # fastai's lesson has it
-OWN_ENCODER = 'own' # in place of a name: the encoder that belongs to an architecture
 _AT_HAND_FIRST = 'tf_efficientnet_lite0', _USUAL
 
 def default_encoder(
