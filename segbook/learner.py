@@ -131,7 +131,7 @@ def seg_learner(
     one_channel:bool=False, # two classes: one logit a pixel, for class 1, instead of one for each
     seed:int|None=42, # weights, order and augmentation depend on it; None: on the global state
     keep_best:bool=True, # put the weights of the best epoch back when training ends
-    model_kwargs:dict|None=None, # for the builder of the architecture: dict(self_attention=True)
+    model_kwargs:dict|None=None, # for the builder of the architecture: dict(detail=48)
     ema:float|None=None, # score and keep a mean of the weights: .99 forgets half in 69 steps
     accumulate:int=1, # parts in which a batch passes the network, one step for all: less memory
     precision:str|None=None, # 'float32', 'bf16', 'float16', 'auto'; None: 32 bits, on a GPU 16
