@@ -42,7 +42,7 @@ def thing_overlaps(
 
 # %% ../../nbs/workshop/metrics/instances.ipynb #4e032bbb
 # overlaps at which a finding counts as right
-THRESHOLDS = np.linspace(.5, .95, 10)
+THRESHOLDS = .5, .55, .6, .65, .7, .75, .8, .85, .9, .95
 
 def matched_findings(
     iou, # [N,T] overlaps of findings, the surest first, and true things of the same class

@@ -223,3 +223,55 @@ def _(rng):
             pairs.append((end - piece - margin, end + margin))
             done = end
         yield 'pixel after pixel', (n, piece, margin), pairs
+
+# %% ../../nbs/tasks/architectures_05_unet.ipynb #a0540001
+ex4 = Exercise('a05.4', 'How deep?', """
+How many stages fit on an image? An axis is halved, and rounded down, as often as the result has
+at least `least` pixels. Write `halvings`: how often that is possible for a side of `n` pixels.""")
+
+@ex4.stub
+def halvings(
+    n,     # pixels of a side, 1 or more
+    least, # pixels that must be left, 1 or more
+):
+    ...
+
+@ex4.solution
+def halvings(n, least):
+    found = 0
+    while n//2 >= least: n, found = n//2, found + 1
+    return found
+
+# %% ../../nbs/tasks/architectures_05_unet.ipynb #a0540002
+@ex4.slip('stopping one too early, at more than the least size')
+def halvings(n, least):
+    found = 0
+    while n//2 > least: n, found = n//2, found + 1
+    return found
+
+@ex4.slip('looking at the side before it is halved')
+def halvings(n, least):
+    found = 0
+    while n >= least and n > 1: n, found = n//2, found + 1
+    return found
+
+@ex4.slip('rounding up')
+def halvings(n, least):
+    found = 0
+    while -(-n//2) >= least and n > 1: n, found = -(-n//2), found + 1
+    return found
+
+# %% ../../nbs/tasks/architectures_05_unet.ipynb #a0540003
+ex4.hint('A loop: while half of `n`, rounded down, is large enough, halve and count.',
+    '`n//2 >= least` is the condition, not `n >= least`.')
+ex4.case('once', 8, 4, want=1)
+ex4.case('not at all', 7, 4, want=0)
+ex4.case('an odd side', 9, 2, want=2)
+ex4.case('down to one pixel', 5, 1, want=2)
+
+# %% ../../nbs/tasks/architectures_05_unet.ipynb #a0540004
+@ex4.more
+def _(rng):
+    for _ in range(4):
+        n, least = int(rng.integers(1, 600)), int(rng.integers(1, 9))
+        yield 'by powers of two', (n, least), sum(n >> k >= least for k in range(1, 20))

@@ -397,3 +397,65 @@ def _(rng):
         a = rng.normal(size=(2, 3, h, w)).astype(np.float32)
         want = a[:, :, np.arange(H)//2][..., np.arange(W)//2]
         yield 'an odd size', (torch.from_numpy(a), H, W), torch.from_numpy(want)
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0680001
+ex8 = Exercise('a06.8', 'Nobody is better at everything', """
+Each network has a cost and a score. One *dominates* another when it costs no more and scores no
+less, and is better in one of the two. Write `not_dominated`: the places, in rising order, of the
+networks that no other one dominates.""")
+
+@ex8.stub
+def not_dominated(
+    costs,  # a list of numbers, one for each network; less is better
+    scores, # a list of as many; more is better
+):          # a list of places
+    ...
+
+@ex8.solution
+def not_dominated(costs, scores):
+    n = range(len(costs))
+    def dominates(j, i):
+        return (costs[j] <= costs[i] and scores[j] >= scores[i]
+            and (costs[j] < costs[i] or scores[j] > scores[i]))
+    return [i for i in n if not any(dominates(j, i) for j in n)]
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0680002
+@ex8.slip('equal networks put each other out')
+def not_dominated(costs, scores):
+    n = range(len(costs))
+    return [i for i in n if not any(costs[j] <= costs[i] and scores[j] >= scores[i]
+        for j in n if j != i)]
+
+@ex8.slip('asking for better in both')
+def not_dominated(costs, scores):
+    n = range(len(costs))
+    return [i for i in n if not any(costs[j] < costs[i] and scores[j] > scores[i] for j in n)]
+
+@ex8.slip('only the cheapest and the best')
+def not_dominated(costs, scores):
+    n = range(len(costs))
+    return sorted({min(n, key=lambda i: costs[i]), max(n, key=lambda i: scores[i])})
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0680003
+ex8.hint('Write first whether network `j` dominates network `i`: three comparisons.',
+    '"Better in one of the two" is what keeps equal networks from dominating each other.')
+ex8.case('one network', [1], [.5], want=[0])
+ex8.case('cheaper and better', [1, 2], [.6, .5], want=[0])
+ex8.case('each better in one', [1, 2], [.5, .6], want=[0, 1])
+ex8.case('equal ones', [1, 1], [.5, .5], want=[0, 1])
+ex8.case('equal cost', [1, 1, 3], [.5, .4, .7], want=[0, 2])
+ex8.case('one between', [1, 2, 3], [.5, .6, .7], want=[0, 1, 2])
+
+# %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #a0680004
+@ex8.more
+def _(rng):
+    for _ in range(3):
+        costs = [int(o) for o in rng.integers(1, 6, 7)]
+        scores = [int(o) for o in rng.integers(1, 6, 7)]
+        best, kept = -1, []
+        for c in sorted(set(costs)):
+            top = max(s for s, o in zip(scores, costs) if o == c)
+            if top > best:
+                best = top
+                kept += [i for i in range(7) if costs[i] == c and scores[i] == top]
+        yield 'seven networks', (costs, scores), sorted(kept)
