@@ -26,7 +26,7 @@ from .models import encoder_for, seg_model
 from .segmenter_check import encoder_of
 from .optimiser import fast_adam
 from .precision import HalfPrecision, chosen_precision
-from .things import add_things
+from .things import add_things, finds_things
 from .training import train_segmenter as train_segmenter
 _all_ = ['Checkpoint', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle', 'SeedEpochs',
     'SegLearner', 'fast_adam', 'train_segmenter']
@@ -103,6 +103,9 @@ def _described(learn, facts, codes, ignore) -> Learner:
         std=norm.std.flatten().tolist())
     if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
     add_things(learn)
+    if hasattr(learn.model, 'training_loss') and not finds_things(learn.model):
+        print(f"{facts['arch']} has a training_loss of its own, which a learner does not use: "
+            'it trains with its loss of logits and masks')
     if facts['pretrained']: learn.freeze()
     return learn
 

@@ -68,6 +68,18 @@ def has_own_encoder(
     return parameter is not None and parameter.default is None
 
 # %% ../nbs/workshop/models.ipynb #9f883e86
+def _check_options(arch, options):
+    "Raise a SegbookError for an option that the builder of an architecture does not have."
+    known = inspect.signature(MODELS[arch]).parameters.values()
+    if any(o.kind is o.VAR_KEYWORD for o in known): return # fastai's own
+    names = [o.name for o in known if o.kind is o.KEYWORD_ONLY]
+    for k in options:
+        if k in names: continue
+        near = nearest_names(k, names, 3, .5)
+        raise SegbookError(f'{arch} has no option {k!r}; it has {", ".join(names) or "none"}'
+            + (f'. Nearest: {", ".join(near)}' if near else '')
+            + '. Cure: one of these, or another architecture')
+
 def _no_weights_for(arch):
     return (f'{arch} has an encoder of its own, of which there are no pretrained weights; expected '
         'pretrained=False. Cure: pretrained=False, or an architecture around any encoder such as '
@@ -85,9 +97,10 @@ def seg_model(
     """A segmentation network by name.
 
     Architectures with an encoder of their own warn when another one is named. Raises SegbookError:
-    an architecture or encoder that does not exist (with the nearest names), weights that there are
-    none of, or counts below 1."""
+    an architecture, encoder or option that does not exist (with the nearest names), weights that
+    there are none of, or counts below 1."""
     own = has_own_encoder(arch)
+    _check_options(arch, kwargs)
     for what, v in dict(n_classes=n_classes, in_channels=in_channels).items():
         if not isinstance(v, int) or v < 1:
             raise SegbookError(f'{what}={v!r}: expected a whole number of at least 1')

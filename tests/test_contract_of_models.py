@@ -74,3 +74,15 @@ def test_saved_and_loaded(arch, scenes, tmp_path):
     file = dls.valid_ds.items[0]
     again = load_segmenter(tmp_path/'model')
     assert torch.equal(predict_image(again, file), predict_image(learn, file))
+
+@pytest.mark.parametrize('arch', [o for o in MODELS if o != 'dynamic_unet']) # which has fastai's own
+def test_unknown_option(arch):
+    encoder = None if has_own_encoder(arch) else ENCODER
+    with pytest.raises(SegbookError, match=f"{arch} has no option 'nonsense'; it has"):
+        seg_model(arch, 2, encoder, nonsense=True)
+
+def test_a_loss_that_the_learner_does_not_use_is_said(scenes, capsys):
+    dls = seg_dataloaders(scenes, bs=2, seed=1)
+    for arch, told in (('mask_classification', True), ('fcn', False)):
+        seg_learner(dls, arch, ENCODER, pretrained=False)
+        assert ('training_loss of its own' in capsys.readouterr().out) == told

@@ -1,19 +1,10 @@
 """LinkNet: the authors' network written out, and that of segmentation-models-pytorch."""
 import pytest, torch
+from networks import close, unsettled
 from torch import nn
 from torch.nn import functional as F
 from segbook.architectures.linknet import LinkBlock, linknet
 from segbook.errors import SegbookError
-
-def unsettled(net):
-    "A network whose normalisations do something in evaluation mode, too"
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.normal_(m.running_mean, std=.1)
-            nn.init.uniform_(m.running_var, .5, 2)
-    return net.eval()
-
-def close(a, b): return torch.allclose(a, b, 1e-5, 1e-5*b.abs().max().item())
 
 def layer(x, conv, norm, stride=1, padding=0, extra=0):
     "A convolution, forth or back, normalisation and ReLU, from their weights"

@@ -1,20 +1,11 @@
 """PSPNet: pooling by hand, the network of segmentation-models-pytorch, the auxiliary loss."""
 import pytest, torch
+from networks import close, unsettled
 from torch import nn
 from torch.nn import functional as F
 from segbook.architectures.blocks import encoder_body
 from segbook.architectures.pspnet import PyramidPooling, pspnet
 from segbook.errors import SegbookError
-
-def unsettled(net):
-    "A network whose normalisations do something in evaluation mode, too"
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.normal_(m.running_mean, std=.1)
-            nn.init.uniform_(m.running_var, .5, 2)
-    return net.eval()
-
-def close(a, b): return torch.allclose(a, b, 1e-5, 1e-5*b.abs().max().item())
 
 @pytest.mark.parametrize('size', [(6, 6), (12, 18), (7, 11), (1, 1), (2, 9)])
 def test_pooling_by_loops(size):
