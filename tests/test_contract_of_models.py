@@ -75,8 +75,9 @@ def test_saved_and_loaded(arch, scenes, tmp_path):
     again = load_segmenter(tmp_path/'model')
     assert torch.equal(predict_image(again, file), predict_image(learn, file))
 
-@pytest.mark.parametrize('arch', [o for o in MODELS if o != 'dynamic_unet']) # which has fastai's own
+@pytest.mark.parametrize('arch', [o for o in MODELS if o != 'dynamic_unet'])
 def test_unknown_option(arch):
+    "All but dynamic_unet, which hands options to fastai's"
     encoder = None if has_own_encoder(arch) else ENCODER
     with pytest.raises(SegbookError, match=f"{arch} has no option 'nonsense'; it has"):
         seg_model(arch, 2, encoder, nonsense=True)
