@@ -24,7 +24,8 @@ help:
 	@echo 'make setup    only make the .venv'
 	@echo
 	@echo 'The first call installs about 6 GB into .venv (torch with its CUDA libraries) and takes minutes;'
-	@echo 'make test and make latest install a second such environment, .venv-latest.'
+	@echo 'make test and make latest make a second environment, .venv-latest: it shares its files'
+	@echo 'with the first where uv installs, and takes as much again where pip does.'
 	@echo 'PYTHON=python3.12 make test  uses another interpreter (3.10 to 3.13).'
 
 setup:

@@ -239,6 +239,32 @@ def test_latest_has_no_development_requirement():
         for o in setup_env.packages('.venv-latest')) and 'fastcore' in setup_env.packages(
         '.venv-latest')
 
+def installer(folder, script):
+    "A command `python -m pip` and `uv` stand for here, which leaves a line in folder/calls"
+    file = folder/'tool'
+    file.write_text(f'#!/bin/sh\necho "$1 $2 $3" >> {folder}/calls\n{script}\n')
+    file.chmod(0o755)
+    return str(file)
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs a shell')
+@pytest.mark.parametrize('script,calls,error', [
+    ('exit 0', 2, None), ('echo broken; exit 1', 4, 'its last lines'),
+    ('echo "OSError: [Errno 28] No space left on device"; echo more; exit 1', 2, 'Make room')])
+def test_installing_one_after_the_other(script, calls, error, tmp_path, monkeypatch):
+    "A full disk is named, and no second installer tries what cannot work"
+    tool = installer(tmp_path, script)
+    monkeypatch.setattr(setup_env, 'ROOT', tmp_path)
+    monkeypatch.setattr(setup_env, 'python_of', lambda name: tool)
+    monkeypatch.setattr(setup_env, 'try_imports', lambda names: {})
+    monkeypatch.setattr(setup_env, 'packages', lambda name: ['six'])
+    monkeypatch.setenv('UV', tool)
+    for o in ('a', 'b'): (tmp_path/o).mkdir()
+    failed = setup_env.install(['a', 'b'])
+    assert list(failed) == (['a', 'b'] if error else [])
+    assert all(error in o for o in failed.values())
+    lines = (tmp_path/'calls').read_text().splitlines()
+    assert len([o for o in lines if 'install' in o]) == calls
+
 def setup(folder, **env):
     return subprocess.run(['sh', str(ROOT/'tools'/'setup.sh'), '.venv'], cwd=folder,
         capture_output=True, text=True, env={**os.environ, **env})

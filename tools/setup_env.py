@@ -11,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WEEK, NEED_GB = 7*24*3600, 8
+# what installers say when there is no room left
+FULL = 'No space left on device|Disk quota exceeded|not enough space'
 VERSION = '%d.%d' % sys.version_info[:2]
 # not the Python of an environment that may be removed
 BASE = getattr(sys, '_base_executable', None) or sys.executable
@@ -153,23 +155,37 @@ def try_imports(names):
         f'different releases do that: remove {n}, look for extra package sources in the output '
         'of `pip config list`, and run this again' for n in bad}
 
+def full_disk(name):
+    "The error message where the installer found no room, else None"
+    found = re.search(FULL, '\n'.join(log_lines(name)), re.I)
+    if not found: return None
+    return (f'the disk is full ({found[0]}): {shutil.disk_usage(ROOT).free/1e9:.1f} GB are free '
+        f'here now, about {NEED_GB} GB are needed. Make room (`uv cache clean` and `pip cache '
+        'purge` give back what earlier installations left), and run this again')
+
+def install_one(name):
+    "Install into `name` with the first tool that can; the error message, or None"
+    tools = installers(name)
+    for i, (tool, cmd) in enumerate(tools):
+        say(f'   {name}: installing with {tool} ...')
+        if not wait({name: start(name, [*cmd, *packages(name)])}): return None
+        error = full_disk(name)
+        if error: return error
+        if i + 1 < len(tools):
+            say(f'   {name}: {tool} could not install ({log_lines(name)[-1]}): trying '
+                f'{tools[i + 1][0]}')
+    return '\n'.join(['the installation failed; its last lines, from '
+            f'{name}/setup.log:', *log_lines(name)[-12:]])
+
 def install(names):
-    "Install into all of `names` side by side; {name: error message} of those that failed"
-    failed, left = {}, list(names)
+    """Install into `names` one after the other; {name: error message} of those that failed.
+
+    Not side by side: uv links the second to the files of the first, which is done in seconds
+    and takes next to no room, where two at once would fetch and keep everything twice."""
     fetch_uv(names[0])
-    tools = {n: installers(n) for n in names}
-    while left:
-        tool = tools[left[0]][0][0]
-        say(f'   installing with {tool} ...')
-        bad = wait({n: start(n, [*tools[n].pop(0)[1], *packages(n)]) for n in left})
-        for n in bad:
-            if tools[n]:
-                say(f'   {n}: {tool} could not install ({log_lines(n)[-1]}): trying '
-                    f'{tools[n][0][0]}')
-            else:
-                failed[n] = '\n'.join(['the installation failed; its last lines, from '
-                        f'{n}/setup.log:', *log_lines(n)[-12:]])
-        left = [n for n in bad if tools[n]]
+    check_disk(len(names))
+    errors = {n: install_one(n) for n in names}
+    failed = {n: e for n, e in errors.items() if e}
     return {**failed, **try_imports([n for n in names if n not in failed])}
 
 def prepare(name, todo, why):
@@ -184,10 +200,10 @@ def prepare(name, todo, why):
     if todo != 'renew': (ROOT/name/'segbook.json').unlink(missing_ok=True)
 
 def check_disk(n):
-    "Warn when `n` new environments may not fit"
-    free = shutil.disk_usage(ROOT).free/1e9
-    if n and free < n*NEED_GB:
-        say(f'   WARNING: {free:.0f} GB free here, up to {n*NEED_GB} GB are needed: installing may '
+    "Warn when `n` environments may not fit; uv shares files between them, pip does not"
+    free, need = shutil.disk_usage(ROOT).free/1e9, NEED_GB*(1 if find_uv() else n)
+    if free < need:
+        say(f'   WARNING: {free:.0f} GB free here, up to {need} GB are needed: installing may '
             'fail')
 
 def main(names):
@@ -195,10 +211,9 @@ def main(names):
     todo = {n: t for n,t in todo.items() if t[0] != 'nothing'}
     if not todo: return 0
     began = time.time()
-    check_disk(sum(t[0] == 'make' for t in todo.values()))
     for n,(t,why) in todo.items(): prepare(n, t, why)
-    say('   about 6 GB each on Linux (torch with its CUDA libraries), a minute with uv, a few with '
-        'pip;\n   this happens once')
+    say('   about 7 GB on Linux (torch with its CUDA libraries), a minute with uv; with pip as much '
+        'for\n   each, and a few minutes; this happens once')
     failed = install(list(todo))
     for n,(t,_) in todo.items():
         if n not in failed: record(n)
