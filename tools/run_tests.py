@@ -179,7 +179,8 @@ def pytest(what, *args, threads=THREADS):
         xml = Path(tmp)/'result.xml'
         code, out = run([sys.executable, '-m', 'pytest', '-q', '-rs', '--durations=5',
                 '--disable-warnings', '--continue-on-collection-errors', '-p', 'no:cacheprovider',
-                f'--junitxml={xml}', *args], threads=threads)
+                '-o', 'tmp_path_retention_policy=failed', f'--junitxml={xml}', *args],
+            threads=threads)
         count = ET.parse(xml).getroot().find('testsuite').attrib if xml.exists() else {}
     bad, skipped = (sum(int(count.get(o, 0)) for o in names)
         for names in (('failures', 'errors'), ('skipped',)))

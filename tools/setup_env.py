@@ -28,7 +28,10 @@ def requirements():
 def packages(name):
     "What pip (or uv) installs into environment `name`"
     if name == '.venv': return ['-e', '.[dev]']
-    return ['--upgrade', *requirements(), 'fastcore', 'ipykernel', 'setuptools', 'wheel']
+    # An empty environment gets the newest versions anyway, and with --upgrade uv would fetch again
+    # what it holds already
+    upgrade = ['--upgrade'] if any((ROOT/name).glob('lib/*/site-packages/fastai')) else []
+    return [*upgrade, *requirements(), 'fastcore', 'ipykernel', 'setuptools', 'wheel']
 
 def python_of(name): return ROOT/name/'bin'/'python'
 
