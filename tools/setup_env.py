@@ -215,8 +215,8 @@ def main(names):
     if not todo: return 0
     began = time.time()
     for n,(t,why) in todo.items(): prepare(n, t, why)
-    say('   about 7 GB on Linux (torch with its CUDA libraries), a minute with uv; with pip as much '
-        'for\n   each, and a few minutes; this happens once')
+    say('   about 7 GB on Linux (torch with its CUDA libraries), a minute with uv; with pip as '
+        'much\n   for each, and a few minutes; this happens once')
     failed = install(list(todo))
     for n,(t,_) in todo.items():
         if n not in failed: record(n)
