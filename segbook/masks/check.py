@@ -83,6 +83,7 @@ class MaskReport:
         self.class_pixels, self.class_masks = class_pixels, class_masks
         self.train_pixels, self.valid_pixels = train_pixels, valid_pixels
         self.copy, self.note = None, '' # report of the corrected copy, and a line about it
+        self.folder, self.seen = folder, [] # what was seen of each image and mask, in pairs
 
     errors = property(lambda self: [p for p in self.problems if p.severity == 'error'])
     warnings = property(lambda self: [p for p in self.problems if p.severity == 'warning'])
@@ -202,6 +203,8 @@ def check_masks(
     fix: str | Path | None = None, # new folder for a corrected copy; the data are never changed
     progress: bool = True, # show a bar
     mapping: dict | None = None, # {value or (red, green, blue): class name or id} for `fix`
+    # functions of an image's pixels, and of a mask's ids and file: what else `.seen` is to hold
+    measure: tuple = (None, None),
 ) -> MaskReport: # `.ok`, `.problems`, `.class_pixels`
     """Decode every image and mask once and report what a training would stumble over.
 
@@ -210,7 +213,7 @@ def check_masks(
     sf = SegFolder(path, images, labels, codes, valid)
     if fix is not None: fix = new_folder(fix, sf.path, 'fix')
     mapping = user_mapping(mapping, sf.codes)
-    pairs = see_all_files(list(zip(sf.images, sf.labels)), progress)
+    pairs = see_all_files(list(zip(sf.images, sf.labels)), progress, measure)
     read = [m for _,m in pairs if not (m.error or m.unfit) and m.format not in LOSSY_FORMATS]
     value_ps, maps, grey = _value_problems(read, sf)
     if mapping is not None: maps = {m.file: mapping for m in read}
@@ -223,6 +226,7 @@ def check_masks(
         ps += class_problems(sf, grey, *n) + (void_parts(sf, *parts) if sf.valid is None else [])
     in_masks = np.array([sum(k in m.values for m in grey) for k in range(len(sf.codes))])
     report = MaskReport(sf, ps + value_ps, *n, in_masks)
+    report.seen = pairs
     if fix is not None: _add_copy(report, sf, pairs, grey, maps, fix=fix)
     return report
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import counted, listed, nearest_names
+from .likeness import MOST_COMPARED, near_pairs
 from .seen import LOSSY_FORMATS, holds_colours
 from ..reading.facts import EXIF_TURNS
 from ..reading.failures import RESTORE
@@ -147,6 +148,29 @@ def mask_problems(pairs):
         + 'Export them again at the image\'s size; resample masks only with nearest.')
     return ps
 
+# %% ../../nbs/workshop/masks/problems.ipynb #9e41c0aa
+_FILM = ('Are they frames of one film, or pictures of one patient or street? Put all of them into '
+    'one part: in valid.txt, or with segbook_train --folds 5 --group-by and a pattern for the part '
+    'of the name that they share.')
+
+def _near_problems(sf, looks, held) -> list:
+    "Images of both parts that are nearly the same picture, without those that are the same one."
+    good = [o for o in looks if not o.error]
+    if len(good) > MOST_COMPARED:
+        return [MaskProblem('near twins', [], f'Pictures that are nearly the same were not looked '
+                f'for: {len(good):,} images, and up to {MOST_COMPARED:,} are compared.', 'note')]
+    parts = None if sf.valid is None else [held(o.file) for o in good]
+    same = lambda a, b: bool(a.digest) and (a.size, a.digest) == (b.size, b.digest)
+    pairs = [(good[i].file, good[j].file) for i, j in near_pairs([o.sketch for o in good], parts)
+        if not same(good[i], good[j])]
+    if not pairs: return []
+    where = ('and a random split may put one into each part' if parts is None
+        else 'one to train on and one to validate with')
+    files, n = list(dict.fromkeys(sum(pairs, ()))), counted(len(pairs), 'pair')
+    return [MaskProblem('near twins', files, f'{n} of images are nearly the same picture, {where}: '
+            f'{listed([" and ".join(f.name for f in o) for o in pairs])}. Expected such pictures '
+            f'in one part: what was trained on is known. {_FILM}', 'warning')]
+
 # %% ../../nbs/workshop/masks/problems.ipynb #2b9b4887
 def split_problems(
     sf, # SegFolder
@@ -167,6 +191,7 @@ def split_problems(
                 f'several files, {where}: {names}. Expected every picture in one '
                 'part: what was trained on is known, so that the result on validation is too good. '
                 'Take the doubles out.', 'warning'))
+    ps += _near_problems(sf, looks, held)
     n = sum(not held(f) for f in sf.images)
     if sf.valid is not None and n == 1 < len(sf.images):
         ps.append(MaskProblem('few images', [f for f in sf.images if not held(f)], '1 image to '

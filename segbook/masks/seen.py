@@ -6,7 +6,7 @@
 from __future__ import annotations
 import os, zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..errors import SegbookError
 from ..files import progress_bar
 from .arrays import open_mask
 from .channels import NoIds, colour_key, mask_values
+from .likeness import sketch_of
 from ..reading.facts import ImageFacts, facts_of
 from ..reading.failures import RESTORE
 from ..reading.stored import open_stored
@@ -40,15 +41,18 @@ class SeenFile:
     pages: int = 1 # pictures in the file
     facts: ImageFacts | None = None # of an image: channels, range of values
     digest: bytes = b'' # of an image's pixels; of one in a single value nothing
+    sketch: np.ndarray | None = field(default=None, repr=False, compare=False) # see `sketch_of`
     kind: str = 'ids' # of a mask: what its values are, see `MaskValues`
     colour: tuple | None = None # of a mask drawn in one colour on a transparent ground
     flat: int | None = None # of a mask of one colour and one alpha: that alpha
     palette: dict | None = None # of a palette mask: the colour of each value
+    measured: object = None # what the caller measured of the pixels
     top: dict | None = None # of a mask with too many colours: the commonest and their pixels
 
 # %% ../../nbs/workshop/masks/seen.ipynb #1811f43e
 def see_image(
     file:Path,
+    measure=None, # function of the pixels as they are stored, whose answer is kept
 ) -> SeenFile:
     "Decode an image in full, as `read_image` does it."
     o = SeenFile(file)
@@ -62,6 +66,8 @@ def see_image(
         x = np.ascontiguousarray(s.pixels)
         if x.min() != x.max(): # a sum of all pixels, and some of them: a tenth of a hash's time
             o.digest = zlib.crc32(x).to_bytes(4, 'big') + x.ravel()[::x.size//64 + 1].tobytes()
+        if s.pages == 1: o.sketch = sketch_of(x if s.palette is None else s.palette[x])
+        if measure: o.measured = measure(x)
     except SegbookError as e: o.error, o.cure = _said_of(e)
     return o
 
@@ -91,6 +97,7 @@ def _count_colours(o, x, most=1000, top=64):
 # %% ../../nbs/workshop/masks/seen.ipynb #4656abd4
 def see_mask(
     file:Path,
+    measure=None, # function of the ids [H,W] and the file, whose answer is kept
 ) -> SeenFile:
     "Decode a mask as `read_mask` does it, and count the values of its pixels."
     o = SeenFile(file)
@@ -103,6 +110,7 @@ def see_mask(
         if o.mode in ('array', 'bands') and v.kind == 'ids': o.mode = 'L'
         if v.kind == 'colours': _count_colours(o, v.x)
         else: o.values = _count_ids(v.x)
+        if measure and v.kind != 'colours': o.measured = measure(v.x, file)
         if m.mode == 'P': o.palette = {i: tuple(m.palette[i].tolist()) for i in o.values}
     except NoIds as e: o.unfit = e.finding
     except SegbookError as e: o.error, o.cure = _said_of(e)
@@ -112,12 +120,14 @@ def see_mask(
 def see_all_files(
     pairs, # (image, mask) paths
     progress, # show a bar
+    measure=(None, None), # for `see_image` and `see_mask`: what else is to be noted
 ) -> list: # of (SeenFile, SeenFile)
     "Decode every image and its mask."
     n = min(8, (os.cpu_count() or 1) + 1, len(pairs))
     ex = ThreadPoolExecutor(n)
     try:
-        return list(progress_bar(ex.map(lambda p: (see_image(p[0]), see_mask(p[1])), pairs),
+        look = lambda p: (see_image(p[0], measure[0]), see_mask(p[1], measure[1]))
+        return list(progress_bar(ex.map(look, pairs),
                 len(pairs), 'images with their masks checked', progress))
     finally: ex.shutdown(cancel_futures=True)
 
