@@ -1,8 +1,8 @@
-"""One training step (forward, loss, backward, optimiser) of every architecture beside plain
-fastai's DynamicUnet and segmentation-models-pytorch's Unet with the same encoder.
+"""One training step (forward, loss, backward, optimiser) of both forms of DynamicUnet beside plain
+fastai's and segmentation-models-pytorch's Unet with the same encoder.
 
 All get the same batch, cross entropy and Adam; `channels_last` is the order of memory of weights
-and images. The architectures are those of `segbook.models.MODELS`."""
+and images. Other architectures run in `namesakes`."""
 from __future__ import annotations
 from functools import partial
 
@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from bench.topics import Case, Contest, Topic
-from segbook.models import MODELS, seg_model
+from segbook.models import seg_model
 
 CLASSES, NAMED = 12, 'smp Unet'
+OURS = 'dynamic_unet', 'dynamic_unet_lean'
 ENCODERS = {'resnet18': 'resnet18', 'tf_efficientnet_lite0': 'timm-tf_efficientnet_lite0'}
 
 
@@ -35,7 +36,7 @@ def fastai_unet(encoder, size):
 
 def networks(encoder, size):
     "{contestant: maker of a network}"
-    ours = {f'segbook {a}': lambda a=a: seg_model(a, CLASSES, encoder=encoder) for a in MODELS}
+    ours = {f'segbook {a}': lambda a=a: seg_model(a, CLASSES, encoder=encoder) for a in OURS}
     return {'smp Unet': lambda: smp_unet(encoder, size),
         'fastai DynamicUnet': lambda: fastai_unet(encoder, size), **ours}
 
@@ -86,5 +87,5 @@ def cases(smoke):
     return found
 
 
-TOPIC = Topic('step', 'one step of training, every architecture', NAMED, cases,
+TOPIC = Topic('step', 'one step of training of U-Nets', NAMED, cases,
     ('segmentation-models-pytorch', 'timm'), ('architectures', 'encoders.py', 'models.py'))
