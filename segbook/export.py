@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SegbookError
+from .ensembles import Ensemble, check_single, member_folders
 from .inference import predict_image
 from .model_files import finish_stopped, read_model_facts, read_weights, write_model
 from .models import seg_model
@@ -46,6 +47,7 @@ def save_segmenter(
     if cfg is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
             'with seg_learner(dls)')
+    check_single(cfg)
     try:
         _check_free(folder, overwrite)
         write_model(learn.model.state_dict(), {**cfg, 'pretrained': False, **facts}, folder)
@@ -111,13 +113,17 @@ def _model_folder(folder) -> Path:
 
 # %% ../nbs/15_export.ipynb #7ea9544b
 def load_segmenter(
-    folder, # from `save_segmenter`, or the folder of a run that holds model/
+    folder, # from `save_segmenter`, or of a run; of a run of folds, or a list of folders: ensemble
     device:str='cpu', # where the network shall be
-) -> Segmenter:
+    partial:bool=False, # of folds that are not all finished: those that are
+) -> Segmenter|Ensemble:
     """A saved segmenter; runs nothing from the files and needs no network.
 
-    Raises SegbookError: no segmenter there, a fact that cannot be meant, weights that are not
-    those that were saved."""
+    Several are one `Ensemble`: the mean of their probabilities. Raises SegbookError: no segmenter
+    there, a fact that cannot be meant, weights that are not those that were saved, a fold that is
+    not finished."""
+    if members := member_folders(folder, partial):
+        return Ensemble([load_segmenter(o, device) for o in members], members)
     folder = _model_folder(folder)
     facts = _read_facts(folder)
     try:

@@ -14,9 +14,9 @@ import front
 
 # Imports run downward: a module imports from those before it, and from its own row only what is
 # said below.
-LAYERS = [['errors'], ['files'], ['apart'], ['processes'], ['pass_memory'],
-    ['reading.failures', 'reading.orientation', 'reading.tiff', 'reading.stored', 'reading.pixels',
-        'reading.facts', 'reading'], ['masks.channels', 'masks.arrays', 'masks.colours',
+LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['pass_memory'],
+    ['reading.failures', 'reading.orientation', 'reading.dicom', 'reading.nifti', 'reading.tiff',
+        'reading.stored', 'reading.pixels', 'reading.facts', 'reading.volumes', 'reading'], ['masks.channels', 'masks.arrays', 'masks.colours',
         'masks.mask', 'masks.listing', 'masks.folder', 'masks.likeness', 'masks.seen',
         'masks.recode', 'masks.problems', 'masks.pictures', 'masks.mappings', 'masks.palettes',
         'masks.check', 'masks'], ['convolution'], ['upsampling', 'skip_connections'], ['imbalance'],
@@ -38,17 +38,18 @@ LAYERS = [['errors'], ['files'], ['apart'], ['processes'], ['pass_memory'],
         'data'], ['losses.base', 'losses.pixels', 'losses.overlap', 'losses.borders', 'losses'],
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries',
         'metrics.training', 'metrics.instances', 'metrics'], ['sharing'], ['segmenter_check'],
-    ['models'], ['strips'], ['tiles'], ['windows', 'looks'], ['model_facts'], ['model_files'],
+    ['objects.separation', 'objects.outlines', 'objects.table', 'objects.geojson', 'objects.coco',
+        'objects'], ['models'], ['strips'], ['tiles'], ['windows', 'looks'], ['mask_streams', 'thresholds', 'crf_refinement'], ['model_facts'], ['model_files'],
     ['accumulation', 'averaging', 'compiling', 'precision'],
     ['callbacks', 'learner_batches', 'learner_checks', 'optimiser', 'contract', 'things'],
     ['training'], ['planning.fingerprint', 'planning.recipes', 'planning.cost', 'planning.rules',
-        'planning.plan', 'planning'], ['learner'], ['inference'], ['certainty'],
+        'planning.plan', 'planning'], ['learner'], ['inference'], ['ensembles'], ['certainty'],
     ['image_counts', 'judged_images', 'confusion_figure'],
     ['calibration', 'intervals', 'disagreement'], ['interpretation', 'export'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
         'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
-        'cli.run_results', 'cli.planning', 'cli.plan', 'cli.predict', 'cli.check', 'cli.team', 'cli.train', 'cli'], ['tasks']]
+        'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.predict', 'cli.check', 'cli.team', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm',
     'ipywidgets'}

@@ -7,15 +7,29 @@ __all__ = ['CAMVID_CODES', 'CELL_CODES', 'DATASETS', 'DataSource', 'SegDL', 'fol
            'get_data', 'make_cells', 'make_films', 'make_scenes', 'mild_tfms', 'read_image', 'seg_dataloaders']
 
 # %% ../../nbs/workshop/data/face.ipynb #c779b8cf
-from .annotations import from_coco, from_labelme
-from .batches import SegDL
-from .download import get_data
-from .folds import fold_splits
-from .images import read_image
-from .loaders import mild_tfms, seg_dataloaders
-from .sources import DATASETS, DataSource
-from ..drawing import CAMVID_CODES, CELL_CODES, make_cells, make_films, make_scenes
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING: # the module of each is imported when the name is asked for
+    from segbook.data.annotations import from_coco as from_coco, from_labelme as from_labelme
+    from segbook.data.batches import SegDL as SegDL
+    from segbook.data.download import get_data as get_data
+    from segbook.data.folds import fold_splits as fold_splits
+    from segbook.data.images import read_image as read_image
+    from segbook.data.loaders import mild_tfms as mild_tfms, seg_dataloaders as seg_dataloaders
+    from segbook.data.sources import DATASETS as DATASETS, DataSource as DataSource
+    from segbook.drawing import CAMVID_CODES as CAMVID_CODES, CELL_CODES as CELL_CODES
+    from segbook.drawing import make_cells as make_cells, make_films as make_films
+    from segbook.drawing import make_scenes as make_scenes
 
 # %% ../../nbs/workshop/data/face.ipynb #e8df61a2
-_all_ = [CAMVID_CODES, CELL_CODES, DATASETS, DataSource, SegDL, fold_splits, from_coco,
-    from_labelme, get_data, make_cells, make_films, make_scenes, mild_tfms, read_image, seg_dataloaders]
+_all_ = ['CAMVID_CODES', 'CELL_CODES', 'DATASETS', 'DataSource', 'SegDL', 'fold_splits',
+    'from_coco', 'from_labelme', 'get_data', 'make_cells', 'make_films', 'make_scenes', 'mild_tfms',
+    'read_image', 'seg_dataloaders']
+__getattr__, *_ = lazy_loader.attach('segbook', submod_attrs={
+    'data.annotations': ['from_coco', 'from_labelme'], 'data.batches': ['SegDL'],
+    'data.download': ['get_data'], 'data.folds': ['fold_splits'],
+    'data.images': ['read_image'],
+    'data.loaders': ['mild_tfms', 'seg_dataloaders'], 'data.sources': ['DATASETS', 'DataSource'],
+    'drawing': ['CAMVID_CODES', 'CELL_CODES', 'make_cells', 'make_films', 'make_scenes']})
