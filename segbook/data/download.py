@@ -54,8 +54,8 @@ def _unpack_to(file, tmp):
     shutil.rmtree(box)
 
 # %% ../../nbs/workshop/data/download.ipynb #fd84ce68
-def _npz_split(z, split, out, valid):
-    "Write one split of MedSegBench's arrays as image files; `valid` gets the validation names."
+def _npz_arrays(z, split, n_classes):
+    "Images and class ids of one split of MedSegBench's arrays; a SegbookError unless they fit."
     xs,ys = z[f'{split}_images'],z[f'{split}_label']
     ys = ys[...,0] if ys.ndim == 4 else ys
     if xs.dtype != np.uint8 or ys.dtype.kind not in 'iub':
@@ -65,14 +65,22 @@ def _npz_split(z, split, out, valid):
             xs.shape[:3] != ys.shape):
         raise SegbookError(f'{split}: images {xs.shape} and labels {ys.shape} do not belong '
             'together; expected [N,H,W,3] or [N,H,W], and [N,H,W].')
-    vals = np.unique(ys)
-    if not set(vals.tolist()) <= {0,1} and not set(vals.tolist()) <= {0,255}:
-        raise SegbookError(f'{split}: label values {vals[:6].tolist()}; expected 0 and 1.')
+    vals = np.unique(ys).tolist()
+    if n_classes == 2 and set(vals) <= {0,255}: ys = ys > 0
+    elif not set(vals) <= set(range(n_classes)):
+        raise SegbookError(f'{split}: label values {vals[:6]}; expected '
+            f'{"0 and 1" if n_classes == 2 else f"0 to {n_classes - 1}"}.')
+    return xs,ys.astype(np.uint8)
+
+# %% ../../nbs/workshop/data/download.ipynb #23c344a8
+def _npz_split(z, split, out, valid, n_classes=2):
+    "Write one split of MedSegBench's arrays as image files; `valid` gets the validation names."
+    xs,ys = _npz_arrays(z, split, n_classes)
     for d in ('images','labels'): (out/d).mkdir(parents=True, exist_ok=True)
     for i,(x,y) in enumerate(zip(xs, ys)):
         name = f'{split}_{i:05d}'
         write_png(x[...,0] if x.ndim == 3 and x.shape[-1] == 1 else x, out/'images'/f'{name}.png')
-        write_png((y > 0).astype(np.uint8), out/'labels'/f'{name}_P.png')
+        write_png(y, out/'labels'/f'{name}_P.png')
         if split == 'val': valid.append(f'{name}.png')
 
 # %% ../../nbs/workshop/data/download.ipynb #a30f6875
@@ -83,7 +91,7 @@ def _npz_to(file, tmp, classes):
     try:
         with np.load(file, allow_pickle=False) as z:
             for s,out in (('train',tmp),('val',tmp),('test',tmp/'test')):
-                _npz_split(z, s, out, valid)
+                _npz_split(z, s, out, valid, len(classes))
                 write_lines(out/'codes.txt', classes)
     except SegbookError: raise
     except (KeyError, *BROKEN) as e:
@@ -115,6 +123,7 @@ def _fetched(src, path, file, held):
             raise SegbookError(f'{file} {bad}; it is not the file published as {src.url}. Delete '
                 'it to download it again.')
         return _unpacked(src, file, path, file)
+    print(f'Fetching {src.name}: {src.about}. {src.terms}')
     part = file.with_name(f'.{file.name}{"" if held else "." + uuid.uuid4().hex}.segbook-resume')
     _download(src, file, part)
     try: _unpacked(src, part, path, src.url)
@@ -170,7 +179,7 @@ def data_root(root=None):
 
 # %% ../../nbs/workshop/data/download.ipynb #c5bdec21
 def _local(name, root):
-    "The folder `name`, as given or below `root`."
+    "The folder `name`, as given or below `root`; None for a set of several sizes."
     for path in (_user_path(name),root/name):
         if str(name).strip() and _is_folder(path):
             try:
@@ -180,6 +189,7 @@ def _local(name, root):
                     'images/, labels/ and codes.txt. Check its permissions.') from e
             raise SegbookError(f'{path} is empty; expected a folder with images/, labels/ and '
                 'codes.txt. Check the path.')
+    if f'{name}_256' in DATASETS: return None
     near = nearest_names(name, DATASETS, 1, cutoff=.6)
     raise SegbookError(f'No data set and no folder {str(name)!r}'
         + (f'; did you mean {near[0]!r}?' if len(near) == 1 else '.')
@@ -187,18 +197,21 @@ def _local(name, root):
 
 # %% ../../nbs/workshop/data/download.ipynb #4c6914d1
 def get_data(
-    name, # a name of `DATASETS`, or the path of a folder of one's own
+    name, # a name of `DATASETS` ('drive': drive_256), or the path of a folder of one's own
     root = None, # folder of `root/name`; None: SEGBOOK_DATA_ROOT, else the user's cache folder
     fallback: str | None = None, # 'scenes' or 'cells', drawn instead when the network is silent
 ) -> Path: # folder in fastai's layout
     """The folder of a data set: found below `root`, drawn, or downloaded and checked.
 
-    That `fallback` was used is printed. Raises SegbookError for an unknown name, an address that
-    does not answer, a download that is not the file published, an archive that would write
-    elsewhere, and a folder that is empty or cannot be written."""
+    A download tells the licence of the images and what to cite, and `fallback` that it was used.
+    Raises SegbookError for an unknown name, an address that does not answer, a download that is
+    not the file published, an archive that would write elsewhere, and a folder that is empty or
+    cannot be written."""
     root = data_root(root)
     src = DATASETS.get(str(name))
-    if src is None: return _local(name, root)
+    if src is None:
+        if own := _local(name, root): return own
+        src = DATASETS[f'{name}_256'] # of several sizes
     if src.url is None:
         return dict(scenes=make_scenes, cells=make_cells)[src.name](drawn_folder(src.name, root))
     try: return _fetch(src, root)

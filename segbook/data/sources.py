@@ -24,6 +24,8 @@ class DataSource:
     hash: str | None = None # 'md5:...' or 'sha256:...' of the whole download, if published
     head_md5: str | None = None # md5 of its first MiB, where no more is published
     licence: str = 'Apache-2.0' # of the images
+    images: tuple | None = None # how many to train on, to validate and to test on, if published
+    origin: str = '' # who made the images: what to cite
 
     @property
     def file(self): return self.url.split('?')[0].rsplit('/', 1)[-1]
@@ -31,15 +33,23 @@ class DataSource:
     def check(self):
         if self.url is None: return 'drawn'
         if self.hash: return f'{self.hash.split(":")[0]} of the whole file'
-        return 'size, and md5 of the first MiB alone'
+        if self.head_md5: return 'size, and md5 of the first MiB alone'
+        return 'what is in it alone: no checksum is published'
+    @property
+    def terms(self):
+        "The licence and whom to cite, in a sentence."
+        return f'Licence of the images: {self.licence}.' + (
+            f' Please cite {self.origin}.' if self.origin else '')
 
 # %% ../../nbs/workshop/data/sources.ipynb #2b234bf7
-def _medsegbench(name, about, thing, licence, *, px128, px256):
-    "A set of MedSegBench in two sizes, with the md5 of each."
-    url = 'https://zenodo.org/records/13358372/files/{}_{}.npz?download=1'
-    return [DataSource(f'{name}_{px}', f'{about}, {px}x{px}', ('background',thing),
-        url.format(name, px), hash=f'md5:{md5}', licence=licence)
-        for px,md5 in (('128',px128),('256',px256))]
+_ZENODO = 'https://zenodo.org/records/{}/files/{}_{}.npz?download=1'
+
+def _medsegbench(name, about, *things, md5, **kw):
+    "A set of MedSegBench in three sizes, with the md5 of each; `things` are its classes from id 1."
+    record = 13359660 if name == 'wbc' else 13358372
+    return [DataSource(f'{name}_{px}', f'{about}, {px}x{px}', ('background', *things),
+        _ZENODO.format(record, name, px), hash=f'md5:{one}', **kw)
+        for px,one in zip((128, 256, 512), md5)]
 
 _DRAWN = [DataSource('scenes', 'drawn street scenes, 128x96', tuple(CAMVID_CODES)),
     DataSource('cells', 'drawn touching cells, 128x128', tuple(CELL_CODES))]
@@ -52,19 +62,39 @@ _STREETS = [
         'https://s3.amazonaws.com/fast-ai-imagelocal/camvid.tgz', 598_913_237,
         head_md5='648371e4f3a833682afb39b08a3ce2aa', licence='not stated')]
 
-# %% ../../nbs/workshop/data/sources.ipynb #e7523c57
-_MEDICAL = [
-    *_medsegbench('kvasir', 'polyps in endoscopy', 'polyp', 'research',
-        px128='2c703d693d16437a2891f1aec900a1ea', px256='4ce7118decc9973a252e9a9dd6c1e47e'),
-    *_medsegbench('drive', 'vessels of the retina', 'vessel', 'CC BY 4.0',
-        px128='39582fd6528bdd7b66ed92c6dd9f26aa', px256='56f96cf647df7ba48c56586c8d0d2cf8'),
-    *_medsegbench('chasedb1', 'vessels of the retina', 'vessel', 'CC BY 4.0',
-        px128='55e391c5002493c77ceb912ef1070cbe', px256='d72833a2603872150a12b2763cfe454f'),
-    *_medsegbench('cellnuclei', 'nuclei under the microscope', 'nucleus', 'CC0',
-        px128='65440774822a5d13e015915661cc9f6c', px256='bce679a41ed55486a0a5b0a7471f2b43'),
-    *_medsegbench('busi', 'tumours in breast ultrasound', 'tumour', 'CC0',
-        px128='68877751adef0ab639de73946aac0985', px256='198aea70968b71adf593b32c41a6e995'),
-    *_medsegbench('isic2018', 'skin lesions', 'lesion', 'CC BY-NC 4.0',
-        px128='a89f5259e99e146f1e983173ced69903', px256='03680ffc3fc8e0221f161d445c8a94d4')]
+# %% ../../nbs/workshop/data/sources.ipynb #2c797562
+_EYES_AND_SKIN = [
+    *_medsegbench('kvasir', 'polyps in endoscopy', 'polyp', images=(700, 100, 200),
+        licence='research and teaching alone', origin='doi:10.1007/978-3-030-37734-2_37',
+        md5=('2c703d693d16437a2891f1aec900a1ea', '4ce7118decc9973a252e9a9dd6c1e47e',
+            'f3ab71c25d07077c85b5d98cfe615f9d')),
+    *_medsegbench('drive', 'vessels of the retina', 'vessel', images=(18, 2, 20),
+        licence='CC BY 4.0', origin='doi:10.1109/TMI.2004.825627',
+        md5=('39582fd6528bdd7b66ed92c6dd9f26aa', '56f96cf647df7ba48c56586c8d0d2cf8',
+            '9182813e1f337e6207ce421847fb0b0b')),
+    *_medsegbench('chasedb1', 'vessels of the retina', 'vessel', images=(19, 2, 7),
+        licence='CC BY 4.0', origin='doi:10.1016/j.bspc.2018.06.007',
+        md5=('55e391c5002493c77ceb912ef1070cbe', 'd72833a2603872150a12b2763cfe454f',
+            '7c94b4d937474a52605cc5c46a092660')),
+    *_medsegbench('isic2018', 'skin lesions', 'lesion', images=(2594, 100, 1000),
+        licence='CC BY-NC 4.0', origin='doi:10.1038/sdata.2018.161 and arXiv:1902.03368',
+        md5=('a89f5259e99e146f1e983173ced69903', '03680ffc3fc8e0221f161d445c8a94d4',
+            '000a76e688e6d48543b9563a8c406ae4'))]
 
-DATASETS = {s.name:s for s in [*_DRAWN, *_STREETS, *_MEDICAL]} # name -> DataSource
+# %% ../../nbs/workshop/data/sources.ipynb #e7523c57
+_CELLS_AND_SOUND = [
+    *_medsegbench('cellnuclei', 'nuclei under the microscope', 'nucleus', images=(469, 67, 134),
+        licence='CC0', origin='doi:10.1038/s41592-019-0612-7',
+        md5=('65440774822a5d13e015915661cc9f6c', 'bce679a41ed55486a0a5b0a7471f2b43',
+            '3fca3b448eb4985343d80fe0819ac4d6')),
+    *_medsegbench('wbc', 'white blood cells', 'cytoplasm', 'nucleus', images=(280, 40, 80),
+        licence='CC BY 4.0', origin='doi:10.1016/j.micron.2018.01.010',
+        md5=('7336757d11cec155d3cb940d3ab92372', '5002dfde36536a9f04eeeae87e0631ec',
+            '30d13d8851d27731cdfb51e64cc4ea6b')),
+    *_medsegbench('busi', 'tumours in breast ultrasound', 'tumour', images=(452, 64, 131),
+        licence='CC0', origin='doi:10.1016/j.dib.2019.104863',
+        md5=('68877751adef0ab639de73946aac0985', '198aea70968b71adf593b32c41a6e995',
+            'fab7550a6c5240e35da8ce5d31bc1c61'))]
+
+DATASETS = {s.name:s for s in [*_DRAWN, *_STREETS, *_EYES_AND_SKIN,
+    *_CELLS_AND_SOUND]} # name -> DataSource
