@@ -25,9 +25,14 @@ from .augmentation import *
 from .data import *
 from .losses import *
 from .metrics import *
+from .objects import *
 from .models import *
 from .learner import *
 from .inference import *
+from .calibration import *
+from .intervals import *
+from .disagreement import *
+from .interpretation import *
 from .export import *
 from .widgets import *
 from .exercises import *

@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import figure_text
+from .certainty import image_entropy
+from .confusion_figure import draw_confusion, shown_by_notebooks
+from .errors import SegbookError, counted, figure_text, listed
+from .files import progress_bar
+from .image_counts import border_table, image_counts, table_of_images
+from .judged_images import images_of_folder, images_of_loader, images_with_masks
 from .masks.arrays import image_array
+from .masks.folder import SegFolder
 from .masks.mask import find_void, legend_handles, overlay, show_mask
+from .metrics.confusion import Confusion
+from .metrics.training import class_of_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from segbook.metrics.confusion import Confusion
+    from pandas import DataFrame
 
 # %% auto #0
 __all__ = ['WRONG_COLOUR', 'per_class', 'score_text', 'class_table', 'results_figure', 'evaluate', 'spread_ranks',
-           'overlay_figure']
+           'overlay_figure', 'ScoredImages', 'RankedImages', 'DrawnImages', 'UndecidedImages', 'SegInterpretation']
 
 # %% ../nbs/workshop/interpretation.ipynb #e7035523
 def per_class(
@@ -83,9 +91,15 @@ def _error_legend(fig, ids, codes, columns=7):
         frameon=False, fontsize=10, handlelength=1.4, columnspacing=1.5)
 
 # %% ../nbs/workshop/interpretation.ipynb #0835283c
+_MOST_DRAWN = 1000 # pixels of the longer side: of a larger image every second or third ... is drawn
+
 def _result_row(axs, image, truth, prediction, codes):
     "Draw one row of `results_figure` into four axes: image, truth, prediction, errors."
     void = find_void(codes)
+    seen = truth != void if void is not None else np.ones(truth.shape, bool)
+    wrong = np.mean((truth != prediction)[seen]) if seen.any() else None
+    k = -(-max(truth.shape)//_MOST_DRAWN)
+    image, truth, prediction = (o[::k, ::k] for o in (image, truth, prediction))
     axs[0].imshow(image)
     for ax, m in ((axs[1], truth), (axs[2], prediction)): show_mask(m, codes, ax=ax, legend=False)
     axs[3].imshow(_error_picture(image, truth, prediction, void), interpolation='nearest')
@@ -93,16 +107,13 @@ def _result_row(axs, image, truth, prediction, codes):
         ax.set(xticks=[], yticks=[])
         ax.set_axis_on()
         ax.spines[:].set_visible(False)
-    seen = truth != void if void is not None else np.ones(truth.shape, bool)
-    wrong = np.mean((truth != prediction)[seen]) if seen.any() else None
     axs[3].set_xlabel('only Void' if wrong is None else f'{wrong:.0%} of the pixels wrong',
         fontsize=10)
 
-def _row_titles(axs, i, n, name, score):
-    "Rank, score and name of row `i` of `n` beside its image."
-    rank = 'best\n' if i == 0 else 'worst\n' if i == n-1 else ''
+def _row_titles(axs, rank, name, score, of):
+    "Rank, score and name of a row beside its image."
     if score is not None and np.isnan(score): rank, score = '', None
-    axs[0].set_ylabel((rank if n > 1 else '') + ('' if score is None else f'mean IoU {score:.2f}'),
+    axs[0].set_ylabel(rank + ('' if score is None else f'{figure_text(of)} {score:.2f}'),
         fontsize=11)
     if name:
         short = name if len(name) < 40 else name[:18] + '...' + name[-18:]
@@ -117,19 +128,23 @@ def results_figure(
     names:list[str]|None=None, # a caption for each row, such as the file's name
     scores:list[float]|None=None, # mean IoU of each image
     *, title:str='', # what the figure shows
+    ranked:bool=True, # the first is called the best, the last the worst
+    score_name:str='mean IoU', # what the scores are
 ) -> Figure:
     "A row for each image: image, truth, prediction, errors; with a legend of the classes."
     from matplotlib.figure import Figure
     n, images = len(images), [image_array(x) for x in images]
     h = np.median([x.shape[0]/x.shape[1] for x in images])
     fig = Figure(figsize=(12, 2.9*min(max(h, .4), 1.8)*n + 1.5), dpi=110, layout='constrained')
-    fig.get_layout_engine().set(w_pad=.03, h_pad=.04, wspace=.01, hspace=.01)
+    fig.get_layout_engine().set(w_pad=.03, h_pad=.04, wspace=.01, hspace=.01,
+        rect=(0, 0, 1, 1 if title else .99))
     axs = fig.subplots(n, 4, squeeze=False)
     for ax, t in zip(axs[0], ('image', 'truth', 'prediction', 'errors')):
         ax.set_title(t, fontsize=12)
     for i, (row, x, y, p) in enumerate(zip(axs, images, truths, predictions)):
         _result_row(row, x, y, p, codes)
-        _row_titles(row, i, n, names[i] if names else '', scores[i] if scores else None)
+        rank = {0: 'best\n', n - 1: 'worst\n'}.get(i, '') if ranked and n > 1 else ''
+        _row_titles(row, rank, names[i] if names else '', scores[i] if scores else None, score_name)
     ids = np.unique(np.concatenate([np.unique(o) for o in (*truths, *predictions)])).tolist()
     _error_legend(fig, ids, codes)
     if title: fig.suptitle(figure_text(title), fontsize=13)
@@ -143,7 +158,6 @@ def evaluate(
 
     The mean IoU of an image of which all is Void is NaN."""
     import torch
-    from segbook.metrics.confusion import Confusion
     K, ignore = learn.segmenter['n_classes'], learn.segmenter['ignore_index']
     total, scores = Confusion(K, ignore), []
     learn.model.eval()
@@ -193,3 +207,174 @@ def overlay_figure(
     fig.legend(handles=handles, loc='upper left', bbox_to_anchor=(w/W, 1), frameon=False,
         fontsize=.72*text, handlelength=1.2, borderaxespad=.4)
     return fig
+
+# %% ../nbs/workshop/interpretation.ipynb #e553d557
+def _counted_images(judged, progress, tolerance) -> tuple[list, Confusion]:
+    "What is kept of each image, and the counts of all."
+    n, codes, void = len(judged), judged.codes, judged.ignore_index
+    kept, total = [], Confusion(len(codes), void)
+    on = n >= 20 if progress is None else progress
+    for i in progress_bar(range(n), n, 'images', on):
+        try:
+            counts, pairs = image_counts(judged.answer_to(i), judged.truth_of(i), len(codes), void,
+                tolerance)
+        except SegbookError as e: raise SegbookError(f'{judged.names[i]}: {e}') from e
+        kept.append(counts)
+        total = total.plus(pairs.rows)
+    return kept, total
+
+# %% ../nbs/workshop/interpretation.ipynb #85dfa9bc
+def _most_undecided(learn, images, progress) -> DataFrame:
+    "Images by their mean entropy, the largest first; unreadable ones are named and left out."
+    from pandas import DataFrame
+    rows, failed = [], []
+    on = len(images) >= 20 if progress is None else progress
+    for i, o in enumerate(progress_bar(images, len(images), 'images', on)):
+        name = str(getattr(o, 'name', o)) if not hasattr(o, 'shape') else f'image {i}'
+        try: rows.append((i, name, image_entropy(learn, o).mean().item()))
+        except SegbookError as e: failed.append(f'{name} ({e})')
+    if failed: print(f'note: left out, since they cannot be answered: {listed(failed)}')
+    table = DataFrame(rows, columns=['position', 'file', 'mean_entropy']).set_index('position')
+    return table.sort_values('mean_entropy', ascending=False, kind='stable')
+
+# %% ../nbs/workshop/interpretation.ipynb #f57f37f4
+class ScoredImages:
+    "Images that were counted one at a time: `.confusion`, `.counts` and `.per_image`."
+    def __init__(self,
+        judged, # `JudgedImages`; usually made by `from_learner`, `from_folder` or `from_masks`
+        progress:bool|None=None, # a progress bar; None: from 20 images on
+        tolerance:float|None=None, # of the boundary F1, in pixels; None: 0.75 % of the diagonal
+    ):
+        self.judged, self.codes, self.ignore_index = judged, judged.codes, judged.ignore_index
+        self.counts, self.confusion = _counted_images(judged, progress, tolerance)
+
+    def __len__(self): return len(self.counts)
+    def __repr__(self):
+        return (f'{type(self).__name__} of {counted(len(self), "image")}: mean IoU '
+            f'{score_text(self.confusion.mean_iou())}, pixel accuracy '
+            f'{score_text(self.confusion.pixel_accuracy())}')
+
+    def class_id(self, cls):
+        "The id of a class that has scores. Raises SegbookError for another, and for Void."
+        return class_of_name(cls, len(self.codes), self.ignore_index, self.codes)
+
+    @property
+    def per_image(self) -> DataFrame:
+        "file, mean_iou, pixel_accuracy, boundary_f1, void_share, iou_CLASS ...: a row an image."
+        return table_of_images(self.judged.names, self.counts, self.codes, self.ignore_index)
+
+# %% ../nbs/workshop/interpretation.ipynb #b6c7cbe7
+class RankedImages(ScoredImages):
+    "What is worst, and where the errors lie."
+    def worst(self,
+        n:int|None=5, # how many; None: all
+    ) -> DataFrame: # rows of `per_image`
+        "The images with the lowest mean IoU, lowest first; not those of which all is Void."
+        return self.per_image.dropna(subset=['mean_iou']).sort_values('mean_iou',
+            kind='stable')[:n]
+
+    def worst_for(self,
+        cls:str|int, # name or id of a class
+        n:int|None=5, # how many; None: all
+    ) -> DataFrame: # rows of `per_image`, with `wrong_pixels`: missed or invented
+        """The images with the lowest IoU of a class, among those in which it is or was predicted.
+
+        Of equal IoU, that with more wrong pixels of the class comes first."""
+        k, table = self.class_id(cls), self.per_image
+        column = f'iou_{self.codes[k]}'
+        right, predicted, true = np.stack([o.regions[:, k] for o in self.counts], 1)
+        table.insert(1, 'wrong_pixels', predicted + true - 2*right)
+        return table.dropna(subset=[column]).sort_values([column, 'wrong_pixels'],
+            ascending=[True, False], kind='stable')[:n]
+
+    def boundary_errors(self,
+        distances=(0, 1, 2, 4, 8, 16), # whole pixels, up to 64
+    ) -> DataFrame: # a row for each: error_share, pixel_share, error_rate
+        "How much of the error lies within some pixels of a true border, and how many pixels do."
+        return border_table(sum(o.by_distance for o in self.counts), distances)
+
+# %% ../nbs/workshop/interpretation.ipynb #dd43c8a9
+class DrawnImages(RankedImages):
+    "Pictures of what goes wrong."
+    def plot_confusion(self,
+        normalize:str|None='true', # 'true': rows add up to 1; 'pred': columns; None: pixels
+    ) -> Figure:
+        "Which class is taken for which; Void is left out."
+        return draw_confusion(self.confusion, self.codes, normalize)
+
+    def plot_errors(self,
+        which=4, # how many of the worst; or rows of `per_image`, or positions in it
+        cls:str|int|None=None, # the worst for this class, and its IoU
+        title:str='', # above the figure
+    ) -> Figure:
+        "Image, truth, prediction and errors of some images, which are answered anew."
+        table, column = self.per_image, 'mean_iou'
+        if cls is not None: column = f'iou_{self.codes[self.class_id(cls)]}'
+        if isinstance(which, int):
+            which = self.worst(which) if cls is None else self.worst_for(cls, which)
+        rows = [int(i) for i in (which.index if hasattr(which, 'iloc') else which)]
+        if not rows or not all(0 <= i < len(self) for i in rows):
+            raise SegbookError(f'images {rows}: expected positions from 0 to {len(self) - 1}, one '
+                'at least, such as interpretation.worst(3)')
+        images, truths, answers = ([np.asarray(of(i)) for i in rows] for of in (
+            self.judged.picture, self.judged.truth_of, self.judged.answer_to))
+        fig = results_figure(images, truths, answers, self.codes, list(table.file[rows]),
+            list(table[column][rows]), title=title, ranked=False,
+            score_name='mean IoU' if cls is None else f'IoU of {column[4:]}')
+        return shown_by_notebooks(fig)
+
+# %% ../nbs/workshop/interpretation.ipynb #7848d89e
+class UndecidedImages(DrawnImages):
+    "What to label next."
+    def label_next(self,
+        n:int|None=10, # how many; None: all
+        images=None, # paths or arrays without a mask; None: those of the data folder
+        progress:bool|None=None, # a progress bar; None: from 20 images on
+    ) -> DataFrame: # file, mean_entropy; the index is the position in `images`
+        """Images whose labels would tell the network most: it is least decided about them.
+
+        Unreadable ones are named and left out. Raises SegbookError without a network or images."""
+        if self.judged.learn is None:
+            raise SegbookError('there is no network to ask, only masks. Cure: from_learner(learn)')
+        images = list(self.judged.unlabelled if images is None else images)
+        if images: return _most_undecided(self.judged.learn, images, progress)[:n]
+        raise SegbookError('the data folder has no image without a mask. Cure: pass some, '
+            'label_next(10, images=[...])')
+
+# %% ../nbs/workshop/interpretation.ipynb #69f1e862
+class SegInterpretation(UndecidedImages):
+    """What a segmenter gets right and wrong, image by image, each at its own size.
+
+    `.confusion` holds the counts of all images, `.per_image` the scores of each, `.counts` what
+    both are made of. Memory holds one image, and a few numbers for each that was counted.
+    Raises SegbookError for images, masks and classes that do not fit."""
+    @classmethod
+    def from_learner(cls,
+        learn, # a Learner from `seg_learner`
+        dl=None, # one of its DataLoaders, such as learn.dls.train; None: that of validation
+        **kwargs, # progress, tolerance
+    ) -> SegInterpretation:
+        "Judge the files behind a DataLoader, without its transforms: as they are."
+        return cls(images_of_loader(learn, dl), **kwargs)
+
+    @classmethod
+    def from_folder(cls,
+        learn, # a Segmenter from `load_segmenter`, or a Learner
+        folder, # data folder or SegFolder; its validation images are judged, or all if it has none
+        **kwargs, # progress, tolerance
+    ) -> SegInterpretation:
+        "Judge images that the network was not trained with."
+        folder = folder if isinstance(folder, SegFolder) else SegFolder(folder)
+        return cls(images_of_folder(learn, folder), **kwargs)
+
+    @classmethod
+    def from_masks(cls,
+        images:list, # paths or arrays
+        truths:list, # paths or arrays [H,W] of class ids
+        predictions:list, # paths or arrays [H,W] of class ids, whatever made them
+        codes:list[str], # class names, Void included
+        **kwargs, # names of the images, progress, tolerance
+    ) -> SegInterpretation:
+        "Judge masks that are there already."
+        return cls(images_with_masks(images, truths, predictions, codes,
+            kwargs.pop('names', None)), **kwargs)

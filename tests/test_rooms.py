@@ -301,6 +301,7 @@ models: MODELS seg_model
 encoders: find_encoder
 learner: seg_learner train_segmenter
 inference: predict_image
+interpretation: SegInterpretation
 export: save_segmenter load_segmenter
 exercises: check hint solution progress
 widgets: mask_explorer convolution_explorer receptive_field_explorer upsampling_explorer
