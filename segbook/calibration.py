@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # %% auto #0
-__all__ = ['labelled_pixels', 'Calibration', 'calibration_table', 'calibration_figure', 'TemperatureFit', 'labelled_answers',
-           'CalibrationReport', 'calibrate']
+__all__ = ['labelled_pixels', 'ConfidenceBins', 'Calibration', 'calibration_table', 'calibration_figure', 'TemperatureFit',
+           'labelled_answers', 'CalibrationReport', 'calibrate']
 
 # %% ../nbs/workshop/calibration.ipynb #583c5a31
 def _check_ids(mask, n_classes, ignore_index):
@@ -63,41 +63,16 @@ def labelled_pixels(
             'with a smaller learning rate')
     return z, y
 
-# %% ../nbs/workshop/calibration.ipynb #59b17168
-class Calibration:
-    """How often the answers of a network are right, by how sure it was of them.
-
-    Keeps three sums a bin, however many pixels pass. Confidence is the probability of the answered
-    class; bins are of one width, open below and closed above, as in Guo et al. 2017, arXiv
-    1706.04599, equation 3. Of probabilities, as `predict_tta` gives them, pass the logarithm."""
+# %% ../nbs/workshop/calibration.ipynb #3a0c01b7
+class ConfidenceBins:
+    "Three sums a bin, and what is read off them."
     def __init__(self,
-        n_bins:int=15, # bins between 0 and 1
-        ignore_index:int|None=None, # id of pixels that are not counted
-        temperature:float=1., # what the logits are divided by
+        n_bins:int, # bins between 0 and 1
     ):
         if not isinstance(n_bins, int) or not 1 <= n_bins <= 1000:
             raise SegbookError(f'n_bins={n_bins!r}: expected a whole number from 1 to 1,000')
-        if not 0 < temperature < float('inf'):
-            raise SegbookError(f'temperature={temperature!r}: expected a number above 0')
-        self.n_bins, self.ignore_index, self.temperature = n_bins, ignore_index, temperature
+        self.n_bins = n_bins
         self.sums, self.neg_log = torch.zeros(3, n_bins, dtype=torch.float64), 0.
-
-    def update(self,
-        logits:Tensor, # [B,K,H,W], or [K,H,W]
-        mask:Tensor, # [B,H,W] true class ids, or [H,W]
-    ) -> Calibration:
-        "Add the labelled pixels of a batch."
-        z, y = labelled_pixels(logits, mask, self.ignore_index)
-        if not len(y): return self
-        z = z/self.temperature
-        (top, ids), total = z.max(1), z.logsumexp(1)
-        sure = (top - total).exp()
-        edges = torch.linspace(0, 1, self.n_bins + 1, device=z.device)[1:-1]
-        which = torch.bucketize(sure, edges)
-        for row, values in zip(self.sums, (torch.ones_like(sure), sure, ids == y)):
-            row += torch.bincount(which, values.double(), self.n_bins).cpu()
-        self.neg_log += (total - z.gather(1, y[:, None])[:, 0]).double().sum().item()
-        return self
 
     @property
     def pixels(self) -> Tensor:
@@ -126,6 +101,40 @@ class Calibration:
         "Mean negative log-likelihood of the true classes, in nats; NaN without pixels."
         n = self.sums[0].sum().item()
         return self.neg_log/n if n else float('nan')
+
+# %% ../nbs/workshop/calibration.ipynb #67ec376d
+class Calibration(ConfidenceBins):
+    """How often the answers of a network are right, by how sure it was of them.
+
+    Keeps three sums a bin, however many pixels pass. Confidence is the probability of the answered
+    class; bins are of one width, open below and closed above, as in Guo et al. 2017, arXiv
+    1706.04599, equation 3. Of probabilities, as `predict_tta` gives them, pass the logarithm."""
+    def __init__(self,
+        n_bins:int=15, # bins between 0 and 1
+        ignore_index:int|None=None, # id of pixels that are not counted
+        temperature:float=1., # what the logits are divided by
+    ):
+        super().__init__(n_bins)
+        if not 0 < temperature < float('inf'):
+            raise SegbookError(f'temperature={temperature!r}: expected a number above 0')
+        self.ignore_index, self.temperature = ignore_index, temperature
+
+    def update(self,
+        logits:Tensor, # [B,K,H,W], or [K,H,W]
+        mask:Tensor, # [B,H,W] true class ids, or [H,W]
+    ) -> Calibration:
+        "Add the labelled pixels of a batch."
+        z, y = labelled_pixels(logits, mask, self.ignore_index)
+        if not len(y): return self
+        z = z/self.temperature
+        (top, ids), total = z.max(1), z.logsumexp(1)
+        sure = (top - total).exp()
+        edges = torch.linspace(0, 1, self.n_bins + 1, device=z.device)[1:-1]
+        which = torch.bucketize(sure, edges)
+        for row, values in zip(self.sums, (torch.ones_like(sure), sure, ids == y)):
+            row += torch.bincount(which, values.double(), self.n_bins).cpu()
+        self.neg_log += (total - z.gather(1, y[:, None])[:, 0]).double().sum().item()
+        return self
 
 # %% ../nbs/workshop/calibration.ipynb #89601aed
 def calibration_table(
@@ -165,9 +174,27 @@ def calibration_figure(
     for ax in (top, low): ax.spines[['top', 'right']].set_visible(False)
     return fig
 
-# %% ../nbs/workshop/calibration.ipynb #ef72f151
+# %% ../nbs/workshop/calibration.ipynb #7d5982e1
 _BETAS = 2.**np.arange(-3, 3.01, .25) # one over the temperature
 
+def _slope_and_curvature(z, true, beta) -> tuple[float, float]:
+    "Of the summed negative log-likelihood of logits [P,K]*beta; `true` is the sum of z_y."
+    p = (z*float(beta)).softmax(1)
+    mean = (p*z).sum(1)
+    spread = (p*z*z).sum(1) - mean*mean
+    return mean.double().sum().item() - true, spread.double().sum().item()
+
+def _zero_of(slopes, curvatures) -> float:
+    "Where a rising curve is 0, read off a cubic; the nearest end where it never is."
+    from scipy.interpolate import CubicHermiteSpline
+    from scipy.optimize import brentq
+    i = int((slopes < 0).sum())
+    if i in (0, len(_BETAS)): return float(_BETAS[min(i, len(_BETAS) - 1)])
+    two = slice(i - 1, i + 1)
+    curve = CubicHermiteSpline(_BETAS[two], slopes[two], curvatures[two])
+    return brentq(curve, _BETAS[i - 1], _BETAS[i])
+
+# %% ../nbs/workshop/calibration.ipynb #da8dfb60
 class TemperatureFit:
     """The temperature for which the true classes are most likely (Guo et al. 2017, section 4.2).
 
@@ -187,30 +214,18 @@ class TemperatureFit:
         step = max(1, int(np.ceil(np.sqrt(np.prod(mask.shape[-2:])/self.most))))
         z, y = labelled_pixels(logits[..., ::step, ::step], mask[..., ::step, ::step],
             self.ignore_index)
-        if not len(y): return self
         z = (z - z.amax(1, keepdim=True)).clamp_(min=-1e4)  # 0 times infinity is no number
-        true = z.gather(1, y[:, None])[:, 0].double().sum().item()
-        for i, beta in enumerate(_BETAS):
-            p = (z*float(beta)).softmax(1)
-            mean = (p*z).sum(1)
-            spread = (p*z*z).sum(1) - mean*mean
-            self.slopes[i] += mean.double().sum().item() - true
-            self.curvatures[i] += spread.double().sum().item()
+        true = z.gather(1, y[:, None]).double().sum().item()
+        found = np.array([_slope_and_curvature(z, true, o) for o in _BETAS])
+        self.slopes, self.curvatures = self.slopes + found[:, 0], self.curvatures + found[:, 1]
         self.n += len(y)
         return self
 
     @property
     def temperature(self) -> float:
         "The best temperature, or the nearest of 1/8 and 8; raises SegbookError without a pixel."
-        from scipy.interpolate import CubicHermiteSpline
-        from scipy.optimize import brentq
-        if not self.n:
-            raise SegbookError('no labelled pixel was seen, so there is no temperature to fit')
-        i = int((self.slopes < 0).sum())
-        if i in (0, len(_BETAS)): return float(1/_BETAS[min(i, len(_BETAS) - 1)])
-        low, high = slice(i - 1, i + 1), (_BETAS[i - 1], _BETAS[i])
-        curve = CubicHermiteSpline(_BETAS[low], self.slopes[low], self.curvatures[low])
-        return float(1/brentq(curve, *high))
+        if self.n: return 1/_zero_of(self.slopes, self.curvatures)
+        raise SegbookError('no labelled pixel was seen, so there is no temperature to fit')
 
 # %% ../nbs/workshop/calibration.ipynb #a7e2ebb6
 def labelled_answers(
