@@ -14,12 +14,27 @@ from tqdm import tqdm
 from .errors import SegbookError
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'progress_bar', 'locked', 'clear_leftovers', 'replace_file', 'write_png', 'write_lines',
-           'write_text', 'write_csv', 'read_text', 'new_folder', 'NewFolder', 'check_writable']
+__all__ = ['IMAGE_SUFFIXES', 'stem_of', 'named_as_image', 'progress_bar', 'locked', 'clear_leftovers', 'replace_file',
+           'write_png', 'write_lines', 'write_text', 'write_csv', 'read_text', 'new_folder', 'NewFolder',
+           'check_writable']
 
 # %% ../nbs/workshop/files.ipynb #77b2d69a
 IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm',
-    '.jp2', '.npy'}
+    '.jp2', '.npy', '.dcm', '.dicom', '.nii'}
+
+def stem_of(
+    file, # a path
+) -> str:
+    "The name of a file without its ending; `.nii.gz` is one."
+    file = Path(file)
+    return file.name[:-7] if file.name.lower().endswith('.nii.gz') else file.stem
+
+def named_as_image(
+    name, # of a file
+) -> bool:
+    "Does a name end as those of images do?"
+    name = str(name).lower()
+    return os.path.splitext(name)[1] in IMAGE_SUFFIXES or name.endswith('.nii.gz')
 
 # %% ../nbs/workshop/files.ipynb #796d89e1
 class _LastLine(tqdm):

@@ -45,11 +45,12 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
     ['training'], ['planning.fingerprint', 'planning.recipes', 'planning.cost', 'planning.rules',
         'planning.plan', 'planning'], ['learner'], ['inference'], ['ensembles'], ['certainty'],
     ['image_counts', 'judged_images', 'confusion_figure'],
-    ['calibration', 'intervals', 'disagreement'], ['interpretation', 'export'], ['judging'],
+    ['calibration', 'intervals', 'disagreement'], ['interpretation', 'export'],
+    ['report_page', 'report'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
         'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
-        'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.predict', 'cli.check', 'cli.team', 'cli.train', 'cli'], ['tasks']]
+        'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.predict', 'cli.check', 'cli.team', 'cli.folds', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm',
     'ipywidgets'}

@@ -14,7 +14,9 @@ import numpy as np
 from .arguments import Parser, file_name_argument, text_argument
 from .terminal import guarded, tell
 from ..errors import SegbookError, counted, nearest_names, printable
-from ..files import check_writable, clear_leftovers, locked, replace_file
+from segbook.files import (
+    check_writable, clear_leftovers, locked, replace_file, stem_of,
+)
 from ..interpretation import overlay_figure
 from ..masks.listing import list_folder
 
@@ -64,14 +66,14 @@ def _base_names(files) -> list[str]:
     "A name for the outputs of each file: its stem; where two share it, with folder or ending."
     def longer(f, i):
         folder, ending = Path(os.path.realpath(f)).parent.name, f.suffix[1:]
-        return (f.stem, f'{f.stem}_{ending}', f'{folder}_{f.stem}',
-            f'{folder}_{f.stem}_{ending}')[i]
-    stems = [f.stem.lower() for f in files]
+        return (stem_of(f), f'{stem_of(f)}_{ending}', f'{folder}_{stem_of(f)}',
+            f'{folder}_{stem_of(f)}_{ending}')[i]
+    stems = [stem_of(f).lower() for f in files]
     for i in range(4):
-        names = [longer(f, i if stems.count(f.stem.lower()) > 1 else 0) for f in files]
+        names = [longer(f, i if stems.count(stem_of(f).lower()) > 1 else 0) for f in files]
         if len({o.lower() for o in names}) == len(files): return list(map(_short, names))
-    raise SegbookError(f'these images would all be called {files[0].stem}, and no folder or ending '
-        'tells them apart. Cure: predict them in two calls with different --out')
+    raise SegbookError(f'these images would all be called {stem_of(files[0])}, and no folder or '
+        'ending tells them apart. Cure: predict them in two calls with different --out')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #d3ca90b2
 def _write_mask(mask, file):

@@ -6,9 +6,9 @@
 from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from ..errors import SegbookError, height_width
+from ..files import stem_of
 from ..masks.arrays import read_mask
 from ..masks.folder import SegFolder, n_validation_images, random_validation
 from ..reading.facts import EXIF_TURNS, common_channels, common_range, image_facts
@@ -126,9 +126,9 @@ def split_indices(folder, valid_pct, seed):
 # %% ../../nbs/workshop/data/checks.ipynb #32eb2bd4
 def _without_image(folder, lost):
     "What to say of names in valid.txt that are not among the images."
-    stems = {f.stem:f.name for f in folder.images}
+    stems = {stem_of(f):f.name for f in folder.images}
     bare = {f.name for f in getattr(folder, 'unmatched_images', [])}
-    hint = next((f'; did you mean {stems[Path(o).stem]}?' for o in lost if Path(o).stem in stems),
+    hint = next((f'; did you mean {stems[stem_of(o)]}?' for o in lost if stem_of(o) in stems),
         '')
     if hint == '' and lost[0] in bare: hint = f'; {lost[0]} is there, but has no mask'
     return (f'valid.txt of {folder.path} names {len(lost)} files that are not among its images: '

@@ -15,6 +15,7 @@ from fastai.vision.all import PILMask, Transform
 from .images import read_image
 from .kept import Kept
 from ..errors import SegbookError, composed, listed
+from ..files import stem_of
 from ..masks.arrays import read_mask
 from ..masks.folder import SegFolder
 from ..masks.listing import list_folder
@@ -44,12 +45,12 @@ def instance_files(
 
     Raises SegbookError: no such folder, an image without a file, a file of another size."""
     where, files = _listed_ids(folder, name)
-    by_stem = {composed(f.stem): f for f in files}
-    found = {f.name: by_stem.get(composed(f.stem), by_stem.get(composed(f.stem) + '_P'))
+    by_stem = {composed(stem_of(f)): f for f in files}
+    found = {f.name: by_stem.get(composed(stem_of(f)), by_stem.get(composed(stem_of(f)) + '_P'))
         for f in folder.images}
     if missing := [k for k, f in found.items() if f is None]:
         raise SegbookError(f'{len(missing)} of {len(found)} images have no ids in {where}: '
-            f'{listed(missing, 3)}. Expected {Path(missing[0]).stem}.png, with 0 everywhere for an '
+            f'{listed(missing, 3)}. Expected {stem_of(missing[0])}.png, with 0 everywhere for an '
             'image without things')
     with ThreadPoolExecutor(8) as pool:
         sizes = [list(pool.map(lambda f: image_facts(f).size, o))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SegbookError, counted, listed
-from ..files import new_folder, write_lines, write_png
+from ..files import new_folder, stem_of, write_lines, write_png
 from .folder import SegFolder, random_validation
 from .mappings import alpha_problems, grey_problems, rgb_problems, user_mapping
 from .palettes import settle_values
@@ -129,7 +129,7 @@ def _copy_pair(sf, i, m, part, *, table, as_it_is):
     shutil.copyfile(i.file, part/'images'/i.file.name)
     if as_it_is and m.file.suffix.lower() == '.png':
         shutil.copyfile(m.file, part/'labels'/m.file.name)
-    else: write_png(res.ids, part/'labels'/f'{i.file.stem}_P.png')
+    else: write_png(res.ids, part/'labels'/f'{stem_of(i.file)}_P.png')
     return res
 
 def _fill_copy(sf, pairs, maps, plain, part):

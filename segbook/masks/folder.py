@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SegbookError, composed, counted, listed, printable
-from ..files import read_text
+from ..files import read_text, stem_of
 from .listing import list_folder
 from .mask import find_void
 
@@ -90,22 +90,22 @@ def _raise_no_images(found):
 # %% ../../nbs/workshop/masks/folder.ipynb #562c6753
 def _best_label(stem, cands):
     "The label to use of several: NAME_P before NAME, PNG before the rest."
-    return min(cands, key=lambda o: (composed(o.stem) != stem + '_P',
+    return min(cands, key=lambda o: (composed(stem_of(o)) != stem + '_P',
             o.suffix.lower() != '.png', o.name))
 
 def _pair(imgs, labs):
     "Match by name: images, their labels, lone images, lone labels, groups that claim one name."
     by_stem, used, first = {}, set(), {}
-    for f in labs: by_stem.setdefault(composed(f.stem), []).append(f)
+    for f in labs: by_stem.setdefault(composed(stem_of(f)), []).append(f)
     images, labels, lone, doubled = [], [], [], []
     for f in imgs:
-        stem = composed(f.stem)
+        stem = composed(stem_of(f))
         if stem in first:
             doubled.append([first[stem], f])
             continue
         first[stem] = f
         cands = by_stem.get(stem + '_P', []) + by_stem.get(stem, [])
-        cands = [o for o in cands if o not in used or composed(o.stem) == stem]
+        cands = [o for o in cands if o not in used or composed(stem_of(o)) == stem]
         used.update(cands)
         if len(cands) > 1: doubled.append(cands)
         if cands:
@@ -122,29 +122,33 @@ def _kind_of_path(path):
 
 def _raise_no_pair(imgs, labs):
     "Raise the SegbookError for two listings in which no image has a mask."
-    f, masks = imgs.files[0], {composed(o.stem).lower() for o in labs.files}
-    case = any(composed(o.stem).lower() + p in masks for o in imgs.files for p in ('', '_p'))
+    f, masks = imgs.files[0], {composed(stem_of(o)).lower() for o in labs.files}
+    case = any(composed(stem_of(o)).lower() + p in masks for o in imgs.files for p in ('', '_p'))
     raise SegbookError(f'None of the {counted(len(imgs.files), "image")} in {imgs.folder} '
         f'has a mask in {labs.folder}: for {printable(f.name)} expected '
-        f'{printable(f.stem)}_P.png or {printable(f.stem)}.png, found '
+        f'{printable(stem_of(f))}_P.png or {printable(stem_of(f))}.png, found '
         + (f'names such as {listed(labs.files, 2)}' if labs.files
             else labs.told() or 'an empty folder')
         + ('; the names differ in upper and lower case' if case else '')
         + f'. {labs.cure() or "Rename the masks, or name their folder with labels=..."}')
 
 # %% ../../nbs/workshop/masks/folder.ipynb #218204d7
+def _lower_ending(name):
+    "A name with its ending in lower case."
+    stem = stem_of(name)
+    return stem + name[len(stem):].lower()
+
 def _named_files(lines, files):
     """The names in a list, as the files are called: a folder before a name is taken off; accents,
     the case of an ending, and an ending that is left out make no difference."""
     whole = {composed(f.name): f.name for f in files}
-    lower = {composed(f.stem + f.suffix.lower()): f.name for f in files}
-    stems = Counter(composed(f.stem) for f in files)
-    bare = {composed(f.stem): f.name for f in files if stems[composed(f.stem)] == 1}
+    lower = {composed(_lower_ending(f.name)): f.name for f in files}
+    stems = Counter(composed(stem_of(f)) for f in files)
+    bare = {composed(stem_of(f)): f.name for f in files if stems[composed(stem_of(f))] == 1}
     names = set()
     for line in filter(None, lines):
         name = composed(line).replace('\\', '/').rsplit('/', 1)[-1]
-        p = Path(name)
-        names.add(whole.get(name) or lower.get(p.stem + p.suffix.lower()) or bare.get(name)
+        names.add(whole.get(name) or lower.get(_lower_ending(name)) or bare.get(name)
             or name)
     return names
 
@@ -161,7 +165,7 @@ def _list_both(path, images_dir, labels_dir):
     imgs, labs = [list_folder(o, known if o.samefile(path) else ())
         for o in (images_dir, labels_dir)]
     if images_dir.samefile(labels_dir):
-        imgs.files, labs.files = [[f for f in imgs.files if f.stem.endswith('_P') is p]
+        imgs.files, labs.files = [[f for f in imgs.files if stem_of(f).endswith('_P') is p]
             for p in (False, True)]
         labs.left_out = {}
     return imgs, labs
@@ -221,8 +225,8 @@ class SegFolder:
         "The mask of `image`, a path or a file name. Raises SegbookError when it has none."
         f = Path(image)
         if (o := self._label.get(composed(f.name))) is not None: return o
-        raise SegbookError(f'{f.name} has no mask in {self.labels_dir}; expected {f.stem}_P.png or '
-            f'{f.stem}.png. Add it, or leave the image out.')
+        raise SegbookError(f'{f.name} has no mask in {self.labels_dir}; expected '
+            f'{stem_of(f)}_P.png or {stem_of(f)}.png. Add it, or leave the image out.')
     def left_out(self, harm=None):
         "What is not read, in words, '' for nothing: all of it, what may be data, or (False) not."
         told = [(o.folder.name, o.told(harm)) for o in self.listings]

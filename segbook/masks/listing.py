@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SegbookError, listed
-from ..files import IMAGE_SUFFIXES
+from ..files import named_as_image
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'why_left_out', 'Listing', 'list_folder']
@@ -37,24 +37,24 @@ LEFT_OUT = dict(
 _SYSTEM = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', 'icon\r'}
 
 _FORMATS = ('.heic', '.heif', '.avif', '.jxl', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf',
-    '.rw2', '.raf', '.raw', '.psd', '.svg', '.exr', '.hdr', '.tga', '.dcm', '.dicom', '.nii',
-    '.nii.gz', '.nrrd', '.mha', '.npz', '.mat', '.h5', '.hdf5', '.zarr', '.czi', '.lif', '.nd2',
-    '.svs', '.ndpi', '.pdf', '.mp4', '.mov', '.avi')
+    '.rw2', '.raf', '.raw', '.psd', '.svg', '.exr', '.hdr', '.tga', '.nrrd', '.mha', '.npz', '.mat',
+    '.h5', '.hdf5', '.zarr', '.czi', '.lif', '.nd2', '.svs', '.ndpi', '.pdf', '.mp4', '.mov',
+    '.avi')
 
 _SIGNATURES = (b'\x89PNG', b'\xff\xd8\xff', b'II*\0', b'MM\0*', b'GIF8')
 
 def _is_image_inside(file):
     "Do the first bytes of `file` say that it is an image, whatever its name says?"
     try:
-        with file.open('rb') as f: return f.read(4).startswith(_SIGNATURES)
+        with file.open('rb') as f: head = f.read(132)
     except OSError: return False
+    return head.startswith(_SIGNATURES) or head[128:] == b'DICM'
 
 def _has_images(folder, most=10_000):
     "Does an image lie in `folder` or below it? Links are not followed, `most` entries looked at."
     seen = 0
     for _,dirs,names in os.walk(folder):
-        if any(os.path.splitext(o)[1].lower() in IMAGE_SUFFIXES for o in names
-            if not o.startswith('.')): return True
+        if any(named_as_image(o) for o in names if not o.startswith('.')): return True
         dirs[:] = [o for o in dirs if not o.startswith('.')]
         seen += len(names) + len(dirs)
         if seen > most: return False
@@ -72,7 +72,7 @@ def why_left_out(
     except OSError: return 'link'
     if stat.S_ISDIR(mode): return 'folder' if _has_images(file) else 'empty'
     if not stat.S_ISREG(mode): return 'special'
-    if file.suffix.lower() in IMAGE_SUFFIXES: return ''
+    if named_as_image(name): return ''
     if name.endswith(_FORMATS): return 'format'
     return 'ending' if _is_image_inside(file) else 'other'
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import counted, listed, nearest_names
+from ..files import stem_of
 from .likeness import MOST_COMPARED, near_pairs
 from .seen import LOSSY_FORMATS, holds_colours
 from ..reading.facts import EXIF_TURNS
@@ -37,7 +38,7 @@ def pair_problems(
     ps, lone, over = [], sf.unmatched_images, sf.unmatched_labels
     if lone:
         ps.append(MaskProblem('missing', lone, f'{counted(len(lone), "image")} without a mask: '
-                f'{listed(lone)}. Expected e.g. {sf.labels_dir.name}/{lone[0].stem}_P.png. '
+                f'{listed(lone)}. Expected e.g. {sf.labels_dir.name}/{stem_of(lone[0])}_P.png. '
                 'Add the masks, or take the images out.'))
     if over:
         ps.append(MaskProblem('unmatched', over, f'{counted(len(over), "mask")} without an image: '

@@ -15,7 +15,7 @@ from .failures import first_bytes
 from .orientation import ORIENTATION_TAG, exif_orientation, turned_size
 from .orientation import valid_orientation
 from .pixels import GREY_MODES, colour_array, is_grey
-from .stored import StoredImage, open_stored, stored_bits
+from .stored import StoredImage, open_stored, pillow_spacing, stored_bits
 from .tiff import beyond_pillow
 
 # %% auto #0
@@ -32,6 +32,9 @@ class ImageFacts:
     high: float = 255.
     bad: int = 0 # values that are NaN or infinite
     orientation: int = 1 # the EXIF orientation that is applied
+    spacing: tuple | None = None # height and width of a pixel in mm, where the file states them
+    axes: str = '' # of NIfTI: where rows and columns run in the patient, such as 'RA'
+    window: tuple | None = None # of DICOM: the values of black and white that the file proposes
 
     @property
     def wide(self):
@@ -46,11 +49,12 @@ def facts_of(
     channels=None, # the number asked for, or None
 ) -> ImageFacts:
     "The facts of a picture. Raises SegbookError for an array that is no one image."
-    x, o = stored.pixels, stored.orientation
+    x = stored.pixels
+    beside = {o: getattr(stored, o) for o in ('orientation', 'spacing', 'axes', 'window')}
     if stored.mode not in ('array', 'bands') and x.dtype in (np.uint8, bool):
-        return ImageFacts(stored.size, 1 if is_grey(stored) else 3, orientation=o)
+        return ImageFacts(stored.size, 1 if is_grey(stored) else 3, **beside)
     x = colour_array(stored, channels, where)
-    res = ImageFacts(x.shape[:2], x.shape[-1], str(x.dtype), orientation=o)
+    res = ImageFacts(x.shape[:2], x.shape[-1], str(x.dtype), **beside)
     if x.dtype == np.uint16: res.high = 65535.
     elif x.dtype != np.uint8:
         good = x[np.isfinite(x)] if x.dtype.kind == 'f' else x
@@ -81,7 +85,7 @@ def _from_header(file):
     if file.suffix.lower() == '.npy': return None
     try:
         with Image.open(file) as im:
-            deep = stored_bits(im) > 8
+            deep, mm = stored_bits(im) > 8, None
             plain = im.mode in GREY_MODES | {'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr'}
             if not plain or im.mode in ('I', 'F'): return None
             if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO': return None
@@ -89,6 +93,7 @@ def _from_header(file):
                 if beyond_pillow(im): return None
                 o, hw = valid_orientation(im.tag_v2.get(ORIENTATION_TAG, 1)), (im.tag_v2[257],
                     im.tag_v2[256])
+                mm = pillow_spacing(im)
             else:
                 if im.format in ('PPM', 'JPEG2000'): return None
                 if im.format == 'PNG' and deep and im.mode == 'RGBA': return None
@@ -97,7 +102,8 @@ def _from_header(file):
                     im.info['exif'] = b'' # `getexif` would decode the picture for it
                 o, hw = exif_orientation(im), im.size[::-1]
             return ImageFacts(turned_size(hw, o), 1 if im.mode in GREY_MODES else 3,
-                *(('uint16', 0., 65535.) if deep else ()), orientation=o)
+                *(('uint16', 0., 65535.) if deep else ()), orientation=o,
+                spacing=mm[::-1] if mm and o > 4 else mm)
     except Exception: return None
 
 # %% ../../nbs/workshop/reading/facts.ipynb #bdebb7b8
@@ -168,6 +174,10 @@ def _told_range(facts, names, low, high):
     text = (f'Their values lie between {low:g} and {high:g}, which become 0 and 1 in all images '
         'alike. Pass value_range=(low, high) to choose another range: what lies outside is '
         'set to its ends.')
+    windows = {f.window for f in facts if f.window}
+    if windows:
+        text += (' The files propose a window: value_range=({:g}, {:g})'.format(*min(windows))
+            + (f', or {len(windows) - 1} others.' if len(windows) > 1 else '.'))
     if low in _NO_DATA:
         text += (f' {low:g} is a customary mark for "no data": give the range of the real values.')
     span = max(abs(low), abs(high))

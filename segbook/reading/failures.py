@@ -47,7 +47,7 @@ def first_bytes(
         if not stat.S_ISREG(kind):
             raise UnreadableFile(file, 'it is a pipe or a device, not a regular file', 'Save the '
                 'picture as a file.')
-        with open(file, 'rb') as f: head = f.read(n)
+        with open(file, 'rb', buffering=0) as f: head = f.read(n)
     except UnreadableFile: raise
     except FileNotFoundError:
         raise UnreadableFile(file, 'it is not there', 'Check the path.') from None

@@ -12,11 +12,15 @@ import numpy as np
 from PIL import Image
 
 from .failures import NoPicture, UnreadableFile, failure, first_bytes, plugin_for
+from .dicom import is_dicom, read_dicom
+from .nifti import is_nifti, read_nifti
 from .orientation import exif_orientation, turned, turned_size
-from .tiff import TIFF_MARKS, beyond_pillow, read_tiff
+from segbook.reading.tiff import (
+    TIFF_MARKS, beyond_pillow, described_spacing, read_deep_tiff, read_tiff,
+)
 
 # %% auto #0
-__all__ = ['NPY_MARK', 'StoredImage', 'stored_bits', 'open_stored', 'stored_picture']
+__all__ = ['NPY_MARK', 'StoredImage', 'stored_bits', 'pillow_spacing', 'open_stored', 'stored_picture']
 
 # %% ../../nbs/workshop/reading/stored.ipynb #28128f5c
 @dataclass
@@ -31,6 +35,9 @@ class StoredImage:
     pages: int = 1 # pictures in the file; above 1 in TIFF, where `pixels` is [N,H,W], and MPO
     palette: np.ndarray | None = None # [256,3] uint8, the colours of the indices
     size: tuple = () # height and width; those of `pixels`, unless these were read in brief
+    spacing: tuple | None = None # height and width of a pixel in mm, where the file states them
+    axes: str = '' # of NIfTI: where rows and columns run in the patient, such as 'RA'
+    window: tuple | None = None # of DICOM: the values of black and white that the file proposes
 
     def __post_init__(self): self.size = tuple(self.size or self.pixels.shape[:2])
 
@@ -138,17 +145,36 @@ def _palette_of(im):
     full[:len(x)] = x
     return full
 
+# %% ../../nbs/workshop/reading/stored.ipynb #663b168e
+def pillow_spacing(im):
+    "The size of a pixel in mm that a TIFF states which Pillow has open, or None."
+    tags = im.tag_v2
+    return described_spacing(tags.get(270), [tags.get(o) for o in (283, 282)])
+
+def _from_tiff(x, mode, bits, orientation, pages, spacing=None):
+    "What was read of a TIFF as a StoredImage."
+    if orientation > 4 and spacing: spacing = spacing[::-1]
+    return StoredImage(x, mode, bits, 'TIFF', orientation, pages, spacing=spacing)
+
+def _open_patient(file, head):
+    "A DICOM or NIfTI file of one picture; None for other files."
+    if is_nifti(head, file.name):
+        x, mode, bits, spacing, axes = read_nifti(file)
+        return StoredImage(x, mode, bits, 'NIfTI', spacing=spacing, axes=axes)
+    if not is_dicom(head, file.name): return None
+    x, mode, bits, spacing, window = read_dicom(file)
+    return StoredImage(x, mode, bits, 'DICOM', spacing=spacing, window=window)
+
 # %% ../../nbs/workshop/reading/stored.ipynb #4de621f6
 def _open_picture(file, head, quick):
     "A file that Pillow knows."
     with Image.open(file) as im:
         _check_frames(file, im)
         mode, bits, form, hw = im.mode, stored_bits(im), im.format, im.size[::-1]
-        pages, o = getattr(im, 'n_frames', 1) if form == 'MPO' else 1, 1
+        pages, o, spacing = getattr(im, 'n_frames', 1) if form == 'MPO' else 1, 1, None
         if form == 'TIFF':
-            if beyond_pillow(im):
-                x, *rest = read_tiff(file)
-                return StoredImage(x, rest[0], rest[1], form, *rest[2:])
+            spacing = pillow_spacing(im)
+            if beyond_pillow(im): return _from_tiff(*read_tiff(file), spacing)
             o = exif_orientation(im)
             im.filename = '' # mapped into memory, Pillow would give rows of the wrong length
         rawmode = im.tile[0][3] if im.tile else ''
@@ -160,7 +186,7 @@ def _open_picture(file, head, quick):
         turn = exif_orientation(im) # of a TIFF, newer Pillows have turned the pixels already
         if turn > 1: x = np.ascontiguousarray(turned(x, turn))
         return StoredImage(x, 'LA' if rawmode == 'LA;16B' else mode, bits, form,
-            max(o, turn), pages, _palette_of(im), turned_size(hw, turn))
+            max(o, turn), pages, _palette_of(im), turned_size(hw, turn), spacing)
 
 # %% ../../nbs/workshop/reading/stored.ipynb #85e1daa8
 def _load_plugin(file, head):
@@ -178,11 +204,12 @@ def _load_plugin(file, head):
 def _open_any(file, head, quick):
     "The picture in a file, by whichever decoder knows it."
     if file.suffix.lower() == '.npy' or head.startswith(NPY_MARK): return _open_array(file, head)
+    if is_dicom(head) or is_nifti(head, file.name): return _open_patient(file, head)
+    if head.startswith(TIFF_MARKS) and (deep := read_deep_tiff(file)): return _from_tiff(*deep)
     try: return _open_picture(file, head, quick)
     except Image.UnidentifiedImageError:
-        if head.startswith(TIFF_MARKS):
-            x, *rest = read_tiff(file)
-            return StoredImage(x, rest[0], rest[1], 'TIFF', *rest[2:])
+        if head.startswith(TIFF_MARKS): return _from_tiff(*read_tiff(file))
+        if found := _open_patient(file, head): return found
         if not _load_plugin(file, head): raise
         return _open_picture(file, head, quick)
 
@@ -195,7 +222,7 @@ def open_stored(
 
     Raises UnreadableFile, with the cause and a cure that fits it."""
     file = Path(file)
-    head = first_bytes(file)
+    head = first_bytes(file, 160)
     try: return _check_numbers(file, _open_any(file, head, quick))
     except Exception as e: raise failure(file, e, head) from e
 

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #21c06664
 from __future__ import annotations
-import logging, os, re
+import json, logging, os, re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from .failures import RESTORE, UnreadableFile
 from .orientation import ORIENTATION_TAG, turned, valid_orientation
 
 # %% auto #0
-__all__ = ['TIFF_MARKS', 'full_pages', 'beyond_pillow', 'read_tiff']
+__all__ = ['TIFF_MARKS', 'full_pages', 'beyond_pillow', 'described_spacing', 'read_tiff', 'read_deep_tiff']
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #fd6b3d55
 _REDUCED = 1 | 4 # bits of tag 254: a smaller copy of another page, or its mask
@@ -44,6 +44,38 @@ def beyond_pillow(
         or 'X' in raw and tags.get(262) != 6
         or bits[0] == 16 and len(im.getbands()) > 2 and tags.get(284, 1) == 2
         or bits[0] == 32 and kind[0] == 1 or bits[0] == 8 and kind[0] == 2)
+
+# %% ../../nbs/workshop/reading/tiff.ipynb #9d973869
+_IN_MM = {'mm': 1., 'cm': 10., 'm': 1000., 'nm': 1e-6} | dict.fromkeys(
+    ('µm', 'μm', 'um', 'micron', 'microns', '\\u00B5m'), 1e-3)
+
+def _ome_spacing(text):
+    "Height and width of a pixel in mm, from the description of OME; None without both."
+    res = []
+    for side in 'YX':
+        size = re.search(fr'PhysicalSize{side}="([^"]+)"', text)
+        unit = re.search(fr'PhysicalSize{side}Unit="([^"]+)"', text)
+        if not size or (mm := _IN_MM.get(unit[1] if unit else 'µm')) is None: return None
+        res.append(float(size[1])*mm)
+    return tuple(res)
+
+def described_spacing(
+    text, # the description in a TIFF
+    per_unit=(), # its resolution: pixels in a unit of length, downwards and to the right
+) -> tuple | None: # height and width of a pixel in mm
+    "The size of a pixel where a TIFF states it in earnest, or None."
+    text = str(text or '')
+    try:
+        if text.startswith('{') and 'spacing_mm' in text:
+            res = json.loads(text)['spacing_mm']
+        elif 'PhysicalSizeX' in text: res = _ome_spacing(text)
+        elif text.startswith('ImageJ='):
+            mm = _IN_MM.get(re.search(r'^unit=(.*)$', text, re.M)[1].strip())
+            res = [mm/float(o) for o in per_unit]
+        else: return None
+        h, w = map(float, res)
+    except (TypeError, ValueError, ArithmeticError, LookupError): return None
+    return (h, w) if 0 < min(h, w) and max(h, w) < 1e6 else None
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #7195e9ab
 TIFF_MARKS = b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'
@@ -88,12 +120,15 @@ def read_tiff(
     Raises UnreadableFile when it is cut off or holds several pictures, else what tifffile raises.
     """
     import tifffile
-    with tifffile.TiffFile(file) as tif:
-        s = _one_series(file, tif)
-        page, pages = s.keyframe, len(s.pages)
-        _check_strips(file, s.pages)
-        x, axes, bits = s.asarray(), s.axes, int(page.bitspersample)
-        tag = page.tags.get(ORIENTATION_TAG)
+    with tifffile.TiffFile(file) as tif: return _picture_in(file, tif)
+
+def _picture_in(file, tif):
+    "As `read_tiff`, of a file that tifffile has open."
+    s = _one_series(file, tif)
+    page, pages = s.keyframe, len(s.pages)
+    _check_strips(file, s.pages)
+    x, axes, bits = s.asarray(), s.axes, int(page.bitspersample)
+    tag = page.tags.get(ORIENTATION_TAG)
     o = valid_orientation(tag.value if tag else 1)
     if x.ndim == 2: return turned(x, o), 'array', bits, o, pages
     if axes[:2] == 'YX' and axes[2] == 'S': return turned(x, o), 'bands', bits, o, pages
@@ -101,3 +136,39 @@ def read_tiff(
     x = turned(np.moveaxis(x, 0, -1), o)
     if axes[0] == 'S': return x, 'bands', bits, o, 1
     return np.moveaxis(x, -1, 0), 'array', bits, o, pages
+
+# %% ../../nbs/workshop/reading/tiff.ipynb #73f06f06
+def _mode_in_depth(page):
+    "The mode of a page that tifffile reads in full and without a detour; None for the others."
+    bits, bands = page.bitspersample, page.samplesperpixel
+    if page.photometric not in (1, 2): return None # black is zero, or red, green, blue
+    if bands > 4: return 'bands'
+    if bits == 32 and page.sampleformat == 3 and bands == page.photometric == 1: return 'F'
+    if bits != 16 or page.sampleformat != 1: return None
+    if page.photometric == 1: return 'I;16' if bands == 1 else 'bands'
+    return 'RGB' if bands == 3 and page.planarconfig == 1 else None
+
+def _resolution(page):
+    "Pixels in a unit, downwards and to the right; () where a page does not say."
+    try: return [float(np.divide(*page.tags[o].value)) for o in (283, 282)]
+    except (KeyError, TypeError, ValueError): return ()
+
+# %% ../../nbs/workshop/reading/tiff.ipynb #2340128a
+def read_deep_tiff(
+    file:Path, # a TIFF
+) -> tuple | None: # pixels, mode, bits, orientation, pages, spacing; None: left to Pillow
+    "A TIFF of 16 bits, of floats or of five bands and more, at the speed of tifffile."
+    import tifffile
+    try:
+        with tifffile.TiffFile(file) as tif:
+            page = tif.pages.first
+            if (mode := _mode_in_depth(page)) is None: return None
+            x, plain, *rest = _picture_in(file, tif)
+            told = page.description
+            spacing = described_spacing(told, _resolution(page)) if told else None
+    except UnreadableFile: raise
+    except Exception as e: # what tifffile finds damaged, Pillow may read, or name
+        logging.getLogger(__name__).debug('%s: %s', file, e)
+        return None
+    one = x.ndim == (3 if mode == 'RGB' else 2)
+    return x, mode if one or plain == 'bands' else plain, *rest, spacing
