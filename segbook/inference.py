@@ -10,14 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .crf_refinement import crf_step, refined_probabilities
 from .data.images import read_image
 from .errors import SegbookError
-from .looks import looks_asked, mean_probabilities
+from .files import progress_bar
+from .looks import looks_asked, mean_probabilities, probabilities_of
+from .mask_streams import check_out, rows_of_answers, write_rows
+from .pass_memory import free_bytes
+from segbook.thresholds import (
+    ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
+    margin_of,
+)
 from .tiles import answer_parts
 from .windows import joined_answers, planned_windows, window_answers
 
 # %% auto #0
-__all__ = ['image_logits', 'predict_image', 'predict_tiled', 'predict_tta']
+__all__ = ['image_logits', 'predict_image', 'predict_tiled', 'predict_tta', 'best_threshold']
 
 # %% ../nbs/13_inference.ipynb #1be01ac7
 def _to_chw(image, channels, value_range=None) -> Tensor:
@@ -103,18 +111,21 @@ def image_logits(
 # %% ../nbs/13_inference.ipynb #9c21ce22
 _MANY = 1 << 28 # logits that are not enlarged all at once
 
-def _best_ids(logits, ignore) -> Tensor:
-    "The class with the highest logit, [K,h,w] to [h,w]; one channel: class 1 above 0."
-    if len(logits) == 1: return (logits[0] > 0).long()
+def _best_ids(logits, ignore, threshold=None) -> Tensor:
+    "The class with the highest logit, [K,h,w] to [h,w]; of two the second above the threshold."
+    if len(logits) == 1 or threshold is not None:
+        above = margin_of(logits, ignore, threshold or .5)[0] > 0
+        first, second = class_pair(len(logits), ignore)
+        return torch.where(above, second, first)
     if ignore is not None and 0 <= ignore < len(logits): logits[ignore] = -torch.inf
     return logits.max(0).indices
 
 # %% ../nbs/13_inference.ipynb #ef7f519b
-def _enlarged_ids(logits, own, ignore) -> Tensor:
+def _enlarged_ids(logits, own, ignore, threshold=None) -> Tensor:
     "The ids of logits [K,h,w] that are enlarged to the size `own`."
     grow = lambda o: nn.functional.interpolate(o[None], size=tuple(own), mode='bilinear')[0]
-    if len(logits)*own[0]*own[1] <= _MANY or len(logits) == 1:
-        return _best_ids(grow(logits), ignore)
+    if len(logits)*own[0]*own[1] <= _MANY or len(logits) == 1 or threshold is not None:
+        return _best_ids(grow(logits), ignore, threshold)
     best, ids = None, torch.zeros(tuple(own), dtype=torch.long, device=logits.device)
     for k in (k for k in range(len(logits)) if k != ignore):
         score = grow(logits[k:k + 1])[0]
@@ -125,14 +136,22 @@ def _enlarged_ids(logits, own, ignore) -> Tensor:
 
 # %% ../nbs/13_inference.ipynb #a2622a34
 @torch.no_grad()
-def _mask(model, x, own, ignore) -> Tensor:
+def _mask(model, x, own, ignore, threshold) -> Tensor:
     "Class ids [H,W] at the size `own` of a prepared image."
-    if x.shape[-2:] != own: return _enlarged_ids(_all_logits(model, x), own, ignore).cpu()
-    mask = torch.empty(own, dtype=torch.long)
+    if x.shape[-2:] != own:
+        return _enlarged_ids(_all_logits(model, x), own, ignore, threshold).cpu()
+    mask = None
     for top, left, part in answer_parts(model, x):
-        ids = _best_ids(_finite(part), ignore)
+        ids = _best_ids(_finite(part), ignore, threshold)
+        # bytes until the work is done: an eighth of the memory
+        if mask is None: mask = torch.empty(own, dtype=_id_type(len(part)))
         mask[top:top + len(ids), left:left + ids.shape[1]] = ids.cpu()
     return mask
+
+# %% ../nbs/13_inference.ipynb #56d9a9f1
+def _id_type(n_classes):
+    "Where ids are kept while there are many."
+    return torch.uint8 if n_classes <= 256 else torch.int32
 
 # %% ../nbs/13_inference.ipynb #13a00001
 def _preparation(learn) -> dict:
@@ -147,21 +166,80 @@ def _with_pixels(x) -> Tensor:
     if x.numel(): return x
     raise SegbookError(f'the image has no pixels: {list(x.shape[-2:])}. Expected one at least')
 
+# %% ../nbs/13_inference.ipynb #e10be97d
+def _threshold_of(cfg, threshold) -> float|None:
+    "The threshold that was asked for, or that the segmenter was saved with; checked."
+    if threshold is None: threshold = cfg.get('threshold')
+    return check_threshold(threshold, cfg.get('n_classes', 1), cfg['ignore_index'])
+
+def _probability_type(asked, cfg, size) -> torch.dtype|None:
+    "The type of probabilities; None: a mask is wanted. Raises SegbookError: no room for them."
+    if asked is False: return None
+    if asked is not True and asked not in (torch.float16, torch.float32):
+        raise SegbookError(f'probabilities={asked!r}: expected True, torch.float16 or torch.float32')
+    kind = torch.float32 if asked is True else asked
+    need, free = cfg.get('n_classes', 1)*size[0]*size[1]*kind.itemsize, free_bytes('cpu')
+    if need <= .8*free: return kind
+    raise SegbookError(f'probabilities of {size[0]}x{size[1]} pixels and {cfg["n_classes"]} classes '
+        f'take {need/1e9:.1f} GB, and {free/1e9:.1f} GB are free. Cure: torch.float16, parts of '
+        'the image, or the mask alone')
+
+# %% ../nbs/13_inference.ipynb #b3bb5d42
+@torch.no_grad()
+def _probabilities(model, x, own, ignore, kind) -> Tensor:
+    "Probabilities [K,H,W] at the size `own` of a prepared image, part by part."
+    if x.shape[-2:] == own: parts = answer_parts(model, x)
+    else: parts = _enlarged_rows(_all_logits(model, x), own)
+    out = None
+    for top, left, part in parts:
+        p = probabilities_of(_finite(part), ignore)
+        if out is None: out = torch.empty(len(p), *own, dtype=kind)
+        out[:, top:top + p.shape[1], left:left + p.shape[2]] = p.cpu()
+    return out
+
+def _enlarged_rows(logits, own):
+    "(row, 0, logits of a few rows) of logits [K,h,w] that are enlarged to the size `own`."
+    (h, w), rows = own, max(1, (1 << 24)//(len(logits)*own[1]))
+    at = ((torch.arange(h, dtype=torch.float64) + .5)*logits.shape[1]/h - .5).clamp(min=0)
+    above = at.long().clamp(max=logits.shape[1] - 1)
+    below, share = (above + 1).clamp(max=logits.shape[1] - 1), (at - above).float()[:, None]
+    for top in range(0, h, rows):
+        o = slice(top, top + rows)
+        part = torch.lerp(logits[:, above[o]], logits[:, below[o]], share[o].to(logits.device))
+        yield top, 0, nn.functional.interpolate(part[None], size=(part.shape[1], w),
+            mode='bilinear')[0]
+
 # %% ../nbs/13_inference.ipynb #bbb45f45
 def predict_image(
     learn, # a Learner from `seg_learner`, or a `Segmenter` from `load_segmenter`
     image, # path, PIL image, array [H,W] or [H,W,C] (uint8, or float in 0..1), or tensor [C,H,W]
+    *,
+    # True: [K,H,W] float32 instead of the mask, 4*K bytes a pixel; torch.float16: half of that
+    probabilities:bool|torch.dtype=False,
+    threshold:float|None=None, # two classes: probability of the second above which it is answered
+    crf:bool|dict=False, # refine with a random field; a dict: options of `dense_crf`
 ) -> Tensor: # [H,W] int64 class ids at the image's own size, on the CPU
     """The mask of one image, of its own height and width; Void is never predicted.
 
-    A path is read as a viewer displays it, and the mask lies on what is displayed. Raises
+    A path is read as a viewer displays it, and the mask lies on what is displayed. Without
+    `threshold` that of the segmenter's description counts, if there is one, else one half. Raises
     SegbookError: a file that is no image, channels or values that do not fit, a learner without
-    its description, an image that needs more memory than there is."""
+    its description, an image that needs more memory than there is or has too many pixels for a
+    random field."""
     cfg = _preparation(learn)
+    ignore, threshold = cfg['ignore_index'], _threshold_of(cfg, threshold)
     x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
-    own, model = x.shape[-2:], learn.model
+    kind = _probability_type(probabilities, cfg, x.shape[-2:])
+    if crf: crf_step(x.shape[-2:])
+    own, model, shown = x.shape[-2:], learn.model, x if crf else None
     x = _prepared(model, x, cfg['mean'], cfg['std'], cfg['size'])
-    with _evaluating(model): return _mask(model, x, own, cfg['ignore_index'])
+    with _evaluating(model):
+        if not (kind or crf): return _mask(model, x, own, ignore, threshold).long()
+        p = _probabilities(model, x, own, ignore, kind or torch.float32)
+    if crf:
+        options = crf if isinstance(crf, dict) else {}
+        p = refined_probabilities(shown, p, ignore, **options).to(kind or p.dtype)
+    return p if kind else ids_of_probabilities(p, ignore, threshold)
 
 # %% ../nbs/13_inference.ipynb #13a00003
 def _window_reader(learn, image):
@@ -201,6 +279,20 @@ def _sides(v, what, least) -> tuple[int, int]:
     raise SegbookError(f'{what}={v!r}: expected a number of pixels, or (height, width), of at '
         f'least {least}')
 
+# %% ../nbs/13_inference.ipynb #9e0d0bdd
+def _window_sides(tile, overlap) -> tuple:
+    "Both sides of a window, and of what neighbours share, or None."
+    tile = _sides(tile, 'tile', 8)
+    if overlap is None: return tile, None
+    overlap = _sides(overlap, 'overlap', 0)
+    if all(o < t for o, t in zip(overlap, tile)): return tile, overlap
+    raise SegbookError(f'overlap={overlap}: expected less than the tile, {tile}')
+
+def _without(logits, void) -> Tensor:
+    "Logits with the channel of Void closed."
+    if void is not None and 0 <= void < len(logits): logits[void] = -torch.inf
+    return logits
+
 # %% ../nbs/13_inference.ipynb #13a00005
 def predict_tiled(
     model, # a Learner, a Segmenter, or a bare network
@@ -212,28 +304,34 @@ def predict_tiled(
     batch_size:int=4, # windows that go through the network at once
     *,
     progress:bool|None=None, # a progress bar; None: where there are many windows
-) -> Tensor: # [K,H,W] float32 logits on the CPU, at the image's own size
-    """Logits of one image, window by window; memory holds one batch of windows and the answer.
+    out=None, # where class ids go, as they come: name of a .npy or .tif, or an array [H,W] of ints
+    overwrite:bool=False, # `out` may replace a file
+    threshold:float|None=None, # of ids, as in `predict_image`
+): # logits [K,H,W] float32 on the CPU, at the image's own size; or `out`
+    """Logits of one image, window by window, or its ids in `out`, which may be larger than memory.
 
-    Without `overlap` the answer is that of one pass where a window holds what the network sees,
-    else windows share half of their sides and are weighted by a Gaussian. Raises SegbookError: a
-    tile or overlap that cannot be, an image that does not fit."""
-    tile = _sides(tile, 'tile', 8)
-    if overlap is not None: overlap = _sides(overlap, 'overlap', 0)
-    if overlap is not None and any(o >= t for o, t in zip(overlap, tile)):
-        raise SegbookError(f'overlap={overlap}: expected less than the tile, {tile}')
+    Memory holds one batch of windows and the answer; with `out` of the answer only as many rows
+    as a window has. Without `overlap` the answer is that of one pass where a window holds what the
+    network sees, else windows share half of their sides and are weighted by a Gaussian. Raises
+    SegbookError: a tile or overlap that cannot be, an image that does not fit, an `out` that
+    cannot be written or exists."""
+    tile, overlap = _window_sides(tile, overlap)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise SegbookError(f'batch_size={batch_size!r}: expected a whole number of at least 1')
     bare = isinstance(model, nn.Module)
     read, h, w, channels = (_tensor_reader if bare else _window_reader)(model, image)
-    net = model if bare else model.model
+    net, cfg = (model, {'ignore_index': None}) if bare else (model.model, _preparation(model))
+    if out is not None:
+        kind = np.uint8 if cfg.get('n_classes', 256) <= 256 else np.uint16
+        check_out(out, (h, w), kind, overwrite)
     with _evaluating(net):
         windows, alone = planned_windows(net, (h, w), channels, tile, overlap)
         answers = window_answers(net, read, windows, batch_size, progress)
-        out = joined_answers(answers, (h, w), alone)
-    void = None if bare else _preparation(model)['ignore_index']
-    if void is not None and 0 <= void < len(out): out[void] = -torch.inf
-    return out
+        if out is None: return _without(joined_answers(answers, (h, w), alone), cfg['ignore_index'])
+        cut = _threshold_of(cfg, threshold) if not bare else threshold
+        ids = ((top, _best_ids(o, cfg['ignore_index'], cut).numpy())
+            for top, o in rows_of_answers(answers, (h, w), alone))
+        return write_rows(ids, out, (h, w), kind)
 
 # %% ../nbs/13_inference.ipynb #13a0000c
 @torch.no_grad()
@@ -256,3 +354,33 @@ def predict_tta(
         p = mean_probabilities(lambda o: _all_logits(net, o), x, looks, cfg['ignore_index'])
     return p if p.shape[-2:] == own else nn.functional.interpolate(p[None], size=own,
         mode='bilinear')[0]
+
+# %% ../nbs/13_inference.ipynb #7543d4b8
+@torch.no_grad()
+def best_threshold(
+    learn, # a Learner of two classes, of one channel or of two
+    score:str='dice', # or 'iou', of the second class, over the pixels of all images together
+    dl=None, # batches of images and masks; None: the validation images
+    *,
+    bins:int=1000, # thresholds from 0 to 1
+    progress:bool=False, # a progress bar
+) -> ThresholdChoice: # .threshold, .score, .at_half, and all .thresholds with their .scores
+    """The probability above which the second class should be answered, counted image by image.
+
+    Choose it on other images than it is judged on. Raises SegbookError: other than two classes,
+    an unknown score, no pixel of the second class."""
+    cfg = _preparation(learn)
+    void, pair = cfg['ignore_index'], class_pair(cfg['n_classes'], cfg['ignore_index'])
+    if score not in ('dice', 'iou'):
+        raise SegbookError(f"score={score!r}: expected 'dice' or 'iou'")
+    if pair is None: check_threshold(.5, cfg['n_classes'], void)
+    dl, counter = learn.dls.valid if dl is None else dl, ThresholdCounter(bins)
+    with _evaluating(learn.model):
+        for x, *_, y in progress_bar(dl, len(dl), 'batches', progress):
+            logits = Tensor(learn.model(x)).as_subclass(Tensor)
+            p = torch.stack([margin_of(o, void)[0] for o in logits]).sigmoid()
+            named = torch.ones_like(y, dtype=torch.bool) if void is None else y != void
+            counter.add(p[named], (y == pair[1])[named])
+    if counter.counts[1].any(): return counter.choice(score)
+    raise SegbookError(f'no pixel of the second class, {cfg["codes"][pair[1]]}, in these images: '
+        'expected some. Cure: another dl')

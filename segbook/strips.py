@@ -4,20 +4,22 @@
 
 # %% ../nbs/workshop/strips.ipynb #0e2453f8
 from __future__ import annotations
-import warnings
 
 import torch
 from torch import Tensor, nn
-# torch's notice about torch.jit.script, which fastai still uses
-with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
-    from fastai.layers import MergeLayer, PixelShuffle_ICNR, SigmoidRange, ToTensorBase
-    from fastai.vision.models.unet import DynamicUnet, ResizeToOrig, UnetBlock
+
+from .architectures.blocks import cut_to
+from .architectures.dynamic_unet_lean import FullSize, LeanUnet
+from .fastai_names import fastai_names
 
 # %% auto #0
-__all__ = ['cut_layer', 'whole_part', 'strips_of']
+__all__ = ['MergeLayer', 'PixelShuffle_ICNR', 'SigmoidRange', 'ToTensorBase', 'DynamicUnet', 'ResizeToOrig', 'UnetBlock',
+           'cut_layer', 'whole_part', 'forget_maps', 'strips_of']
 
 # %% ../nbs/workshop/strips.ipynb #f31b3bd0
+(MergeLayer, PixelShuffle_ICNR, SigmoidRange, ToTensorBase, DynamicUnet, ResizeToOrig,
+    UnetBlock) = fastai_names('MergeLayer', 'PixelShuffle_ICNR', 'SigmoidRange', 'ToTensorBase',
+    'DynamicUnet', 'ResizeToOrig', 'UnetBlock')
 _BY_ROWS = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU,
     nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Identity, nn.Dropout,
     nn.Dropout2d, nn.PixelShuffle, nn.ReplicationPad2d, nn.AvgPool2d, nn.Sequential, MergeLayer,
@@ -40,7 +42,10 @@ def _reach(layer) -> int:
 def cut_layer(
     model:nn.Module, # any network
 ) -> int|None: # the first of `model.layers` that may run in strips; None: there is none
-    "Where a U-Net divides into what sees the whole image and what runs in strips."
+    """Where a U-Net divides into what sees the whole image and what runs in strips; of a lean one
+    these are the layers after the last of its blocks."""
+    if isinstance(model, LeanUnet) and not model.training:
+        return len(model.blocks) if _is_by_rows(model.full_size) else None
     if not isinstance(model, DynamicUnet) or model.training: return None
     layers = list(model.layers)
     blocks = [i for i, o in enumerate(layers) if isinstance(o, UnetBlock)]
@@ -130,6 +135,25 @@ class _Block:
         x = self.block.relu(torch.cat([x, self.block.bn(wide.of(self.skip))], dim=1))
         return want.within(wide, self.block.conv2(self.block.conv1(x)))
 
+# %% ../nbs/workshop/strips.ipynb #a2a34950
+class _FullSize:
+    "The last map of a lean U-Net, enlarged to the image, beside the image, and mixed."
+    def __init__(self, layer, n, image):
+        self.layer, self.n, self.image, self.out = layer, n, image, image.shape[-2]
+        self.scale, self.reach = layer.shuffle.upscale_factor, _reach(layer.mix)
+        self.picked = torch.arange(self.out).clamp(max=n*self.scale - 1) # the last one is repeated
+
+    def needs(self, want):
+        rows = self.picked[slice(want.wider(self.reach).lo, want.wider(self.reach).hi)]
+        return _Rows(int(rows[0])//self.scale, int(rows[-1])//self.scale + 1, self.n)
+
+    def run(self, x, have, want):
+        wide = want.wider(self.reach)
+        image, rows = wide.of(self.image), self.picked[wide.lo:wide.hi] - have.lo*self.scale
+        up = self.layer.shuffle(self.layer.up(x))[..., rows.to(x.device), :]
+        up = cut_to(up, image.shape[-2:])
+        return want.within(wide, self.layer.mix(torch.cat([up, image], 1)))
+
 # %% ../nbs/workshop/strips.ipynb #31a90676
 def _chain(layers, x, image) -> list:
     "The layers as steps that know how many rows go in and come out."
@@ -137,6 +161,7 @@ def _chain(layers, x, image) -> list:
     for o in layers:
         if isinstance(o, ToTensorBase): continue
         if isinstance(o, UnetBlock): step = _Block(o, n)
+        elif isinstance(o, FullSize): step = _FullSize(o, n, image)
         elif isinstance(o, PixelShuffle_ICNR): step = _Shuffle(o, n)
         elif isinstance(o, ResizeToOrig): step = _ToOrig(o, n, image)
         else: step = _Same(o, n, image)
@@ -147,6 +172,11 @@ def _chain(layers, x, image) -> list:
 # %% ../nbs/workshop/strips.ipynb #f074d9f5
 def whole_part(model, image, cut) -> Tensor:
     "What the layers before `cut` make of the image; the maps for the later ones are kept in hooks."
+    if isinstance(model, LeanUnet):
+        maps = model.encoder(image)
+        x = maps.pop()
+        for block in model.blocks: x = block(x, maps.pop())
+        return x
     x = image
     for o in list(model.layers)[:cut]:
         x.orig = image
@@ -155,21 +185,34 @@ def whole_part(model, image, cut) -> Tensor:
         x = new
     return x
 
+# %% ../nbs/workshop/strips.ipynb #051b3996
+def _late_layers(model, cut) -> list:
+    "The layers that run in strips."
+    if isinstance(model, LeanUnet): return [model.full_size, model.head]
+    return list(model.layers)[cut:]
+
+def forget_maps(model):
+    "Let go of the encoder's maps that hooks of fastai's U-Net hold after `whole_part`."
+    for hook in getattr(model, 'sfs', ()): hook.stored = None
+
 # %% ../nbs/workshop/strips.ipynb #fb003fcb
 @torch.no_grad()
 def strips_of(
     model:nn.Module, # a U-Net for which `cut_layer` finds a place
     x:Tensor, # [1,C,H,W] normalised
     rows:int, # of the answer at a time
+    first:int=0, # row of the answer to begin with
+    last:int|None=None, # row to end before; None: all
 ): # gives (first row, logits [K,rows,W]) from top to bottom
     "The answer of a U-Net in strips; the same as that of one pass."
     h, w = x.shape[-2:]
+    h = h if last is None else last
     fitted = getattr(model, 'fitted', None)
     image, cut = x if fitted is None else fitted(x), cut_layer(model)
     try:
         deep = whole_part(model, image, cut)
-        steps = _chain(list(model.layers)[cut:], deep, image)
-        for top in range(0, h, rows):
+        steps = _chain(_late_layers(model, cut), deep, image)
+        for top in range(first, h, rows):
             wants = [_Rows(top, min(top + rows, h), image.shape[-2])]
             for o in reversed(steps): wants.append(o.needs(wants[-1]))
             out = wants[-1].of(deep)
@@ -177,4 +220,4 @@ def strips_of(
                 out = o.run(out, have, want)
             yield top, out.as_subclass(Tensor)[0, :, :, :w]
     finally:
-        for hook in model.sfs: hook.stored = None
+        forget_maps(model)

@@ -15,10 +15,10 @@ from .errors import SegbookError
 from .files import progress_bar
 from .pass_memory import free_bytes, pass_bytes
 from .receptive_field.recorder import analyse
-from .strips import cut_layer, strips_of, whole_part
+from .strips import cut_layer, forget_maps, strips_of, whole_part
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'spans', 'Sight', 'sight_of', 'tiles_of', 'way_for', 'answer_parts']
+__all__ = ['MOST_BYTES', 'spans', 'Sight', 'sight_of', 'tiles_of', 'StripPlan', 'cheapest_spans', 'way_for', 'answer_parts']
 
 # %% ../nbs/workshop/tiles.ipynb #ad74f933
 def spans(
@@ -72,7 +72,9 @@ def _sight(model, size, channels) -> tuple:
         lo, hi = _edges(m, axis)
         margins.append((max(0, int((places - lo).max())), max(0, int((hi - places).max()))))
     # a map that is resized by a row or two has a broken one, which is no stride
-    jumps = {int(j) for o, _ in found.maps.values() for j in o.jump if j > 0 and j == int(j)}
+    maps = [o for o, _ in found.maps.values()]
+    if not all(hasattr(o, 'jump') for o in maps): return None, False # attention: all at once
+    jumps = {int(j) for o in maps for j in o.jump if j > 0 and j == int(j)}
     step = math.lcm(*jumps) if jumps else 1
     apart = m.wide.lo[0].shape[1] == 1 == m.wide.lo[1].shape[0]
     return (Sight(*margins, step), apart) if step <= 512 else (None, False)
@@ -96,12 +98,18 @@ def tiles_of(
     x:Tensor, # [1,C,H,W] normalised
     rows:list, # from `spans`, down
     columns:list, # across
-): # gives (first row, first column, logits [K,h,w]) for each core
+    strip_rows:int|None=None, # of a core at a time, in strips; None: all of a core
+): # gives (first row, first column, logits [K,h,w]) for each core, or each strip of one
     "The answer of a network tile by tile."
     for top, bottom, r0, r1 in rows:
         for left, right, c0, c1 in columns:
-            out = model(x[..., top:bottom, left:right]).as_subclass(Tensor)
-            yield r0, c0, out[0, :, r0 - top:r1 - top, c0 - left:c1 - left]
+            tile, core = x[..., top:bottom, left:right], slice(c0 - left, c1 - left)
+            if strip_rows is None:
+                out = model(tile).as_subclass(Tensor)
+                yield r0, c0, out[0, :, r0 - top:r1 - top, core]
+                continue
+            for row, out in strips_of(model, tile, strip_rows, r0 - top, r1 - top):
+                yield top + row, c0, out[..., core]
 
 # %% ../nbs/workshop/tiles.ipynb #86b53252
 _STRIP = 64 # columns of a narrow image
@@ -123,38 +131,74 @@ def _same_along(model, axis, shape, found, step, dtype) -> bool:
     return True
 
 # %% ../nbs/workshop/tiles.ipynb #669016e7
-MOST_BYTES = 2 << 30 # what a pass may take before it is divided
+MOST_BYTES = 5 << 28 # what a pass may take before it is divided
 _SMALL = 512*512 # pixels that are never looked at
 
 # %% ../nbs/workshop/tiles.ipynb #1397f87c
-def _strip_rows(model, shape, need, most, dtype) -> tuple[int, int]|None:
-    "Rows of a strip, and the bytes that a pass in strips takes; None where there are no strips."
+@dataclass
+class StripPlan:
+    "What a U-Net takes that runs in strips, by the size of what sees the whole image."
+    rows: int # of a strip
+    whole: float # bytes of the part before, for a pixel of the image
+    row: float # bytes of the last layers, for a pixel of a strip
+
+    def bytes_of(self, size, rows=None) -> int:
+        "Bytes of a pass of an image of some size."
+        h, w = size
+        return int(w*(self.whole*h + self.row*((rows or self.rows) + 32)))
+
+# %% ../nbs/workshop/tiles.ipynb #5c371399
+def _strip_plan(model, shape, need, most, dtype) -> StripPlan|None:
+    "How an image would go through a network in strips; None where there are none."
     cut = cut_layer(model)
     if cut is None: return None
     fitted = getattr(model, 'fitted', lambda x: x)
     kept = pass_bytes(lambda x: whole_part(model, fitted(x), cut), shape, dtype)
-    for hook in model.sfs: hook.stored = None
+    forget_maps(model)
     if kept is None: return None
     row = need/shape[-2]
     # half, as convolutions take room for copies of what they work on
     rows = min(shape[-2], max(16, int(max(most - kept, most/6)/(2*row))))
-    return rows, int(kept + (rows + 32)*row)
+    pixels = math.prod(shape[-2:])
+    return StripPlan(rows, kept/pixels, need/pixels)
 
 # %% ../nbs/workshop/tiles.ipynb #eda318fa
-def _tile_spans(model, shape, need, most, dtype) -> tuple[list, list]|None:
-    "Tiles down and across that stay below `most` bytes; None where they cannot be exact."
+def cheapest_spans(
+    size:tuple[int, int], # of the image
+    sight:Sight, # of the network
+    area:float, # most pixels of a tile
+) -> tuple[list, list, float]|None: # tiles down, across, and their pixels over the image's
+    "Tiles of at most so many pixels, of the shape that costs the least work."
+    found, (h, w), step = None, size, sight.step
+    sides = {int(math.sqrt(area)*2**(k/8))//step*step for k in range(-16, 17)}
+    for high in sorted(sides | {h}):
+        wide = w if high*w <= area else int(area/max(high, 1))//step*step
+        if high < step or wide < step or high*wide > area: continue
+        down, across = spans(h, high, sight.down, step), spans(w, wide, sight.across, step)
+        if not down or not across: continue
+        work = math.prod(sum(e - b for b, e, _, _ in o) for o in (down, across))/(h*w)
+        if found is None or work < found[2]: found = down, across, work
+    return found
+
+# %% ../nbs/workshop/tiles.ipynb #1deea280
+_DEAR, _MOST_WORK = 4, 20 # pixels that go through the network, over those of the image
+
+def _tile_spans(model, shape, need, most, dtype, strips=None, dearest=_MOST_WORK) -> tuple|None:
+    """Tiles down and across that stay below `most` bytes; with strips, also the rows of one.
+
+    None where they cannot be exact, or cost too much."""
     channels, size = shape[1], tuple(shape[-2:])
     sight = sight_of(model, size, channels)
     if sight is None: return None
-    side = int(math.sqrt(most/(need/math.prod(size))))//sight.step*sight.step
-    down, across = (spans(n, side, o, sight.step)
-        for n, o in zip(size, (sight.down, sight.across)))
-    if not down or not across: return None
-    work = math.prod(sum(e - b for b, e, _, _ in o) for o in (down, across))/math.prod(size)
-    if work >= 20: return None
+    area, rows = most/(need/math.prod(size)), None
+    if strips is not None:
+        rows = 64
+        area = max(area, (most - strips.row*(rows + 32)*min(size[1], 4096))/strips.whole)
+    found = cheapest_spans(size, sight, area)
+    if found is None or found[2] >= dearest: return None
     alike = all(_same_along(model, i, shape, o, sight.step, dtype)
-        for i, o in enumerate((down, across)))
-    return (down, across) if alike else None
+        for i, o in enumerate(found[:2]))
+    return (*found[:2], *([rows] if rows else [])) if alike else None
 
 # %% ../nbs/workshop/tiles.ipynb #7b20cb81
 def _too_large(size, need, free):
@@ -167,27 +211,31 @@ def _too_large(size, need, free):
 
 # %% ../nbs/workshop/tiles.ipynb #2b851e4a
 def way_for(model, shape, dtype, most, free):
-    """How an image goes through a network: ('whole',), ('strips', rows), ('tiles', rows, columns).
+    """How an image goes through a network: ('whole',), ('strips', rows), ('tiles', rows, columns),
+    or that with the rows of a strip within a tile.
 
     Raises SegbookError where it needs more memory than there is."""
-    if math.prod(shape[-2:]) <= _SMALL and most >= MOST_BYTES: return ('whole',)
+    size = shape[-2:]
+    if math.prod(size) <= _SMALL and most >= MOST_BYTES: return ('whole',)
     need = pass_bytes(model, shape, dtype)
     if need is None or need <= most: return ('whole',)
-    strips = _strip_rows(model, shape, need, most, dtype)
-    if strips and strips[1] <= max(1.5*most, free/2): return 'strips', strips[0]
-    if tiles := _tile_spans(model, shape, need, most, dtype): return ('tiles', *tiles)
-    if strips and strips[1] <= .8*free: return 'strips', strips[0]
+    strips = _strip_plan(model, shape, need, most, dtype)
+    taken = strips and strips.bytes_of(size)
+    if strips and taken <= most: return 'strips', strips.rows
+    if tiles := _tile_spans(model, shape, need, most, dtype, strips,
+            _DEAR if strips else _MOST_WORK): return ('tiles', *tiles)
+    if strips and taken <= .8*free: return 'strips', strips.rows
     if need <= .8*free: return ('whole',)
     # a deep network sees so far that small tiles would be all margin
-    if most < free//2 and (tiles := _tile_spans(model, shape, need, free//2, dtype)):
+    if most < free//2 and (tiles := _tile_spans(model, shape, need, free//2, dtype, strips)):
         return ('tiles', *tiles)
-    raise _too_large(shape[-2:], min(need, strips[1] if strips else need), free)
+    raise _too_large(size, min(need, taken or need), free)
 
 # %% ../nbs/workshop/tiles.ipynb #bd8a74e1
 def answer_parts(
     model:nn.Module, # in evaluation mode
     x:Tensor, # [1,C,H,W] normalised, where the model is
-    most:int|None=None, # bytes a pass may take; None: 2 GB, or half of what is free
+    most:int|None=None, # bytes a pass may take; None: 1.3 GB, or half of what is free
 ): # gives (first row, first column, logits [K,h,w]); together the whole answer
     """The answer of a network to one image, in parts whose passes fit into memory.
 
@@ -202,6 +250,9 @@ def answer_parts(
         if way == 'strips':
             n = -(-x.shape[-2]//how[0])
             parts = ((top, 0, o) for top, o in strips_of(model, x, *how))
-        else: parts, n = tiles_of(model, x, *how), len(how[0])*len(how[1])
+        else:
+            parts = tiles_of(model, x, *how)
+            strip = how[2] if len(how) > 2 else x.shape[-2]
+            n = len(how[1])*sum(-(-(d - c)//strip) for _, _, c, d in how[0])
         long = n > 8 and math.prod(x.shape[-2:]) > _SMALL
         yield from progress_bar(parts, n, 'parts of the image', long)

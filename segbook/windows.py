@@ -83,8 +83,9 @@ def planned_windows(
 
 # %% ../nbs/workshop/windows.ipynb #62b894a0
 def _batches(windows, batch_size):
-    "Windows of one shape together, at most `batch_size` of them"
-    for _, same in groupby(sorted(windows, key=lambda o: o.shape), key=lambda o: o.shape):
+    "Windows of one shape together, at most `batch_size` of them, from top to bottom"
+    in_order = sorted(windows, key=lambda o: (o.core_rows[0], o.shape))
+    for _, same in groupby(in_order, key=lambda o: o.shape):
         same = list(same)
         for i in range(0, len(same), batch_size): yield same[i:i + batch_size]
 
