@@ -25,15 +25,17 @@ from .masks.mask import void_of
 from .models import encoder_for, seg_model
 from .segmenter_check import encoder_of
 from .optimiser import fast_adam
+from .planning import Choice as Choice, TrainingPlan as TrainingPlan
+from .planning import plan_training as plan_training
 from .precision import HalfPrecision, chosen_precision
 from .things import add_things, finds_things
 from .training import train_segmenter as train_segmenter
-_all_ = ['Checkpoint', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle', 'SeedEpochs',
-    'SegLearner', 'fast_adam', 'train_segmenter']
+_all_ = ['Checkpoint', 'Choice', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle',
+    'SeedEpochs', 'SegLearner', 'TrainingPlan', 'fast_adam', 'plan_training', 'train_segmenter']
 
 # %% auto #0
-__all__ = ['seg_splitter', 'seg_learner', 'Checkpoint', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle',
-           'SeedEpochs', 'SegLearner', 'fast_adam', 'train_segmenter']
+__all__ = ['seg_splitter', 'seg_learner', 'Checkpoint', 'Choice', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle',
+           'SeedEpochs', 'SegLearner', 'TrainingPlan', 'fast_adam', 'plan_training', 'train_segmenter']
 
 # %% ../nbs/12_learner.ipynb #e95a1076
 def _normalize_of(dls) -> Normalize|None:
