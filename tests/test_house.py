@@ -48,7 +48,7 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
     ['calibration', 'intervals', 'disagreement'], ['interpretation', 'export'],
     ['report_page', 'report'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
-        'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
+        'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics', 'widgets.prediction',
         'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
         'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.predict', 'cli.check', 'cli.team', 'cli.folds', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}

@@ -5,13 +5,14 @@
 # %% ../../nbs/workshop/cli/predict.ipynb #367a5ed3
 from __future__ import annotations
 import errno, glob, hashlib, os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .arguments import Parser, file_name_argument, text_argument
+from .objects import ObjectFiles, add_object_arguments, object_targets, objects_asked
 from .terminal import guarded, tell
 from ..errors import SegbookError, counted, nearest_names, printable
 from segbook.files import (
@@ -111,6 +112,7 @@ class _Batch:
     signals: object
     lost: list = field(default_factory=list)
     n: int = 0
+    objects: object = None # ObjectFiles, where objects are asked for
 
     def attempt(self, work, what):
         "The result of `work`; None, and a line more in `lost`, when it fails."
@@ -131,12 +133,19 @@ class _Batch:
         self.n += 1
         self.attempt(lambda: _write_overlay(self.model, file, mask, paths[1]),
             f'the mask of {name} is written, its overlay is not')
-        return f'{name} -> {printable(paths[0].name)}, {_shares_told(mask, self.model.codes)}'
+        told = self.attempt(lambda: self.objects.write(file, base, mask),
+            f'the mask of {name} is written, its objects are not') if self.objects else ''
+        return (f'{name} -> {printable(paths[0].name)}, {_shares_told(mask, self.model.codes)}'
+            f'{told or ""}')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #ac4570cf
-def _check_targets(files, bases, out, overwrite):
+def _targets_of(a, bases, out):
+    "The files that will be written."
+    return [out/f'{b}_{o}.png' for b in bases for o in ('mask', 'overlay')] + object_targets(
+        a, bases, out)
+
+def _check_targets(files, targets, out, overwrite):
     "Raise a SegbookError when an output would replace something."
-    targets = [out/f'{b}_{o}.png' for b in bases for o in ('mask', 'overlay')]
     if os.path.lexists(out) and not out.is_dir():
         raise SegbookError(f'--out {out} is a file; expected a folder. Cure: another --out')
     real = {os.path.realpath(o): o for o in targets}
@@ -154,7 +163,7 @@ def _predict(a, signals, done) -> int:
     "The body of `segbook_predict`; `done` is told the batch as soon as there is one."
     files, lost = _image_files(a['image'])
     out, bases = Path(a['out']), _base_names(files)
-    _check_targets(files, bases, out, 'overwrite' in a)
+    _check_targets(files, _targets_of(a, bases, out), out, 'overwrite' in a)
     if files: _predict_files(a, files, bases, done, _Batch(None, out, signals, lost))
     for o in lost: tell('segbook_predict', f'error: {o}')
     return int(bool(lost))
@@ -166,13 +175,14 @@ def _predict_files(a, files, bases, done, batch):
     from segbook.export import load_segmenter
     out = batch.out
     batch.model = load_segmenter(a['model'], 'cuda' if torch.cuda.is_available() else 'cpu')
+    if objects_asked(a): batch.objects = ObjectFiles(a, batch.model, files, out)
     check_writable(out)
     made = [o for o in (out, *out.parents) if not o.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
         clear_leftovers(out)
-        with locked(out/'predictions'):
-            _check_targets(files, bases, out, 'overwrite' in a)
+        with locked(out/'predictions'), batch.objects or nullcontext():
+            _check_targets(files, _targets_of(a, bases, out), out, 'overwrite' in a)
             done.append((batch, len(files)))
             for i, (f, b) in enumerate(zip(files, bases), 1):
                 batch.signals.ask()
@@ -188,7 +198,8 @@ def _predict_parser() -> Parser:
     p = Parser('segbook_predict', description='Let a trained segmenter draw the masks of images: '
         'NAME_mask.png holds a class id for each pixel, NAME_overlay.png is for looking at.',
         epilog='examples:\n  segbook_predict runs/mine photo.jpg\n  segbook_predict runs/mine '
-        'photos/ "more/*.png" --out masks')
+        'photos/ "more/*.png" --out masks\n  segbook_predict runs/cells photos/ --instances '
+        '--geojson')
     p.add_argument('model', type=file_name_argument, metavar='MODEL',
         help='folder of a finished run, or its folder model/')
     p.add_argument('image', type=text_argument, nargs='+', metavar='IMAGE',
@@ -197,6 +208,7 @@ def _predict_parser() -> Parser:
         help='where to write (default: predictions)')
     p.add_argument('--overwrite', action='store_true', help='replace masks and overlays of the '
         'same names')
+    add_object_arguments(p)
     return p
 
 # %% ../../nbs/workshop/cli/predict.ipynb #fba1cec5
