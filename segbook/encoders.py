@@ -8,26 +8,23 @@ import copy
 import fnmatch
 import logging
 import urllib.request
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torchvision
 from torch import nn
-# torch's notice about torch.jit.script, which torchvision and fastai still use
-with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
-    from fastai.vision.all import create_body, imagenet_stats, in_channels as channels_asked
 
 from .convolution import conv_cost
 from .errors import SegbookError, first_line, listed, nearest_names
 from .files import progress_bar
 from .weights import PACKAGED_WEIGHTS, packaged_file, packaged_state
 
+if TYPE_CHECKING: import pandas as pd
+
 # %% auto #0
-__all__ = ['OWN_ENCODER', 'find_encoder', 'torchvision_encoder', 'timm_encoder', 'sizes_taken', 'encoder_stats',
+__all__ = ['OWN_ENCODER', 'find_encoder', 'torchvision_encoder', 'channels_asked', 'timm_encoder', 'sizes_taken', 'encoder_stats',
            'default_encoder', 'chosen_encoder', 'encoders']
 
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
@@ -165,6 +162,19 @@ def _timm_overlay(name) -> dict:
     return {}
 
 # %% ../nbs/workshop/encoders.ipynb #9721bb3f
+def _read_channels(model, n, pretrained):
+    "Let the first convolution of a model read `n` channels, as fastai's `create_body` does."
+    *path, place, _ = next(name for name, _ in model.named_parameters()).split('.')
+    parent = model.get_submodule('.'.join(path))
+    old = getattr(parent, place)
+    alike = 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'padding_mode'
+    new = nn.Conv2d(n, bias=old.bias is not None, **{o: getattr(old, o) for o in alike})
+    if pretrained:
+        new.weight.data[:, 3:] = 0
+        new.weight.data[:, :3] = {1: old.weight.data.sum(1, keepdim=True),
+            2: old.weight.data[:, :2]*1.5}.get(n, old.weight.data)
+    setattr(parent, place, new)
+
 def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     "A torchvision classifier without its head, as a chain of layers."
     model = torchvision.models.get_model(name, weights=None,
@@ -178,7 +188,8 @@ def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     elif name.startswith('mnasnet'): model = nn.Sequential(*model.layers, nn.AdaptiveAvgPool2d(1))
     elif hasattr(model, 'features'):
         model = nn.Sequential(*model.features.children(), nn.AdaptiveAvgPool2d(1))
-    return create_body(model, in_channels, pretrained, cut=-1 if not hasattr(model, 'fc') else -2)
+    if in_channels != 3: _read_channels(model, in_channels, pretrained)
+    return nn.Sequential(*[*model.children()][:-2 if hasattr(model, 'fc') else -1])
 
 # %% ../nbs/workshop/encoders.ipynb #7a1f00e0
 @contextmanager
@@ -194,6 +205,13 @@ def _without_notice():
 def _gives_nhwc(net) -> bool:
     "Does a timm network hand out maps [B,H,W,C]?"
     return str(getattr(net, 'output_fmt', '')).endswith('NHWC')
+
+def channels_asked(
+    net:nn.Module, # any network
+) -> int: # C of the image, as fastai's `in_channels` has it
+    "How many channels the first kernel reads; StopIteration where there is none."
+    weights = (getattr(o, 'weight', None) for o in net.modules() if not [*o.children()])
+    return next(o.shape[1] for o in weights if getattr(o, 'ndim', 0) == 4)
 
 class _ImageChannels(nn.Module):
     "Stands before a network that rearranges the image first: a weight of as many channels."
@@ -292,7 +310,7 @@ def encoder_stats(
     which leaves them of the same scale; `seg_learner` measures them on the training images
     instead."""
     lib, name = ('', encoder) if encoder == OWN_ENCODER else find_encoder(encoder)
-    mean, std = imagenet_stats
+    mean, std = [.485, .456, .406], [.229, .224, .225] # of ImageNet's training images
     if name == 'googlenet': mean, std = [.5]*3, [.5]*3 # torchvision's weights come from there
     if lib == 'timm':
         cfg = _timm().get_pretrained_cfg(name)
@@ -387,4 +405,5 @@ def encoders(
         except SegbookError: unfit.append(name)
     if unfit: print(f'left out, since they cannot serve as an encoder: {listed(unfit)}')
     if wrong_size: print(f'left out, since they take no {size}x{size} image: {listed(wrong_size)}')
+    import pandas as pd
     return pd.DataFrame(rows)

@@ -6,52 +6,70 @@
 from __future__ import annotations
 import inspect
 import warnings
+from collections import UserDict
+from importlib import import_module
+from typing import TYPE_CHECKING
 
+import lazy_loader
 from torch import nn
 
-from .architectures.patch_classifier import patch_classifier
-from .architectures.fcn import fcn
-from .architectures.deeplab import deeplab, dense_crf as dense_crf
-from .architectures.unet import unet
-from .architectures.segnet import segnet
-from .architectures.enet import enet
-from .architectures.pspnet import pspnet
-from .architectures.fpn import fpn
-from .architectures.deeplabv3 import deeplabv3
-from .architectures.linknet import linknet
-from .architectures.dynamic_unet import SegUnet as SegUnet, dynamic_unet
-from .architectures.deeplabv3plus import deeplabv3plus
-from .architectures.panet import panet
-from .architectures.upernet import upernet
-from .architectures.panoptic_fpn import panoptic_fpn
-from .architectures.pointrend import pointrend
-from .architectures.segformer import segformer
-from .architectures.mask_classification import mask_classification
-from .architectures.dynamic_unet_lean import dynamic_unet_lean
 from .encoders import OWN_ENCODER, chosen_encoder
 from .encoders import encoder_stats as encoder_stats, encoders as encoders
 from .encoders import find_encoder as find_encoder
 from .errors import SegbookError, nearest_names
-from .segmenter_check import check_segmenter as check_segmenter
+if TYPE_CHECKING: # the module of each is imported when the name is asked for
+    from segbook.architectures.patch_classifier import patch_classifier as patch_classifier
+    from segbook.architectures.fcn import fcn as fcn
+    from segbook.architectures.deeplab import deeplab as deeplab
+    from segbook.architectures.deeplab import dense_crf as dense_crf
+    from segbook.architectures.unet import unet as unet
+    from segbook.architectures.segnet import segnet as segnet
+    from segbook.architectures.enet import enet as enet
+    from segbook.architectures.pspnet import pspnet as pspnet
+    from segbook.architectures.fpn import fpn as fpn
+    from segbook.architectures.deeplabv3 import deeplabv3 as deeplabv3
+    from segbook.architectures.linknet import linknet as linknet
+    from segbook.architectures.dynamic_unet import SegUnet as SegUnet
+    from segbook.architectures.dynamic_unet import dynamic_unet as dynamic_unet
+    from segbook.architectures.deeplabv3plus import deeplabv3plus as deeplabv3plus
+    from segbook.architectures.panet import panet as panet
+    from segbook.architectures.upernet import upernet as upernet
+    from segbook.architectures.panoptic_fpn import panoptic_fpn as panoptic_fpn
+    from segbook.architectures.pointrend import pointrend as pointrend
+    from segbook.architectures.segformer import segformer as segformer
+    from segbook.architectures.mask_classification import mask_classification as mask_classification
+    from segbook.architectures.dynamic_unet_lean import dynamic_unet_lean as dynamic_unet_lean
+    from segbook.segmenter_check import check_segmenter as check_segmenter
 _all_ = ['check_segmenter', 'deeplab', 'deeplabv3', 'deeplabv3plus', 'dense_crf', 'dynamic_unet',
     'dynamic_unet_lean', 'encoder_stats', 'encoders', 'enet', 'fcn', 'find_encoder', 'fpn',
     'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier', 'pointrend',
     'pspnet', 'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
 
 # %% auto #0
-__all__ = ['MODELS', 'has_own_encoder', 'seg_model', 'encoder_for', 'check_segmenter', 'deeplab', 'deeplabv3', 'deeplabv3plus',
-           'dense_crf', 'dynamic_unet', 'dynamic_unet_lean', 'encoder_stats', 'encoders', 'enet', 'fcn', 'find_encoder',
-           'fpn', 'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier', 'pointrend', 'pspnet',
-           'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
+__all__ = ['MODELS', 'Builders', 'has_own_encoder', 'seg_model', 'encoder_for', 'check_segmenter', 'deeplab', 'deeplabv3',
+           'deeplabv3plus', 'dense_crf', 'dynamic_unet', 'dynamic_unet_lean', 'encoder_stats', 'encoders', 'enet',
+           'fcn', 'find_encoder', 'fpn', 'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier',
+           'pointrend', 'pspnet', 'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
 
 # %% ../nbs/workshop/models.ipynb #8b48f563
-# name of an architecture -> its builder, oldest first
-MODELS = {'patch_classifier': patch_classifier, 'fcn': fcn, 'deeplab': deeplab, 'unet': unet,
-    'segnet': segnet, 'enet': enet, 'pspnet': pspnet, 'fpn': fpn, 'deeplabv3': deeplabv3,
-    'linknet': linknet, 'dynamic_unet': dynamic_unet, 'deeplabv3plus': deeplabv3plus,
-    'panet': panet, 'upernet': upernet, 'panoptic_fpn': panoptic_fpn, 'pointrend': pointrend,
-    'segformer': segformer, 'mask_classification': mask_classification,
-    'dynamic_unet_lean': dynamic_unet_lean}
+# oldest first; each builder stands in a module of its name
+_ARCHITECTURES = ['patch_classifier', 'fcn', 'deeplab', 'unet', 'segnet', 'enet', 'pspnet', 'fpn',
+    'deeplabv3', 'linknet', 'dynamic_unet', 'deeplabv3plus', 'panet', 'upernet', 'panoptic_fpn',
+    'pointrend', 'segformer', 'mask_classification', 'dynamic_unet_lean']
+
+class Builders(UserDict):
+    "Name of an architecture -> its builder, which is imported when it is asked for."
+    def __getitem__(self, name):
+        found = super().__getitem__(name)
+        return getattr(import_module(found), name) if isinstance(found, str) else found
+
+MODELS = Builders({o: f'segbook.architectures.{o}' for o in _ARCHITECTURES})
+
+_PLACES = {f'architectures.{o}': [o] for o in _ARCHITECTURES} | {
+    'architectures.deeplab': ['deeplab', 'dense_crf'],
+    'architectures.dynamic_unet': ['dynamic_unet', 'SegUnet'],
+    'segmenter_check': ['check_segmenter']}
+__getattr__, *_ = lazy_loader.attach('segbook', submod_attrs=_PLACES)
 
 # %% ../nbs/workshop/models.ipynb #c0de0001
 def has_own_encoder(

@@ -7,14 +7,16 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import SegbookError, counted, first_line, listed
 from .receptive_field import receptive_field
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
 __all__ = ['CHECKS', 'Specimen', 'check_sizes', 'check_repeated', 'check_gradient', 'check_state', 'check_alone', 'encoder_of',
@@ -213,4 +215,5 @@ def check_segmenter(
             except Exception as e: # whatever a network says to being run
                 wrong.append(f'{name}: {type(e).__name__}: {first_line(e)}')
     if wrong: raise SegbookError('; '.join(wrong))
+    import pandas as pd
     return pd.DataFrame({'found': found})

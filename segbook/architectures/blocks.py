@@ -9,7 +9,6 @@ import math
 import warnings
 
 import torch
-from fastai.torch_core import TensorBase
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,8 +16,8 @@ from ..encoders import find_encoder, sizes_taken, timm_encoder, torchvision_enco
 from ..errors import SegbookError, first_line
 
 # %% auto #0
-__all__ = ['AnySize', 'ImageSegmenter', 'PyramidSegmenter', 'unfit_encoder', 'encoder_body', 'set_sizes', 'EncoderPyramid',
-           'with_output_stride', 'encoder_pyramid', 'cut_to', 'enlarged_to', 'ConvNormReLU']
+__all__ = ['AnySize', 'fastai_kind', 'ImageSegmenter', 'PyramidSegmenter', 'unfit_encoder', 'encoder_body', 'set_sizes',
+           'EncoderPyramid', 'with_output_stride', 'encoder_pyramid', 'cut_to', 'enlarged_to', 'ConvNormReLU']
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #c72221c0
 class AnySize(nn.Module):
@@ -42,6 +41,13 @@ class AnySize(nn.Module):
         return F.pad(x, (0, right, 0, down), mode='replicate')
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0002
+def fastai_kind(
+    x:Tensor, # of any kind
+) -> type|None: # None: not of fastai's
+    "fastai's `TensorBase` for a tensor of its kinds; the question does not import fastai."
+    return next((o for o in type(x).__mro__ if o.__name__ == 'TensorBase'
+        and o.__module__ == 'fastai.torch_core'), None)
+
 class ImageSegmenter(AnySize):
     "A network from images [B,C,H,W] to logits [B,K,H,W] of the same size, whatever the size is."
     def logits(self,
@@ -52,7 +58,7 @@ class ImageSegmenter(AnySize):
 
     def forward(self, x:Tensor) -> Tensor:
         image = self.fitted(x)
-        if isinstance(x, TensorBase): image = image.as_subclass(Tensor)
+        if fastai_kind(x): image = image.as_subclass(Tensor)
         return self.answer(self.logits(image), x, image)
 
     def answer(self,
@@ -64,7 +70,8 @@ class ImageSegmenter(AnySize):
         if logits.shape[-2:] != image.shape[-2:]:
             logits = F.interpolate(logits, image.shape[-2:], mode='bilinear')
         logits = logits[..., :x.shape[-2], :x.shape[-1]]
-        return logits.as_subclass(TensorBase) if isinstance(x, TensorBase) else logits
+        kind = fastai_kind(x)
+        return logits.as_subclass(kind) if kind else logits
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0003
 class PyramidSegmenter(ImageSegmenter):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import torch
-from fastai.layers import icnr_init
 from torch import Tensor, nn
 
 from segbook.architectures.blocks import (
@@ -47,7 +46,8 @@ class FullSize(nn.Module):
     ):
         super().__init__()
         self.up = nn.Conv2d(below_channels, out_channels*scale**2, 1)
-        self.up.weight.data.copy_(icnr_init(self.up.weight.data, scale))
+        alike = nn.init.kaiming_normal_(torch.empty(out_channels, below_channels, 1, 1))
+        self.up.weight.data.copy_(alike.repeat_interleave(scale**2, 0)) # ICNR: a square starts alike
         nn.init.zeros_(self.up.bias)
         self.shuffle = nn.PixelShuffle(scale)
         self.mix = ConvNormReLU(out_channels + in_channels, out_channels)
