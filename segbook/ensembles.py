@@ -15,7 +15,7 @@ from .files import read_text
 from .inference import predict_image
 
 # %% auto #0
-__all__ = ['log_mean', 'MeanOfMembers', 'Ensemble', 'check_single', 'folds_of', 'member_folders']
+__all__ = ['log_mean', 'MeanOfMembers', 'Ensemble', 'check_single', 'folds_of', 'state_of_fold', 'member_folders']
 
 # %% ../nbs/workshop/ensembles.ipynb #4c9f9152
 _NEVER = -1e4 # added to a logit: a probability of 0, in 16 bits too
@@ -137,10 +137,10 @@ def check_single(
     "Raise a SegbookError for the facts of an ensemble, which is saved already, as its members."
     if members := facts.get('members'):
         raise SegbookError(f'this is an ensemble of {listed(members)}, and a folder holds one '
-            'segmenter. Expected one of them. Cure: save_segmenter(ensemble.members[0], folder), or '
-            'copy the folders, which load_segmenter takes as a list')
+            'segmenter. Expected one of them. Cure: save_segmenter(ensemble.members[0], folder), '
+            'or copy the folders, which load_segmenter takes as a list')
 
-# %% ../nbs/workshop/ensembles.ipynb #ac3a7191
+# %% ../nbs/workshop/ensembles.ipynb #fab17f74
 def folds_of(
     folder:Path, # perhaps of `segbook_train --folds`
 ) -> dict|None: # what its run.json says; None where no folds are
@@ -151,7 +151,10 @@ def folds_of(
     return run if isinstance(folds, list) and folds and all(
         isinstance(o, dict) and isinstance(o.get('folder'), str) for o in folds) else None
 
-def _state_of_fold(folder, finished) -> str:
+def state_of_fold(
+    folder:Path, # of a fold
+    finished:bool, # is the whole run finished? Then its model is enough
+) -> str:
     "What a fold lacks; '' for one that can be used."
     try: run = json.loads(read_text(folder/'run.json'))
     except (OSError, ValueError, RecursionError): run = {}
@@ -163,7 +166,7 @@ def _state_of_fold(folder, finished) -> str:
     total = run['arguments'].get('epochs') if isinstance(run.get('arguments'), dict) else None
     return f'{run.get("status")}, {run.get("epochs_done")} of {total} epochs'
 
-# %% ../nbs/workshop/ensembles.ipynb #a08c9489
+# %% ../nbs/workshop/ensembles.ipynb #8c00fd4d
 def member_folders(
     folder, # perhaps of `segbook_train --folds`, or a list of folders
     partial:bool=False, # the folds that are finished, where others are not
@@ -179,7 +182,7 @@ def member_folders(
     folder = Path(folder)
     if (run := folds_of(folder)) is None: return None
     names = [o['folder'] for o in run['folds']]
-    lacks = {o: _state_of_fold(folder/o, run.get('status') == 'finished') for o in names}
+    lacks = {o: state_of_fold(folder/o, run.get('status') == 'finished') for o in names}
     ready, bad = ([o for o in names if bool(lacks[o]) is b] for b in (False, True))
     if bad and not (partial and ready):
         cure = f'segbook_train --resume {shlex.quote(str(folder))} trains them'

@@ -72,6 +72,8 @@ MODEL_FACTS = dict(
     std=('numbers above 0, one for each channel', list_of(number_within(1e-6, 1e6)), True),
     size=('null, or [height, width] in pixels', none_or(_SIDES), True),
     value_range=('null, or [low, high] with low below high', none_or(is_increasing), False),
+    threshold=('null, or a probability between 0 and 1',
+        lambda v: v is None or number_within(0, 1)(v) and 0 < v < 1, False),
     weights_sha256=('64 hexadecimal digits', lambda v: isinstance(v, str) and len(v) == 64
         and set(v) <= set('0123456789abcdef'), False))
 
@@ -114,7 +116,10 @@ RUN_ARGUMENTS = dict(
         True),
     weights=('true or false', is_true_or_false, True),
     seed=('a whole number of at least 0', whole_from(0, 2**64), True),
-    workers=('null, or a whole number of at least 0', none_or(whole_from(0)), True))
+    workers=('null, or a whole number of at least 0', none_or(whole_from(0)), True),
+    folds=('null, or a whole number of at least 2', none_or(whole_from(2)), False),
+    group_by=('null, or a text', none_or(_is_text), False),
+    hold_out=('null, true or false', none_or(is_true_or_false), False))
 
 # %% ../nbs/workshop/model_facts.ipynb #0d2e7c60
 def _shown(v) -> str:

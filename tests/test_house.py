@@ -39,7 +39,7 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries',
         'metrics.training', 'metrics.instances', 'metrics'], ['sharing'], ['segmenter_check'],
     ['objects.separation', 'objects.outlines', 'objects.table', 'objects.geojson', 'objects.coco',
-        'objects'], ['models'], ['strips'], ['tiles'], ['windows', 'looks'], ['mask_streams', 'thresholds', 'crf_refinement'], ['model_facts'], ['model_files'],
+        'objects'], ['models'], ['strips'], ['tiles'], ['windows', 'looks'], ['mask_streams', 'thresholds', 'crf_refinement'], ['model_facts'], ['model_files'], ['onnx_files'],
     ['accumulation', 'averaging', 'compiling', 'precision'],
     ['callbacks', 'learner_batches', 'learner_checks', 'optimiser', 'contract', 'things'],
     ['training'], ['planning.fingerprint', 'planning.recipes', 'planning.cost', 'planning.rules',
@@ -48,9 +48,10 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
     ['calibration', 'intervals', 'disagreement'], ['interpretation', 'export'],
     ['report_page', 'report'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
-        'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics', 'widgets.prediction',
+        'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
+        'widgets.prediction',
         'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
-        'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.predict', 'cli.check', 'cli.team', 'cli.folds', 'cli.train', 'cli'], ['tasks']]
+        'cli.report', 'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.answers', 'cli.predict', 'cli.check', 'cli.team', 'cli.folds', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm',
     'ipywidgets'}

@@ -10,21 +10,24 @@ from .. import __version__
 from ..errors import nearest_names
 
 # %% auto #0
-__all__ = ['TRAIN_OPTIONS', 'LEAST_SIDE', 'MOST_SIDE', 'DEFAULT_BATCH', 'SMALL_SET', 'SMALL_SET_BATCH', 'Parser', 'text_argument',
-           'file_name_argument', 'mapping_argument', 'codes_argument', 'as_argument', 'train_parser']
+__all__ = ['TRAIN_OPTIONS', 'BEFORE_PLANS', 'LEAST_SIDE', 'MOST_SIDE', 'DEFAULT_MINUTES', 'Parser', 'text_argument',
+           'file_name_argument', 'mapping_argument', 'codes_argument', 'as_argument', 'train_parser', 'plan_parser']
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #681086d0
-# the arguments of a run, and what they are when not given
+# the arguments of a run, and what they are when not given; None often: as planned
 TRAIN_OPTIONS = dict(data='scenes', root=None, images='images', labels='labels', codes=None, n=None,
-    size=None, arch='dynamic_unet_lean', encoder=None, pretrained=True, epochs=20, bs=None,
+    size=None, arch='dynamic_unet_lean', encoder=None, pretrained=True, epochs=None, bs=None,
     lr=2e-3, weights=True, seed=42, workers=None, value_range=None, precision=None, ema=None,
-    accumulate=1, compile=False)
+    accumulate=1, compile=False, report=False, folds=None, group_by=None, hold_out=None,
+    minutes=None, crops=None, crops_per_image=None, loss=None, augment=None)
+
+# what a run of an older segbook had, which did not plan
+BEFORE_PLANS = dict(crops='none', crops_per_image=1, loss='cross_entropy', augment='mild')
 
 # pixels of a side that can be trained on
 LEAST_SIDE, MOST_SIDE = 8, 100_000
 
-# images in a batch, or fewer when there are fewer training images than this
-DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH = 8, 160, 4
+DEFAULT_MINUTES = 20. # that a run takes when neither minutes nor epochs are given
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #a4562ddb
 def _narrow_text(text) -> str:
@@ -112,9 +115,20 @@ def _true_or_false(s):
     yes, no = ('true', 'yes', 'on', '1'), ('false', 'no', 'off', '0')
     return s.lower() in yes if s.lower() in yes + no else _refuse_value(s, 'true or false')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #7a0f11aa
+def _minutes(s):
+    try: x = float(s)
+    except ValueError: x = -1
+    return x if 0 < x <= 100_000 else _refuse_value(s, 'minutes above 0, such as 20')
+
+def _one_of(*names):
+    "A type of argument: one of a few names."
+    return lambda s: s if s in names else _refuse_value(s, f'one of {", ".join(names)}')
+
 # %% ../../nbs/workshop/cli/arguments.ipynb #5ec74903
 def _height_width(s):
-    "96,128 or 96x128 as [96, 128]; one number for both."
+    "96,128 or 96x128 as [96, 128]; one number for both; 'full' as it is."
+    if s.lower() == 'full': return 'full'
     sides = [_as_whole(o) for o in s.lower().replace('x', ',').split(',')]
     if len(sides) > 2 or not all(o and o > 0 for o in sides):
         _refuse_value(_shortened(s),
@@ -162,6 +176,36 @@ def as_argument(v):
     if isinstance(v, bool): return str(v).lower()
     return ','.join(map(str, v)) if isinstance(v, list) else str(v)
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #7a0f11bb
+def _add_sizes(group):
+    "What a batch consists of."
+    group.add_argument('--size', type=_height_width, metavar='H,W', help='resize images and masks '
+        'to this, in pixels, or with --crops the windows; full: images as they are (default: as '
+        'planned)')
+    group.add_argument('--crops', type=_one_of('none', 'random', 'positive'), metavar='KIND',
+        help='train on windows: random anywhere, positive around all but the commonest class, '
+        'none on whole images (default: as planned)')
+    group.add_argument('--crops-per-image', type=_whole_number(1, 1000), metavar='N',
+        help='windows of each image in an epoch (default: as planned)')
+
+def _add_length(group):
+    "How long a run trains."
+    group.add_argument('--epochs', type=_whole_number(1), metavar='N', help='passes over the '
+        'training images (default: as many as fit into --minutes)')
+    group.add_argument('--minutes', type=_minutes, metavar='N', help='time for the training; a '
+        f'step is measured to find the epochs (default: {DEFAULT_MINUTES:g})')
+
+def _add_loss(group):
+    "What a run minimises, and how images are varied."
+    group.add_argument('--loss', type=text_argument, metavar='NAME', help='cross_entropy, focal, '
+        'border, dice, jaccard, tversky, lovasz, or several with + between them (default: as '
+        'planned)')
+    group.add_argument('--weights', type=_true_or_false, nargs='?', const=True,
+        metavar='true|false', help='let rare classes count more in the loss (default: as planned)')
+    group.add_argument('--augment', type=_one_of('none', 'mild', 'flips', 'dihedral'),
+        metavar='NAME', help='how images are varied: none, mild (mirrored, turned a little), flips '
+        '(upside down, too), dihedral (eight positions of a square) (default: as planned)')
+
 # %% ../../nbs/workshop/cli/arguments.ipynb #59ad5d30
 def _add_data(group):
     "What a run trains on."
@@ -177,13 +221,12 @@ def _add_data(group):
     group.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one '
         'class name a line, or the names with commas between them (default: codes.txt of the '
         'data folder)')
-    group.add_argument('--size', type=_height_width, metavar='H,W',
-        help='resize images and masks, in pixels (default: as they are)')
     group.add_argument('--value-range', type=_finite_number, nargs=2, metavar=('LOW', 'HIGH'),
         help='the values that mean black and white in images of more than 8 bits (default: found '
         'over all images)')
     group.add_argument('--n', type=_whole_number(2), metavar='N',
         help='how many pictures to draw, for --data scenes or cells')
+    _add_sizes(group)
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #63b3e2c2
 def _add_model(group):
@@ -200,15 +243,12 @@ def _add_model(group):
 def _add_training(group):
     "How a run trains."
     d = TRAIN_OPTIONS
-    group.add_argument('--epochs', type=_whole_number(1), metavar='N',
-        help=f'passes over the training images (default: {d["epochs"]})')
-    group.add_argument('--bs', type=_whole_number(1), metavar='N', help='images in a batch '
-        f'(default: {DEFAULT_BATCH}; {SMALL_SET_BATCH} when there are fewer than {SMALL_SET} '
-        'training images)')
+    _add_length(group)
+    group.add_argument('--bs', type=_whole_number(1), metavar='N', help='images or windows in a '
+        'batch (default: as planned)')
     group.add_argument('--lr', type=_rate, metavar='X',
         help=f'highest learning rate of the cycle (default: {d["lr"]:g})')
-    group.add_argument('--weights', type=_true_or_false, nargs='?', const=True,
-        metavar='true|false', help='let rare classes count more in the loss (default: true)')
+    _add_loss(group)
     group.add_argument('--seed', type=_whole_number(0, 2**32 - 1), metavar='N',
         help='weights, order, augmentation and a random split depend on it '
         f'(default: {d["seed"]})')
@@ -231,12 +271,27 @@ def _add_thrift(group):
         'weights in which X of it stays at each step; 0.99 forgets half in 69 steps (default: the '
         'weights themselves)')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #9e41c0ae
+def _add_folds(group):
+    "In which parts a run validates, one after the other."
+    group.add_argument('--folds', type=_whole_number(2, 1000), metavar='N', help='train N times, '
+        'so that each image validates once; the N models are one ensemble')
+    group.add_argument('--group-by', type=text_argument, metavar='REGEX', help='keep images '
+        'together whose names agree in what this regular expression matches, or in its first '
+        "brackets: patients, streets, plates; '^[^_]+' is all before the first underscore")
+    group.add_argument('--hold-out', type=_true_or_false, nargs='?', const=True,
+        metavar='true|false', help='leave the images of valid.txt out of all folds, and score the '
+        'ensemble with them (default: true)')
+
 # %% ../../nbs/workshop/cli/arguments.ipynb #e853e86d
 def _add_output(group):
     "Where a run writes."
     folder = dict(type=file_name_argument, metavar='FOLDER')
     group.add_argument('--out', **folder,
         help='new folder for everything that is written (default: runs/NAME, numbered)')
+    group.add_argument('--report', type=_true_or_false, nargs='?', const=True,
+        metavar='true|false', help='write report.html, too: scores with intervals, worst images, '
+        'calibration; it opens without a network (default: false)')
     group.add_argument('--overwrite', action='store_true', help='replace the files of an earlier '
         'run in --out; other files there are never touched')
     group.add_argument('--resume', **folder, help='go on with the run in this folder, which was '
@@ -246,11 +301,37 @@ def _add_output(group):
 def train_parser() -> Parser:
     "The parser of `segbook_train`."
     p = Parser('segbook_train', description='Train a segmenter on a folder of images and masks, '
-        'and write a picture, tables and the model.', epilog='examples:\n  segbook_train\n  '
+        'and write a picture, tables and the model. What is not given is planned: segbook_plan '
+        'FOLDER shows it with its reasons.', epilog='examples:\n  segbook_train\n  '
         'segbook_train --data my_folder --encoder resnet18 --epochs 40 --out runs/mine\n  '
         'segbook_train --resume runs/mine\n  '
         'torchrun --nproc_per_node 2 --no-python segbook_train --data my_folder')
-    for name, add in dict(data=_add_data, model=_add_model, training=_add_training,
-            output=_add_output).items(): add(p.add_argument_group(name))
+    for name, add in {'data': _add_data, 'model': _add_model, 'training': _add_training,
+            'cross-validation': _add_folds, 'output': _add_output}.items():
+        add(p.add_argument_group(name))
+    p.add_argument('--version', action='version', version=f'segbook {__version__}')
+    return p
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #7a0f11cc
+def plan_parser() -> Parser:
+    "The parser of `segbook_plan`."
+    p = Parser('segbook_plan', description='Look at a folder of images and masks and at this '
+        'machine, and print how segbook_train would train, each choice with its reason and the '
+        'flag that chooses otherwise. Nothing is written.', epilog='examples:\n  segbook_plan '
+        'my_folder\n  segbook_plan my_folder --minutes 60 --crops none')
+    p.add_argument('folder', type=file_name_argument, metavar='FOLDER',
+        help='data folder: images/, labels/ and codes.txt')
+    for o, what in dict(images='images', labels='masks').items():
+        p.add_argument(f'--{o}', type=file_name_argument, metavar='NAME',
+            help=f'folder of the {what} in it (default: {o})')
+    p.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one class '
+        'name a line, or the names with commas between them (default: codes.txt)')
+    p.add_argument('--measure', type=_true_or_false, nargs='?', const=True, metavar='true|false',
+        help='train a copy for a few steps, to find the epochs (default: true)')
+    choices = p.add_argument_group('choices that are yours')
+    for add in (_add_model, _add_sizes, _add_length, _add_loss): add(choices)
+    choices.add_argument('--bs', type=_whole_number(1), metavar='N',
+        help='images or windows in a batch')
+    choices.add_argument('--lr', type=_rate, metavar='X', help='highest learning rate')
     p.add_argument('--version', action='version', version=f'segbook {__version__}')
     return p

@@ -4,13 +4,13 @@
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #b23aa0d1
 from __future__ import annotations
-import json, os, platform, shlex
+import json, os, platform, re, shlex
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from .. import __version__
-from .arguments import TRAIN_OPTIONS, as_argument
+from .arguments import BEFORE_PLANS, TRAIN_OPTIONS, as_argument
 from ..errors import SegbookError, listed
 from ..files import check_writable, clear_leftovers, write_csv, write_text
 from ..model_facts import check_run_facts
@@ -20,14 +20,24 @@ __all__ = ['OWN_FILES', 'ENDED', 'CHECKPOINT_FILES', 'clear_run', 'check_out', '
            'make_folders', 'check_space', 'run_facts', 'date_text', 'process_facts', 'save_run', 'save_metrics']
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #1142dcc2
-OWN_FILES = ('results.png', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors',
-    'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt')
+OWN_FILES = ('results.png', 'report.html', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors',
+    'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt', 'folds.csv', 'folds.json')
 ENDED = 'finished', 'diverged' # states of a run that cannot go on
 CHECKPOINT_FILES = tuple(o for o in OWN_FILES if o.startswith('checkpoint'))
 
+def _fold_folders(out) -> list[Path]:
+    "The folders of the folds, if `out` holds a run of folds."
+    folds = (_read_run(out) or {}).get('folds')
+    names = [o.get('folder') for o in folds if isinstance(o, dict)] if isinstance(
+        folds, list) else ()
+    return [out/o for o in names if re.fullmatch(r'fold_\d+', str(o))]
+
 def clear_run(out, names=OWN_FILES):
     """Remove our own files from `out`, what killed processes left of them, and the folders that are
-    empty then."""
+    empty then; with run.json the folders of its folds, too."""
+    for fold in _fold_folders(out) if 'run.json' in names else ():
+        clear_run(fold)
+        with suppress(OSError): fold.rmdir()
     for o in names: (out/o).unlink(missing_ok=True)
     clear_leftovers(out)
     for o in {str(Path(n).parent) for n in names} - {'.'}:
@@ -119,7 +129,8 @@ def new_run(given) -> tuple[Path, dict]:
 # %% ../../nbs/workshop/cli/run_folder.ipynb #f160e4b5
 def _means_the_same(name, new, old, root) -> bool:
     "Does the argument `name` mean what it meant when the run began?"
-    if new == old or name == 'workers' or (name, new) == ('precision', 'auto'): return True
+    if new == old or name in ('workers', 'report') or (name, new) == ('precision', 'auto'): return True
+    if (name, new, old) == ('size', 'full', None): return True
     if name not in ('data', 'root', 'codes') or not new or not old: return False
     was = Path(old).expanduser().resolve()
     return any(Path(o).expanduser().resolve() == was for o in (new, Path(root or '.')/new))
@@ -160,12 +171,13 @@ def old_run(given) -> tuple[Path, dict]:
     check_run_facts(run, out/'run.json')
     # a run of an older segbook says nothing of precision: 32 bits, on a GPU 16
     precision = 'float32' if run.get('device') in ('cpu', 'mps') else 'float16'
-    run['arguments'] = old = {**TRAIN_OPTIONS, 'precision': precision, **run['arguments']}
+    run['arguments'] = old = {**TRAIN_OPTIONS, **BEFORE_PLANS, 'precision': precision,
+        **run['arguments']}
     if new := _changed_arguments(given, old):
         changes = [f'--{k} was {as_argument(old[k])}, now {as_argument(v)}' for k, v in new.items()]
         raise SegbookError(f'{out} holds a run with other arguments: {"; ".join(changes)}. '
             'Cure: leave them out, or start a new run with another --out')
-    if 'workers' in given: old['workers'] = given['workers']
+    old.update({k: given[k] for k in ('workers', 'report') if k in given})
     return out, run
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #1b44179c

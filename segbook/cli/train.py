@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .. import __version__
-from segbook.cli.arguments import (
-    DEFAULT_BATCH, SMALL_SET, SMALL_SET_BATCH, codes_argument, train_parser,
+from .arguments import codes_argument, train_parser
+from .planning import check_time_arguments, plan_epochs, plan_run, same_epochs
+from segbook.cli.folds import (
+    FoldTask, check_fold_arguments, kept_folds, part_of_folds, train_folds,
 )
 from segbook.cli.run_data import (
     TrainingData, check_same_data, file_marks, lasting_arguments, split_mark,
@@ -50,6 +52,8 @@ class Run:
     saved: bool = False # did this process write to that file?
     made: list = field(default_factory=list) # folders that did not exist before it
     team: Team = field(default_factory=Team) # the processes that train it
+    fold: FoldTask | None = None # which fold of a run of folds this is
+    child: Run | None = None # of a run of folds: the fold in work
     lines: EpochLines | None = None # what it prints an epoch
     picture: str = '' # what to say of the picture
     before: float = 0. # seconds that the run took before it was resumed
@@ -57,6 +61,8 @@ class Run:
 
     @property
     def resumed(self): return 'resume' in self.given
+    @property
+    def whole(self): return self.fold.whole if self.fold else self.out
 
     def save(self, **news):
         "Put `news` and the time that has passed into run.json; while it runs, the process too."
@@ -82,8 +88,10 @@ def _data_folder(a) -> Path:
 # %% ../../nbs/workshop/cli/train.ipynb #90b0841f
 def _checked_data(path, a) -> TrainingData:
     "The folder, after the mask check; raises a SegbookError with everything that must be mended."
+    from segbook.planning.fingerprint import Measuring
     codes = codes_argument(a)
-    report = check_masks(path, a.images, a.labels, codes)
+    folder = SegFolder(path, a.images, a.labels, codes)
+    report = check_masks(path, a.images, a.labels, codes, measure=Measuring(folder).both)
     if not report.ok:
         mended = any('fix=' in p.message for p in report.errors)
         raise SegbookError('\n'.join([f'the data in {path} cannot be trained on:',
@@ -91,38 +99,30 @@ def _checked_data(path, a) -> TrainingData:
             f'segbook_check {shlex.quote(str(path))} prints the whole report'
             + (', and with --fix NEW_FOLDER it writes a corrected copy.' if mended else '.')]))
     for p in report.warnings: print(f'note: {p.message}')
-    return TrainingData(SegFolder(path, a.images, a.labels, codes), report)
+    return TrainingData(folder, report)
 
 # %% ../../nbs/workshop/cli/train.ipynb #d74167f0
-def _batch_size(a, n, each='') -> int:
-    "What was asked for, or a size that suits `n` training images; in `each` of several processes."
-    if a.bs is not None: return a.bs
-    if n >= SMALL_SET: return DEFAULT_BATCH
-    bs = min(SMALL_SET_BATCH, n)
-    few = f'{n} training images{each} are few' if n > 1 else 'a single training image is little'
-    print(f'batches of {bs}: {few}, and smaller batches make more steps of them (--bs chooses '
-        'another size)')
-    return bs
-
 def _dataloaders(path, a):
     "The DataLoaders that the arguments ask for."
     from segbook.data.loaders import seg_dataloaders
+    from segbook.planning.plan import dataloader_arguments
     from segbook.things import learns_things
     things = 'instances' if learns_things(a.arch) else None
-    dls = seg_dataloaders(path, bs=a.bs, size=a.size and tuple(a.size), images=a.images,
-        labels=a.labels, codes=codes_argument(a), seed=a.seed, num_workers=a.workers,
-        value_range=a.value_range and tuple(a.value_range), instances=things)
-    if a.size: dls.size = tuple(a.size)
+    dls = seg_dataloaders(path, bs=a.bs, images=a.images, labels=a.labels,
+        codes=codes_argument(a), seed=a.seed, num_workers=a.workers,
+        value_range=a.value_range and tuple(a.value_range), instances=things,
+        **dataloader_arguments(vars(a)))
+    if a.size and a.crops == 'none': dls.size = tuple(a.size)
     return dls
 
 # %% ../../nbs/workshop/cli/train.ipynb #93de1750
 def _learner(dls, a):
     "The Learner that the arguments ask for."
     from segbook.learner import seg_learner
-    from segbook.losses.pixels import CrossEntropyLoss
     from segbook.models import encoder_for
+    from segbook.planning.plan import planned_loss
     a.encoder, a.pretrained = encoder_for(a.arch, a.encoder, a.pretrained)
-    loss = None if a.weights else CrossEntropyLoss(ignore_index=dls.ignore_index)
+    loss = planned_loss(a.loss, a.weights, dls)
     return seg_learner(dls, a.arch, a.encoder, loss=loss, pretrained=a.pretrained, seed=a.seed,
         ema=a.ema, accumulate=a.accumulate, precision=a.precision, compile=a.compile)
 
@@ -251,16 +251,15 @@ def _already_ended(run) -> int:
 # %% ../../nbs/workshop/cli/train.ipynb #3026434c
 def _ready_run(run, a) -> tuple:
     "Data and learner of a run: all that can be wrong is looked at, and nothing is written."
-    from segbook.data.checks import n_training_images
     from segbook.learner_checks import check_batch_of_one
     from segbook.precision import chosen_precision
     from segbook.processes import own_device
     a.precision = chosen_precision(a.precision, own_device())
     path = _data_folder(a)
-    data = _checked_data(path, a)
-    each = ' in each process' if run.team.size > 1 else ''
-    a.bs = _batch_size(a, -(-n_training_images(data.folder)//run.team.size), each)
-    data.dls = _dataloaders(path, a)
+    data = run.fold.data if run.fold else _checked_data(path, a)
+    if not (run.resumed or run.fold):
+        run.record['plan'] = plan_run(a, run.given, data.report, run.team.size)
+    if data.dls is None: data.dls = _dataloaders(path, a)
     mark, files = split_mark(data.dls), file_marks(data.folder)
     if run.resumed: check_same_data(run, path, mark, files)
     check_shares(data.dls, run.team.size)
@@ -268,6 +267,7 @@ def _ready_run(run, a) -> tuple:
     learn = _learner(data.dls, a)
     check_batch_of_one(learn)
     check_space(run.out, learn)
+    if not run.resumed: plan_epochs(a, learn, run.record, run.team.size)
     counts = dict(train=len(data.dls.train_ds), valid=len(data.dls.valid_ds))
     run.record.update(arguments=lasting_arguments(a, path), processes=run.team.size,
         data=dict(path=str(path), **counts, fingerprint=mark, files=files), **run_facts(learn))
@@ -275,15 +275,37 @@ def _ready_run(run, a) -> tuple:
     run.signals.ask()
     return data, learn
 
+# %% ../../nbs/workshop/cli/train.ipynb #9e41c0af
+def _fold_run(run, given, task) -> Run:
+    "The run of one fold; its folder is kept as long as that of the whole."
+    if run.child and 'resume' not in given: same_epochs(run, given)
+    child = Run(given, run.signals, fold=task)
+    run.hold.push(child.hold)
+    return child
+
+def _train_folds(run, a) -> int:
+    "The body of a run with `--folds`: every fold is a run of its own."
+    path = _data_folder(a)
+    data = _checked_data(path, a)
+    if not run.resumed: run.record['plan'] = plan_run(a, run.given, data.report)
+    steps = SimpleNamespace(dataloaders=_dataloaders, batch_size=lambda a, n: a.bs,
+        take_folder=_take_folder, child=_fold_run, train=_train)
+    return train_folds(run, a, path, data, steps)
+
 # %% ../../nbs/workshop/cli/train.ipynb #4b820502
 def _train(run) -> int:
     "The body of `segbook_train`."
+    if not (run.resumed or run.fold): check_time_arguments(run.given)
     run.out, run.record = (old_run if run.resumed else new_run)(run.given)
     run.before, run.mark = run.record['duration'], run_mark(run.out)
+    if 'fold' in run.record and not run.fold: raise part_of_folds(run.out)
     if run.record['status'] in ENDED: return _already_ended(run)
     if run.resumed: check_processes(run.out, run.record.get('processes', 1), run.team.size)
     a = SimpleNamespace(**run.record['arguments'])
+    check_fold_arguments(a, run.team.size)
+    if run.fold: run.record['fold'] = run.fold.number
     print(f'segbook {__version__}: {"resuming " if run.resumed else ""}{a.data} -> {run.out}')
+    if a.folds and not run.fold: return _train_folds(run, a)
     data, learn = _ready_run(run, a)
     _announce(run, a, learn, data)
     run.team.wait_for_others()
@@ -305,6 +327,8 @@ def _kept(run, status) -> str:
     touched that this run does not hold."""
     if run.lines:
         with suppress(OSError, ValueError): run.lines.wipe()  # the terminal may be gone
+    if run.in_folder and run.record.get('folds') and not run.fold:
+        if (text := kept_folds(run, status, _kept, _note_end)) is not None: return text
     ended = run.record['status'] in ENDED if run.record else False
     if ended and run_mark(run.out): return ''
     if run.in_folder and (run.out/'checkpoint'/'last.pt').exists():
@@ -313,7 +337,7 @@ def _kept(run, status) -> str:
         kept = f'{n} of {total} epochs are' if n != 1 else f'1 of {total} epochs is'
         more = '' if noted else f' ({run.out/"run.json"} could not be written, and still says so)'
         return (f'{kept} kept in {run.out}, with weights, optimiser and scores{more}. Go on with:\n'
-            f'    {command_to_resume(run.out, run.team.size)}')
+            f'    {command_to_resume(run.whole, run.team.size)}')
     with suppress(OSError):
         if run.in_folder and not run.resumed: clear_run(run.out)
         run.hold.close()  # its lock is a file there

@@ -12,7 +12,7 @@ from ..errors import SegbookError, counted
 from ..pass_memory import free_bytes
 
 # %% auto #0
-__all__ = ['Kept', 'keep_decoded']
+__all__ = ['Kept', 'file_openers', 'keep_decoded', 'share_decoded']
 
 # %% ../../nbs/workshop/data/kept.ipynb #23c4f3f3
 class Kept(dict):
@@ -43,6 +43,11 @@ def _told(n, total, used, most, dls):
         text += '. Reading processes that are started anew do not see them: num_workers=0 does'
     print(text)
 
+# %% ../../nbs/workshop/data/kept.ipynb #9e41c0ac
+def file_openers(dls) -> list:
+    "The transforms of DataLoaders that read files: of images, and of masks."
+    return [next(o for o in tl.tfms.fs if hasattr(o, 'kept')) for tl in dls.train_ds.tls]
+
 # %% ../../nbs/workshop/data/kept.ipynb #ed31fc23
 def keep_decoded(
     dls, # DataLoaders whose first transforms read files
@@ -51,7 +56,7 @@ def keep_decoded(
     "The DataLoaders, their files decoded once, training images first, as long as there is room."
     if cache is None: return dls
     most, used, n = _bound(cache), 0, 0
-    openers = [next(o for o in tl.tfms.fs if hasattr(o, 'kept')) for tl in dls.train_ds.tls]
+    openers = file_openers(dls)
     paths = [*dict.fromkeys([*dls.train_ds.items, *dls.valid_ds.items])]
     read = lambda path: [o.read(path) for o in openers]
     with ThreadPoolExecutor(4) as pool:
@@ -64,3 +69,11 @@ def keep_decoded(
             if used + size > most: break
     _told(n, len(paths), used, most, dls)
     return dls
+
+# %% ../../nbs/workshop/data/kept.ipynb #9e41c0ad
+def share_decoded(
+    dls, # DataLoaders of the same files in another split
+    kept, # DataLoaders whose decoded files they shall use
+):
+    "Let DataLoaders use what others keep, and keep nothing of their own."
+    for o, other in zip(file_openers(dls), file_openers(kept)): o.kept = other.kept
