@@ -524,3 +524,164 @@ def _(rng):
     x = torch.from_numpy(rng.normal(size=(2, 2, 3, 5)))
     p = torch.from_numpy(np.exp(x.numpy()[:,1])/np.exp(x.numpy()).sum(1))
     yield 'an odd size', (x.float(),), (p/(1 - p)).log()[:,None].float()
+
+# %% ../../nbs/tasks/12_learner.ipynb #7b120902
+ex9 = Exercise('12.9', 'How wide is a class?', """
+A class of A pixels whose outline has P sides is about 2A/P pixels wide. Write `width`: of a mask of
+0 and 1, with at least one 1 and one 0, the width of class 1. A side counts where a pixel of class 1
+has a pixel of class 0 above, below, left or right of it; the border of the image is no side.""",
+    tol=1e-6)
+
+@ex9.stub
+def width(
+    mask, # NumPy array [H,W] of 0 and 1
+):        # float, pixels
+    ...
+
+@ex9.solution
+def width(mask):
+    m = mask.astype(int)
+    sides = np.abs(np.diff(m, axis=0)).sum() + np.abs(np.diff(m, axis=1)).sum()
+    return float(2*m.sum()/sides)
+
+# %% ../../nbs/tasks/12_learner.ipynb #7b120903
+@ex9.slip('differences of bytes, which cannot be negative')
+def width(mask):
+    m = mask.astype(np.uint8)
+    sides = int(np.diff(m, axis=0).sum()) + int(np.diff(m, axis=1).sum())
+    return 2*int(m.sum())/sides
+
+@ex9.slip('counting only the sides from left to right')
+def width(mask): return float(2*mask.sum()/np.abs(np.diff(mask.astype(int), axis=1)).sum())
+
+@ex9.slip('counting the border of the image')
+def width(mask):
+    m = np.pad(mask.astype(int), 1)
+    sides = np.abs(np.diff(m, axis=0)).sum() + np.abs(np.diff(m, axis=1)).sum()
+    return float(2*mask.sum()/sides)
+
+@ex9.slip('forgetting the factor of two')
+def width(mask): return ex9.answer(mask)/2
+
+ex9.hint('`np.diff(m, axis=1)` is not 0 where a pixel differs from its left neighbour.',
+    'Of bytes the difference 0 - 1 is 255: make integers first, and take `np.abs`.',
+    'Add the sides along both axes; the width is 2*m.sum()/sides.')
+def _lines(rows, size=(6, 5)):
+    m = np.zeros(size, np.uint8)
+    m[rows] = 1
+    return m
+
+ex9.case('a line across the image', _lines([2]), want=1.)
+ex9.case('two rows at the upper border', _lines([0, 1]), want=4.)
+ex9.case('one pixel', np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]], np.uint8), want=.5)
+ex9.case('two lines', _lines([1, 4]), want=1.)
+
+@ex9.more
+def _(rng):
+    for size in ((7, 9), (12, 5)):
+        m = (rng.random(size) < .4).astype(np.uint8)
+        m[0,0], m[0,1] = 0, 1
+        sides = sum(m[r,c] != m[a,b] for r in range(size[0]) for c in range(size[1])
+            for a,b in ((r + 1, c), (r, c + 1)) if a < size[0] and b < size[1])
+        yield 'many pieces', (m,), 2*int(m.sum())/int(sides)
+
+# %% ../../nbs/tasks/12_learner.ipynb #7b120905
+ex10 = Exercise('12.10', 'Five per cent', """
+nnU-Net lets a batch hold at most five per cent of the pixels of the training images. Write
+`batch`: how many windows a step may take at most by this rule, rounded down, but never fewer than
+two, and never more than `fit`, which the memory allows (`fit` is at least 2).""")
+
+@ex10.stub
+def batch(
+    images, # number of training images
+    size,   # (height, width) of each
+    window, # (height, width) of a window
+    fit,    # windows for which the memory is enough, 2 or more
+):          # int
+    ...
+
+@ex10.solution
+def batch(images, size, window, fit):
+    few = images*size[0]*size[1]//(20*window[0]*window[1])
+    return max(2, min(fit, few))
+
+# %% ../../nbs/tasks/12_learner.ipynb #7b120906
+@ex10.slip('five per cent of the images instead of their pixels')
+def batch(images, size, window, fit): return max(2, min(fit, images//20))
+
+@ex10.slip('without the lower bound')
+def batch(images, size, window, fit):
+    return min(fit, images*size[0]*size[1]//(20*window[0]*window[1]))
+
+@ex10.slip('without the memory')
+def batch(images, size, window, fit):
+    return max(2, images*size[0]*size[1]//(20*window[0]*window[1]))
+
+@ex10.slip('rounding up')
+def batch(images, size, window, fit):
+    return max(2, min(fit, -(-images*size[0]*size[1]//(20*window[0]*window[1]))))
+
+ex10.hint('Five per cent is a twentieth: images*height*width/20 pixels.',
+    'Divide by the pixels of a window with `//`.', 'Then `min` with `fit`, and `max` with 2.')
+ex10.case('whole images', 100, (64, 64), (64, 64), 8, want=5)
+ex10.case('few images', 10, (64, 64), (64, 64), 8, want=2)
+ex10.case('windows', 16, (584, 565), (256, 256), 12, want=4)
+ex10.case('the memory decides', 1000, (64, 64), (64, 64), 8, want=8)
+
+@ex10.more
+def _(rng):
+    for n in (33, 160, 470):
+        size, window = (480, 360), (128, 96)
+        pixels = n*size[0]*size[1]*5//100
+        most = next(k for k in range(10**6) if (k + 1)*window[0]*window[1] > pixels)
+        yield 'windows of large images', (n, size, window, 60), max(2, min(60, most))
+
+# %% ../../nbs/tasks/12_learner.ipynb #7b120908
+ex11 = Exercise('12.11', 'Epochs for a time', """
+A step takes `step` seconds, an epoch has `steps` of them, and a validation of `check` seconds
+follows. Write `epochs`: how many whole epochs fit into `minutes`, when a tenth of the time is kept
+back for checkpoints and the last scores; at least one.""")
+
+@ex11.stub
+def epochs(
+    minutes, # that the training may take
+    step,    # seconds of a step, above 0
+    steps,   # steps of an epoch
+    check,   # seconds of a validation
+):           # int
+    ...
+
+@ex11.solution
+def epochs(minutes, step, steps, check):
+    return max(1, int(.9*60*minutes/(steps*step + check)))
+
+# %% ../../nbs/tasks/12_learner.ipynb #7b120909
+@ex11.slip('leaving out the validation')
+def epochs(minutes, step, steps, check): return max(1, int(.9*60*minutes/(steps*step)))
+
+@ex11.slip('a validation after each step')
+def epochs(minutes, step, steps, check): return max(1, int(.9*60*minutes/(steps*(step + check))))
+
+@ex11.slip('using all of the time')
+def epochs(minutes, step, steps, check): return max(1, int(60*minutes/(steps*step + check)))
+
+@ex11.slip('none where one does not fit')
+def epochs(minutes, step, steps, check): return int(.9*60*minutes/(steps*step + check))
+
+@ex11.slip('rounding to the nearest')
+def epochs(minutes, step, steps, check):
+    return max(1, round(.9*60*minutes/(steps*step + check)))
+
+ex11.hint('An epoch takes steps*step + check seconds.', 'Of the minutes there are 0.9*60*minutes '
+    'seconds to use.', '`int` rounds down; `max(1, ...)` sees to the one that there must be.')
+ex11.case('twenty minutes', 20, 1., 50, 10., want=18)
+ex11.case('the validation counts', 10, .5, 20, 20., want=18)
+ex11.case('one epoch at least', 1, 2., 100, 30., want=1)
+ex11.case('nearly one more', 1, .25, 40, 1.5, want=4)
+
+@ex11.more
+def _(rng):
+    for minutes, step, steps, check in ((30, .75, 33, 7.), (7, .3, 25, 4.)):
+        left, n = 54.*minutes, 0
+        while left >= steps*step + check: left, n = left - steps*step - check, n + 1
+        yield 'counted one after the other', (minutes, step, steps, check), max(1, n)
