@@ -39,7 +39,7 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries',
         'metrics.training', 'metrics.instances', 'metrics'], ['sharing'], ['segmenter_check'],
     ['objects.separation', 'objects.outlines', 'objects.table', 'objects.geojson', 'objects.coco',
-        'objects'], ['models'], ['strips'], ['tiles'], ['windows', 'looks'], ['mask_streams', 'thresholds', 'crf_refinement'], ['model_facts'], ['model_files'], ['onnx_files'],
+        'objects'], ['models'], ['strips'], ['tiles'], ['windows', 'looks'], ['mask_streams', 'thresholds', 'crf_refinement'], ['model_facts'], ['model_files'], ['onnx_files', 'model_card'],
     ['accumulation', 'averaging', 'compiling', 'precision'],
     ['callbacks', 'learner_batches', 'learner_checks', 'optimiser', 'contract', 'things'],
     ['training'], ['planning.fingerprint', 'planning.recipes', 'planning.cost', 'planning.rules',

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from segbook.cli.answers import (
+    AnswerOptions, add_answer_options, answered, write_probabilities,
+)
 from .arguments import Parser, file_name_argument, text_argument
 from .objects import ObjectFiles, add_object_arguments, object_targets, objects_asked
 from .terminal import guarded, tell
@@ -113,6 +116,7 @@ class _Batch:
     lost: list = field(default_factory=list)
     n: int = 0
     objects: object = None # ObjectFiles, where objects are asked for
+    options: AnswerOptions = AnswerOptions()
 
     def attempt(self, work, what):
         "The result of `work`; None, and a line more in `lost`, when it fails."
@@ -127,10 +131,14 @@ class _Batch:
         "Write mask and overlay of one image; the line that tells of it, or None."
         name = printable(file.name)
         paths = [self.out/f'{base}_{o}.png' for o in ('mask', 'overlay')]
-        mask = self.attempt(lambda: self.model.predict(file).numpy(), f'{name} was left out')
+        mask, p = self.attempt(lambda: answered(self.model, file, self.options),
+            f'{name} was left out') or (None, None)
         if mask is None or self.attempt(lambda: _write_mask(mask, paths[0]) or 1,
                 f'{name} was left out') is None: return
         self.n += 1
+        if p is not None:
+            self.attempt(lambda: write_probabilities(p, self.out/f'{base}_probabilities.npy'),
+                f'the mask of {name} is written, its probabilities are not')
         self.attempt(lambda: _write_overlay(self.model, file, mask, paths[1]),
             f'the mask of {name} is written, its overlay is not')
         told = self.attempt(lambda: self.objects.write(file, base, mask),
@@ -141,8 +149,8 @@ class _Batch:
 # %% ../../nbs/workshop/cli/predict.ipynb #ac4570cf
 def _targets_of(a, bases, out):
     "The files that will be written."
-    return [out/f'{b}_{o}.png' for b in bases for o in ('mask', 'overlay')] + object_targets(
-        a, bases, out)
+    endings = ('mask.png', 'overlay.png', *AnswerOptions.of(a).endings)
+    return [out/f'{b}_{o}' for b in bases for o in endings] + object_targets(a, bases, out)
 
 def _check_targets(files, targets, out, overwrite):
     "Raise a SegbookError when an output would replace something."
@@ -164,7 +172,8 @@ def _predict(a, signals, done) -> int:
     files, lost = _image_files(a['image'])
     out, bases = Path(a['out']), _base_names(files)
     _check_targets(files, _targets_of(a, bases, out), out, 'overwrite' in a)
-    if files: _predict_files(a, files, bases, done, _Batch(None, out, signals, lost))
+    batch = _Batch(None, out, signals, lost, options=AnswerOptions.of(a))
+    if files: _predict_files(a, files, bases, done, batch)
     for o in lost: tell('segbook_predict', f'error: {o}')
     return int(bool(lost))
 
@@ -209,6 +218,7 @@ def _predict_parser() -> Parser:
     p.add_argument('--overwrite', action='store_true', help='replace masks and overlays of the '
         'same names')
     add_object_arguments(p)
+    add_answer_options(p)
     return p
 
 # %% ../../nbs/workshop/cli/predict.ipynb #fba1cec5
