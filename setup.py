@@ -8,7 +8,7 @@ parser = ConfigParser(delimiters=['='])
 parser.read(root/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 extras = {o: cfg[f'{o}_requirements'].split() for o in cfg['extras'].split()}
-extras['all'] = sorted({r for rs in extras.values() for r in rs})
+extras['all'] = sorted({r for o, rs in extras.items() if o != 'demo' for r in rs})
 extras['dev'] = cfg['dev_requirements'].split() + extras['all']
 
 setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from .errors import SegbookError
 from .ensembles import Ensemble, check_single, member_folders
 from .inference import predict_image
+from .model_card import write_model_card
 from .model_files import finish_stopped, read_model_facts, read_weights, write_model
 from .models import seg_model
+from .onnx_files import export_onnx as export_onnx
+_all_ = ['export_onnx']
 
 # %% auto #0
-__all__ = ['save_segmenter', 'Segmenter', 'load_segmenter']
+__all__ = ['save_segmenter', 'Segmenter', 'load_segmenter', 'export_onnx']
 
 # %% ../nbs/15_export.ipynb #96cfa309
 def _check_free(folder, overwrite):
@@ -41,8 +44,9 @@ def save_segmenter(
 ) -> Path: # the folder
     """Write `model.safetensors` and `segmenter.json` into `folder`; nothing in it is a program.
 
-    Raises SegbookError: the folder exists, or cannot be written; the learner does not say how its
-    images are prepared, or holds facts or weights that could not be loaded again."""
+    A learner that still has its data adds `MODEL_CARD.md`, a page for people. Raises
+    SegbookError: the folder exists, or cannot be written; the learner does not say how its images
+    are prepared, or holds facts or weights that could not be loaded again."""
     folder, cfg = Path(folder), getattr(learn, 'segmenter', None)
     if cfg is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
@@ -51,6 +55,7 @@ def save_segmenter(
     try:
         _check_free(folder, overwrite)
         write_model(learn.model.state_dict(), {**cfg, 'pretrained': False, **facts}, folder)
+        write_model_card(learn, read_model_facts(folder), folder)
     except (OSError, ValueError) as e:
         if isinstance(e, SegbookError): raise
         raise SegbookError(f'the segmenter cannot be written to {folder} '

@@ -46,8 +46,9 @@ class FullSize(nn.Module):
     ):
         super().__init__()
         self.up = nn.Conv2d(below_channels, out_channels*scale**2, 1)
-        alike = nn.init.kaiming_normal_(torch.empty(out_channels, below_channels, 1, 1))
-        self.up.weight.data.copy_(alike.repeat_interleave(scale**2, 0)) # ICNR: a square starts alike
+        # ICNR: the pixels of a square start alike
+        one = nn.init.kaiming_normal_(torch.empty(out_channels, below_channels, 1, 1))
+        self.up.weight.data.copy_(one.repeat_interleave(scale**2, 0))
         nn.init.zeros_(self.up.bias)
         self.shuffle = nn.PixelShuffle(scale)
         self.mix = ConvNormReLU(out_channels + in_channels, out_channels)

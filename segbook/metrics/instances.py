@@ -4,11 +4,15 @@
 
 # %% ../../nbs/workshop/metrics/instances.ipynb #b6b7ef31
 from __future__ import annotations
+import warnings
 
 import numpy as np
 import torch
-from fastai.learner import Metric
-from fastai.torch_core import get_model
+# torch's notice about torch.jit.script, which fastai still uses
+with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
+    from fastai.learner import Metric
+    from fastai.torch_core import get_model
 
 from ..errors import SegbookError
 from ..masks.mask import void_of
