@@ -45,7 +45,7 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
     ['training'], ['planning.fingerprint', 'planning.recipes', 'planning.cost', 'planning.rules',
         'planning.plan', 'planning'], ['learner'], ['inference'], ['ensembles'], ['certainty'],
     ['image_counts', 'judged_images', 'confusion_figure'],
-    ['calibration', 'intervals', 'disagreement'], ['interpretation', 'export'],
+    ['calibration', 'intervals', 'disagreement'], ['interpretation', 'export'], ['demo'],
     ['report_page', 'report'], ['judging'],
     ['exercises'], ['widgets.sheet', 'widgets.masks', 'widgets.convolution',
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',

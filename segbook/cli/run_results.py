@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .report import write_run_report
 from .run_folder import CHECKPOINT_FILES, clear_run, date_text, save_metrics
 from ..errors import printable
 from ..files import replace_file, write_csv
@@ -107,6 +108,8 @@ def write_run_results(run, learn, data, history, status='finished'):
     miou, acc = (score_text(run.record[k]) for k in ('mean_iou', 'pixel_accuracy'))
     run.picture = _draw(run, learn, data, scores, f'{run.out.resolve().name}: mean IoU {miou} over '
         f'{len(table)} classes, pixel accuracy {acc}, on {len(scores)} validation images')
+    if run.record['arguments'].get('report'):
+        run.picture += f'\n{write_run_report(run, learn, history)}'
     run.record['data'].pop('files', None)
     run.save(status=status, finished=date_text())
     clear_run(run.out, CHECKPOINT_FILES)
