@@ -47,7 +47,8 @@ def beyond_pillow(
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #9d973869
 _IN_MM = {'mm': 1., 'cm': 10., 'm': 1000., 'nm': 1e-6} | dict.fromkeys(
-    ('µm', 'μm', 'um', 'micron', 'microns', '\\u00B5m'), 1e-3)
+    # the letter my, the sign for micro, and the sign as Pillow gives it
+    ('µm', 'μm', 'Âµm', 'um', 'micron', 'microns', '\\u00B5m'), 1e-3)
 
 def _ome_spacing(text):
     "Height and width of a pixel in mm, from the description of OME; None without both."
