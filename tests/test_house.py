@@ -51,7 +51,7 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
         'widgets.prediction',
         'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
-        'cli.report', 'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.answers', 'cli.predict', 'cli.check', 'cli.team', 'cli.folds', 'cli.train', 'cli'], ['tasks']]
+        'cli.report', 'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.answers', 'cli.predict', 'cli.check', 'cli.export', 'cli.team', 'cli.folds', 'cli.train', 'cli'], ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm',
     'ipywidgets'}

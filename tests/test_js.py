@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 JS, TESTS = ROOT/'segbook'/'widgets'/'js', ROOT/'tests'/'js'
 SOURCES = sorted(f.name for f in JS.glob('*.js'))
-ENTRIES = 'mask.js', 'convolution.js', 'receptive_field.js', 'upsampling.js', 'loss.js', 'metric.js'
+ENTRIES = ('mask.js', 'convolution.js', 'receptive_field.js', 'upsampling.js', 'loss.js',
+    'metric.js', 'prediction.js')
 sys.path.insert(0, str(ROOT/'docs'))
 
 
@@ -104,6 +105,22 @@ def overlays():
     return cases
 
 
+def errors():
+    "What the picture of the errors shows: with Void, without it, and a large image"
+    from segbook import interpretation
+    cases = []
+    for seed, (h, w), void in ((0, (9, 14), 3), (1, (31, 20), None), (2, (250, 180), 3)):
+        rng = np.random.default_rng(seed)
+        image = rng.integers(0, 256, (h, w, 3), np.uint8)
+        truth = np.kron(rng.integers(0, 4, (-(-h//5), -(-w//5))), np.ones((5, 5), int))[:h, :w]
+        answer = np.where(rng.random((h, w)) < .3, rng.integers(0, 3, (h, w)), truth)
+        want = interpretation._error_picture(image, truth, answer, void)
+        cases.append(dict(size=[h, w], image=lists(
+                    np.dstack([image, np.full((h, w), 255, np.uint8)])), truth=lists(truth),
+                answer=lists(answer), void=-1 if void is None else void, want=lists(want)))
+    return cases
+
+
 def convolutions():
     "Settings, and what PyTorch's convolution says"
     import itertools
@@ -170,8 +187,8 @@ def figures(tmp_path_factory):
     "The figures of Python, as a file"
     file = tmp_path_factory.mktemp('js')/'figures.json'
     found = dict(losses=[losses(i) for i in range(6)], discs=discs(),
-        metrics=[metrics(i) for i in range(8)], overlays=overlays(), convolutions=convolutions(),
-        upsamplings=upsamplings(), fields=fields(), pushes=pushes())
+        metrics=[metrics(i) for i in range(8)], overlays=overlays(), errors=errors(),
+        convolutions=convolutions(), upsamplings=upsamplings(), fields=fields(), pushes=pushes())
     file.write_text(json.dumps(found))
     return file
 

@@ -305,7 +305,7 @@ interpretation: SegInterpretation
 export: save_segmenter load_segmenter
 exercises: check hint solution progress
 widgets: mask_explorer convolution_explorer receptive_field_explorer upsampling_explorer
-widgets: loss_explorer metric_explorer
+widgets: loss_explorer metric_explorer prediction_explorer
 """
 PROMISED = [(m, n) for line in PUBLIC.strip().split('\n') for m, names in [line.split(': ')]
     for n in names.split()]

@@ -17,7 +17,8 @@ EXPLORERS = {
     'receptive field': (lambda: W.receptive_field_explorer(NET, 16, [''], n=1), 'layer'),
     'upsampling': (lambda: W.upsampling_explorer([[1, 2], [3, 4]]), 'way'),
     'loss': (lambda: W.loss_explorer(MASK, row=3, col=4), 'confidence'),
-    'metric': (lambda: W.metric_explorer(MASK, ['a', 'b', 'Void']), 'grow')}
+    'metric': (lambda: W.metric_explorer(MASK, ['a', 'b', 'Void']), 'grow'),
+    'prediction': (lambda: W.prediction_explorer(cls='pole'), 'rank')}
 
 
 @pytest.mark.parametrize('name', EXPLORERS)

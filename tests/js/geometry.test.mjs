@@ -2,7 +2,14 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { boxOf, nearestPair, unitAt } from '../../segbook/widgets/js/field_geometry.js';
-import { hatchAt, percent, shaded, sharesOf } from '../../segbook/widgets/js/mask_pixels.js';
+import {
+  errorPixels,
+  hatchAt,
+  idsIn,
+  percent,
+  shaded,
+  sharesOf,
+} from '../../segbook/widgets/js/mask_pixels.js';
 import { idsOf, thinned } from '../../segbook/widgets/js/own_mask.js';
 import { within } from '../../segbook/widgets/js/sheet.js';
 import { figures } from './figures.mjs';
@@ -126,3 +133,11 @@ test('a large picture keeps every k-th pixel, as in Python', () => {
 
 test('within', () =>
   assert.deepEqual([within(-1, 0, 4), within(3, 0, 4), within(9, 0, 4)], [0, 3, 4]));
+
+test('errors are drawn as in Python: grey, red where wrong, Void under its lines', () => {
+  for (const o of figures.errors) {
+    const got = errorPixels(Uint8ClampedArray.from(o.image), o.truth, o.answer, o.size, o.void);
+    assert.deepEqual([...rgb(got)], o.want);
+  }
+  assert.deepEqual([...idsIn({ data: [7, 7, 7, 255, 2, 2, 2, 255] })], [7, 2]);
+});

@@ -2,7 +2,7 @@
 import { frame } from './frame.js';
 import { button, fileChoice, html, keepKeys, options, put, range } from './html.js';
 import { swatch } from './marks.js';
-import { percent, shaded, sharesOf } from './mask_pixels.js';
+import { idsIn, percent, shaded, sharesOf } from './mask_pixels.js';
 import { idsOf, pixelsOf, thinned } from './own_mask.js';
 
 const VIEWS = ['image', 'overlay', 'mask', 'one class'];
@@ -118,8 +118,6 @@ function ownPair(model, el, changed) {
   return { own, inputs, forget };
 }
 
-const idBytes = ({ data }) => Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
-
 function render({ model, el }) {
   const canvas = html('canvas', { role: 'img' });
   const legend = html('div', { className: 'segbook-key' });
@@ -138,7 +136,7 @@ function render({ model, el }) {
     return {
       title: picture.title,
       image: image.data,
-      ids: idBytes(mask),
+      ids: idsIn(mask),
       size,
       codes,
       colors,

@@ -49,3 +49,25 @@ export function percent(share) {
   const value = 100 * share;
   return `${value < 1 ? value.toFixed(1) : Math.round(value)} %`;
 }
+
+// the ids of a mask that came as a picture
+export function idsIn({ data }) {
+  return Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
+}
+
+const WRONG = [205, 16, 36];
+
+// RGBA of the errors of an answer [h, w]: the image pale and grey, wrong pixels red, Void under its lines
+export function errorPixels(image, truth, answer, [h, w], voidId) {
+  const out = new Uint8ClampedArray(4 * h * w);
+  for (let i = 0; i < h * w; i++) {
+    const [r, g, b] = image.subarray(4 * i, 4 * i + 3);
+    const grey = Math.floor(150 + 0.38 * ((r + g + b) / 3));
+    const isVoid = truth[i] === voidId;
+    const line = isVoid ? hatchAt(Math.floor(i / w), i % w, [h, w]) : 0;
+    const wrong = !isVoid && truth[i] !== answer[i];
+    out.set(wrong ? WRONG : Array(3).fill(line || grey), 4 * i);
+    out[4 * i + 3] = 255;
+  }
+  return out;
+}
