@@ -293,7 +293,7 @@ class RankedImages(ScoredImages):
         "How much of the error lies within some pixels of a true border, and how many pixels do."
         return border_table(sum(o.by_distance for o in self.counts), distances)
 
-# %% ../nbs/workshop/interpretation.ipynb #dd43c8a9
+# %% ../nbs/workshop/interpretation.ipynb #6a8a93df
 class DrawnImages(RankedImages):
     "Pictures of what goes wrong."
     def plot_confusion(self,
@@ -321,6 +321,7 @@ class DrawnImages(RankedImages):
         fig = results_figure(images, truths, answers, self.codes, list(table.file[rows]),
             list(table[column][rows]), title=title, ranked=False,
             score_name='mean IoU' if cls is None else f'IoU of {column[4:]}')
+        fig.set_dpi(75) # a notebook holds several of them
         return shown_by_notebooks(fig)
 
 # %% ../nbs/workshop/interpretation.ipynb #7848d89e

@@ -207,7 +207,8 @@ def test_a_loaded_segmenter_with_a_folder(learner, tmp_path, capsys):
     assert len(SegInterpretation.from_folder(segmenter, tmp_path/'new')) == 3
     assert 'names no validation images' in capsys.readouterr().out
     with pytest.raises(SegbookError, match='differ in'):
-        SegInterpretation.from_folder(segmenter, SegFolder(tmp_path/'new', codes=list('abcdefghijkl')))
+        SegInterpretation.from_folder(segmenter,
+            SegFolder(tmp_path/'new', codes=list('abcdefghijkl')))
 
 
 def test_what_to_label_next(learner, capsys):

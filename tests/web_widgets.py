@@ -252,8 +252,27 @@ def drive_metrics(page):
         'the lesson: the ship is missed, and nearly all pixels are right')
 
 
+def drive_predictions(page):
+    "From the worst image on, for all classes and for one, in all four views"
+    e = by_name(page, '|errors|')
+    assert said(e).endswith('|errors|0|0')
+    old, before = said(e), pixels_of(e)
+    assert (before == (205, 16, 36)).all(-1).any(), 'nothing is red'
+    press(page, e, 'slider', 'rank', 'ArrowRight')
+    assert (becomes(page, e, old) != before).any() and 'rank 2 of' in e.inner_text()
+    for view in ('image', 'truth', 'prediction'):
+        old, before = said(e), pixels_of(e)
+        e.get_by_role('button', name=view, exact=True).click()
+        assert (becomes(page, e, old) != before).any()
+    old = said(e)
+    e.get_by_role('combobox', name='worst for').select_option(label='Pole')
+    becomes(page, e, old)
+    assert 'rank 1 of' in e.inner_text() and 'IoU of Pole' in e.inner_text()
+
+
 def drive_all(page):
-    for drive in (drive_convolution, drive_field, drive_upsampling, drive_losses, drive_metrics):
+    for drive in (drive_convolution, drive_field, drive_upsampling, drive_losses, drive_metrics,
+            drive_predictions):
         drive(page)
 
 
@@ -274,6 +293,17 @@ def test_first_state_shows_the_point(base, chromium):
         assert 0 < top < bottom < d['h'] - 1 and 0 < left < right < d['w'] - 1, text
         assert '= 18.' in said(by_name(page, 'multiplications')), 'the sum is spelt out'
         assert 'made of 4 values' in said(by_name(page, 'weights add up'))
+
+
+def test_errors_are_those_of_python(base, chromium):
+    with Watched(chromium) as w:
+        page = opened(w, base)
+        e, s = by_name(page, '|errors|'), next(s for s in states(page) if 'held' in s)
+        first = next(o for o in s['held'] if o['position'] == s['orders'][0][0])
+        truth, answer = decoded(first['truth']), decoded(first['prediction'])
+        red = (pixels_of(e) == (205, 16, 36)).all(-1)
+        assert (red == ((truth != answer) & (truth != s['void_id']))).all()
+        assert not w.wrong, w.wrong
 
 
 # ---- touch
@@ -622,7 +652,8 @@ def test_explorer_in_jupyterlab(folder, chromium):
 DRAWN = """import torch; from torch import nn; from segbook.widgets import *
 net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1))
 field = receptive_field_explorer(net, (64, 96), ['0', '2'])
-display(convolution_explorer(), field, upsampling_explorer(), loss_explorer(), metric_explorer())"""
+display(convolution_explorer(), field, upsampling_explorer(), loss_explorer(), metric_explorer(),
+    prediction_explorer())"""
 
 
 def test_drawn_explorers_in_jupyterlab(folder, chromium):
