@@ -117,6 +117,7 @@ RUN_ARGUMENTS = dict(
     weights=('true or false', is_true_or_false, True),
     seed=('a whole number of at least 0', whole_from(0, 2**64), True),
     workers=('null, or a whole number of at least 0', none_or(whole_from(0)), True),
+    report=('true or false', is_true_or_false, False),
     folds=('null, or a whole number of at least 2', none_or(whole_from(2)), False),
     group_by=('null, or a text', none_or(_is_text), False),
     hold_out=('null, true or false', none_or(is_true_or_false), False))
@@ -224,7 +225,9 @@ def check_run_facts(
     "The description of a run, if it fits; else a SegbookError with all that does not."
     cure = 'restore the file, or start a new run with another --out'
     if not isinstance(run, dict): raise_misfits(['it holds no object'], file, cure)
-    found = misfits(run, RUN_FACTS)
-    if isinstance(run.get('arguments'), dict): found += misfits(run['arguments'], RUN_ARGUMENTS)
+    found, table = misfits(run, RUN_FACTS), RUN_ARGUMENTS
+    if isinstance(run.get('folds'), list):  # the first fold finds out how long to train
+        table = {**table, 'epochs': (table['epochs'][0], none_or(table['epochs'][1]), True)}
+    if isinstance(run.get('arguments'), dict): found += misfits(run['arguments'], table)
     raise_misfits(found, file, cure)
     return run

@@ -20,8 +20,9 @@ __all__ = ['OWN_FILES', 'ENDED', 'CHECKPOINT_FILES', 'clear_run', 'check_out', '
            'make_folders', 'check_space', 'run_facts', 'date_text', 'process_facts', 'save_run', 'save_metrics']
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #1142dcc2
-OWN_FILES = ('results.png', 'report.html', 'metrics.csv', 'per_class.csv', 'run.json', 'model/model.safetensors',
-    'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt', 'folds.csv', 'folds.json')
+OWN_FILES = ('results.png', 'report.html', 'metrics.csv', 'per_class.csv', 'run.json',
+    'model/model.safetensors', 'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt',
+    'folds.csv', 'folds.json')
 ENDED = 'finished', 'diverged' # states of a run that cannot go on
 CHECKPOINT_FILES = tuple(o for o in OWN_FILES if o.startswith('checkpoint'))
 
@@ -129,7 +130,8 @@ def new_run(given) -> tuple[Path, dict]:
 # %% ../../nbs/workshop/cli/run_folder.ipynb #f160e4b5
 def _means_the_same(name, new, old, root) -> bool:
     "Does the argument `name` mean what it meant when the run began?"
-    if new == old or name in ('workers', 'report') or (name, new) == ('precision', 'auto'): return True
+    if new == old or name in ('workers', 'report'): return True
+    if (name, new) == ('precision', 'auto'): return True
     if (name, new, old) == ('size', 'full', None): return True
     if name not in ('data', 'root', 'codes') or not new or not old: return False
     was = Path(old).expanduser().resolve()
