@@ -48,6 +48,7 @@ def _write_shares(ax, shares, counts):
         ax.text(j, i, f'{v:,.0f}' if counts else f'{100*v:.0f}', ha='center', va='center',
             fontsize=8 if counts else 9, color='white' if v > .3*top else 'black')
 
+# %% ../nbs/workshop/confusion_figure.ipynb #71b4b5e9
 def _hatch_unknown(ax, shares):
     "Hatched squares where there is no share."
     from matplotlib.patches import Rectangle

@@ -52,6 +52,7 @@ def score_text(
     "A score with three decimals, or a dash."
     return '-' if score is None or np.isnan(score) else f'{score:.3f}'
 
+# %% ../nbs/workshop/interpretation.ipynb #ec8d592d
 def class_table(
     rows:list[dict], # from `per_class`
 ) -> str: # a line for each class, and one for the mean
@@ -80,6 +81,7 @@ def _error_picture(image, truth, prediction, void) -> np.ndarray:
     out[(truth != prediction) & ~off] = WRONG_COLOUR
     return out
 
+# %% ../nbs/workshop/interpretation.ipynb #8ac0d161
 def _error_legend(fig, ids, codes, columns=7):
     "The names of the classes below the figure, Void hatched, and what red means."
     from matplotlib.patches import Patch
@@ -110,6 +112,7 @@ def _result_row(axs, image, truth, prediction, codes):
     axs[3].set_xlabel('only Void' if wrong is None else f'{wrong:.0%} of the pixels wrong',
         fontsize=10)
 
+# %% ../nbs/workshop/interpretation.ipynb #c16698cd
 def _row_titles(axs, rank, name, score, of):
     "Rank, score and name of a row beside its image."
     if score is not None and np.isnan(score): rank, score = '', None
@@ -168,6 +171,7 @@ def evaluate(
             scores += [Confusion(K, ignore).update(p, t).mean_iou() for p, t in zip(logits, y)]
     return total, scores
 
+# %% ../nbs/workshop/interpretation.ipynb #e9b283b4
 def spread_ranks(
     scores, # one for each image; NaN where there is none
     n, # how many are wanted
@@ -181,6 +185,7 @@ def spread_ranks(
 def _share_label(name, share):
     return f'{figure_text(name)}  ' + (f'{share:.1%}' if share >= .001 else 'below 0.1%')
 
+# %% ../nbs/workshop/interpretation.ipynb #159cee5d
 def overlay_figure(
     image, # PIL image, or array [H,W] or [H,W,C], uint8 or float in 0..1
     mask, # [H,W] class ids

@@ -110,6 +110,7 @@ def row_shares(matrix, void):
 @ex2.slip('leaving Void in')
 def row_shares(matrix, void): return ex2.answer(matrix, None)
 
+# %% ../../nbs/tasks/14_interpretation.ipynb #c2f0532c
 @ex2.slip('dividing before Void is taken out')
 def row_shares(matrix, void):
     m = ex2.answer(matrix, None)
@@ -118,6 +119,7 @@ def row_shares(matrix, void):
 @ex2.slip('0 for a class without a pixel')
 def row_shares(matrix, void): return np.nan_to_num(ex2.answer(matrix, void))
 
+# %% ../../nbs/tasks/14_interpretation.ipynb #c23f325c
 ex2.hint('`np.delete(m, void, 0)` takes a row out, with 1 in place of 0 a column.',
     '`m.sum(1, keepdims=True)` is a column of sums, so that each row is divided by its own.',
     '0/0 is NaN in NumPy, with a warning: that is the row of a class without a pixel.')
@@ -177,6 +179,7 @@ def errors_on_borders(truth, prediction, void):
 def errors_on_borders(truth, prediction, void):
     return ex3.answer(np.where(truth == void, void, prediction), truth, void)
 
+# %% ../../nbs/tasks/14_interpretation.ipynb #12f40be5
 @ex3.slip('the share of the borders that is wrong')
 def errors_on_borders(truth, prediction, void):
     other = truth.max() + prediction.max() + 1
@@ -194,6 +197,7 @@ def errors_on_borders(truth, prediction, void):
 def errors_on_borders(truth, prediction, void):
     return float(np.nan_to_num(ex3.answer(truth, prediction, void)))
 
+# %% ../../nbs/tasks/14_interpretation.ipynb #a8411aa3
 ex3.hint('Find two arrays of True and False first: where it is wrong, and where a border is. The '
     'answer is a share of the wrong ones.', '`truth[1:] != truth[:-1]` compares each pixel with '
     'the one below it. Both of the two belong to the border.', 'Before a pair counts, neither of '

@@ -50,6 +50,7 @@ def _chosen(interpretation, cls):
             'prediction_explorer(SegInterpretation.from_learner(learn))')
     return made, made.worst(None) if cls is None else made.worst_for(cls, None)
 
+# %% ../../nbs/workshop/widgets/prediction.ipynb #ad8aa525
 def draw_predictions(
     interpretation = None, # a SegInterpretation; None: embedded scenes, coarsened
     rank:int = 0, # 0 for the worst image
@@ -78,6 +79,7 @@ def _sent_picture(made, i):
         image=data_url(small(image_array(image))), truth=data_url(small(y)),
         prediction=data_url(small(p)))
 
+# %% ../../nbs/workshop/widgets/prediction.ipynb #525527a5
 def _sent_pictures(made, order):
     "The first pictures of an order, as many as a page keeps."
     sent, room = [], _SENT_ALL

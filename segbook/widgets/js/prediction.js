@@ -57,7 +57,7 @@ function drawnPixels(shown, view, colors, voidId) {
   return shaded(image, view === 'prediction' ? answer : truth, size, look);
 }
 
-function keyFor({ truth, answer }, codes, colors, voidId) {
+function keyOfPair({ truth, answer }, codes, colors, voidId) {
   const ids = [...new Set([...truth, ...answer])].sort((a, b) => a - b);
   const named = ids.filter((id) => id !== voidId).map((id) => [`rgb(${colors[id]})`, codes[id]]);
   const without = ids.includes(voidId) ? [['void', `${codes[voidId]} (not counted)`]] : [];
@@ -111,7 +111,7 @@ function render({ model, el }) {
       shown = now;
       [canvas.width, canvas.height] = [w, h];
       stage.style.setProperty('--ratio', w / h);
-      legend.replaceChildren(keyFor(now, codes, colors, voidId));
+      legend.replaceChildren(keyOfPair(now, codes, colors, voidId));
     }
     canvas.hidden = legend.hidden = false;
     const pixels = new ImageData(drawnPixels(now, view, colors, voidId), w, h);
