@@ -20,8 +20,8 @@ def check_time_arguments(
         raise SegbookError('--epochs says how long to train, and --minutes lets a measured step '
             'say it; expected one of the two')
 
-# %% ../../nbs/workshop/cli/planning.ipynb #de3d0d40
-def _put(a, choice):
+# %% ../../nbs/workshop/cli/planning.ipynb #f1de9059
+def _put_choice(a, choice):
     "Make a choice an argument of the run, and print it."
     value = choice.value
     setattr(a, choice.name, list(value) if isinstance(value, tuple) else value)
@@ -40,14 +40,14 @@ def plan_run(
     if 'epochs' not in given and a.minutes is None: a.minutes = DEFAULT_MINUTES
     p = make_plan(folder_fingerprint(report), asked, a.minutes or DEFAULT_MINUTES,
         processes=processes)
-    for o in p.choices: _put(a, o)
+    for o in p.choices: _put_choice(a, o)
     return [_as_record(o) for o in p.choices]
 
 def _as_record(choice) -> dict:
     "A choice as it stands in run.json."
     return {o: getattr(choice, o) for o in ('name', 'value', 'reason', 'flag')}
 
-# %% ../../nbs/workshop/cli/planning.ipynb #f8953ca4
+# %% ../../nbs/workshop/cli/planning.ipynb #39ae8caa
 def plan_epochs(
     a, # arguments of a run; its epochs are filled in
     learn, # the Learner that will train
@@ -63,7 +63,7 @@ def plan_epochs(
         cost.steps, cost.valid_batches = (-(-n//processes) for n in (cost.steps,
                 cost.valid_batches))
     o = epochs_choice(cost, 60*(a.minutes or DEFAULT_MINUTES)/(a.folds or 1), a.epochs)
-    _put(a, o)
+    _put_choice(a, o)
     record.setdefault('plan', []).append(_as_record(o))
 
 def same_epochs(run, given):

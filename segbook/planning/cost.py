@@ -39,7 +39,7 @@ def this_machine() -> Machine:
         '' if device.type == 'cpu' else str(device))
     return Machine(cores or 1, free_bytes(device), gpu)
 
-# %% ../../nbs/workshop/planning/cost.ipynb #e2c317d3
+# %% ../../nbs/workshop/planning/cost.ipynb #aa581322
 def training_bytes(
     model:nn.Module, # image [B,C,H,W] -> logits
     shape:tuple, # [B,C,H,W] of a batch
@@ -53,7 +53,7 @@ def training_bytes(
         return x
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            out = net(torch.empty(shape, device='meta'))
+            net(torch.empty(shape, device='meta'))
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError): return None
     weights = sum(p.numel()*p.element_size() for p in net.parameters())
     return sum(s.nbytes() for s in kept.values()) + 4*weights

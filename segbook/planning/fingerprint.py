@@ -21,7 +21,7 @@ from ..reading.facts import common_channels, image_facts
 
 # %% auto #0
 __all__ = ['BLOCK', 'CLOSE_PIXELS', 'FEW_TO_TELL', 'MaskMeasure', 'facing_sides', 'class_blocks', 'piece_areas', 'Measuring',
-           'crowded_things', 'ThingFacts', 'Fingerprint', 'folder_fingerprint']
+           'crowded_things', 'ThingFacts', 'FolderFacts', 'Fingerprint', 'half_lean', 'folder_fingerprint']
 
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #42ba12d1
 BLOCK = 32 # pixels of a side of a block
@@ -134,9 +134,9 @@ def _thing_facts(folder, most=24) -> ThingFacts | None:
         counts += [n, *(crowded_things(ids, r) for r in (1, 2))] if n else [0, 0, 0]
     return ThingFacts(len(files), *counts.tolist())
 
-# %% ../../nbs/workshop/planning/fingerprint.ipynb #bada8661
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #be3aecb6
 @dataclass
-class Fingerprint:
+class FolderFacts:
     "What a plan needs to know of a folder; everything was measured."
     path: Path
     codes: list
@@ -155,6 +155,9 @@ class Fingerprint:
     other_folders: list # names of folders beside images and masks
     blocks: list = field(repr=False, default_factory=list) # [K,h,w] of some masks
 
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #54d0eae9
+class Fingerprint(FolderFacts):
+    "What was measured of a folder, and what follows from it."
     @property
     def size(self) -> tuple[int, int]:
         "Height and width in the middle of those of the images."
@@ -189,37 +192,43 @@ class Fingerprint:
             n = [n[0] + int((held == 0).sum()), n[1] + held.size]
         return n[0]/max(n[1], 1)
 
-# %% ../../nbs/workshop/planning/fingerprint.ipynb #d7906f30
-def _lean(upper, lower) -> float:
-    """How much more lies above than below, in the mean over the images; 0 where it is no more than
-    chance (three standard errors), or than two per cent."""
-    d = np.asarray(upper, float) - np.asarray(lower, float)
-    if len(d) < 2: return 0.
-    mean, error = d.mean(), d.std(ddof=1)/np.sqrt(len(d))
-    return float(mean) if abs(mean) > max(.02, 3*error) else 0.
-
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #d0a04109
 FEW_TO_TELL = 8 # images
 
+def half_lean(
+    upper, # [N] pixels of a class, or brightness, in the upper half of N images
+    lower, # [N]
+    least:float=.1, # share that counts
+) -> float: # from -1, all below, to 1, all above
+    """Which half has more, in the mean over the images that have any; 0 where it is no more than
+    chance (four standard errors), no more than `least`, or where few images have any."""
+    upper, lower = (np.asarray(o, float) for o in (upper, lower))
+    some = upper + lower > 0
+    d = (upper - lower)[some]/(upper + lower)[some]
+    if len(d) < FEW_TO_TELL: return 0.
+    mean, error = d.mean(), d.std(ddof=1)/np.sqrt(len(d))
+    return float(mean) if abs(mean) > max(least, 4*error) else 0.
+
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #1b6173fb
 def _find_up(measures, lights, codes, void) -> tuple[bool, str]:
     "Do the images have an up, and the reason."
     if len(measures) < FEW_TO_TELL:
         return True, f'{len(measures)} images are too few to tell whether they have an up'
-    halves = np.array([o.halves for o in measures], float) # [N,2,K]
-    if void is not None: halves[..., void] = 0
-    halves /= np.maximum(halves.sum(-1, keepdims=True), 1)
-    leans = [_lean(*halves[:, :, k].T) for k in range(len(codes))]
-    k = int(np.argmax(np.abs(leans)))
+    halves = np.array([o.halves for o in measures]) # [N,2,K]
+    leans = np.array([half_lean(*halves[:, :, k].T) for k in range(len(codes))])
+    leans[[] if void is None else [void]] = 0
+    # the class that says most: that with the most pixels of those that lean
+    k = int(np.argmax(halves.sum((0, 1))*(leans != 0)))
     where = lambda v: 'upper' if v > 0 else 'lower'
     if leans[k]:
         return True, f'{codes[k]} lies more often in the {where(leans[k])} half'
-    light = np.array(lights, float)
-    bright = _lean(*(light/np.maximum(light.mean(1, keepdims=True), 1e-9)).T)
-    if abs(bright) > .05: return True, f'the {where(bright)} half of the images is brighter'
+    if bright := half_lean(*np.array(lights).T, least=.025):
+        return True, f'the {where(bright)} half of the images is brighter'
     return False, 'no class, and no brightness, prefers the upper or the lower half of the images'
 
-# %% ../../nbs/workshop/planning/fingerprint.ipynb #9904d67b
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #688aebd6
 def folder_fingerprint(
-    report:MaskReport, # of a folder that is ok, from `check_masks(..., measure=Measuring(...).both)`
+    report:MaskReport, # of a sound folder, from `check_masks(..., measure=Measuring(...).both)`
 ) -> Fingerprint:
     "What was measured of a folder while it was checked."
     folder, K = report.folder, len(report.codes)

@@ -93,7 +93,7 @@ def planned_loss(
     weight = class_weights(dls).to(dls.device or 'cpu') if weights else None
     return loss_named(name, weight, dls.ignore_index)
 
-# %% ../../nbs/workshop/planning/plan.ipynb #9d705996
+# %% ../../nbs/workshop/planning/plan.ipynb #154d9ea3
 @dataclass
 class TrainingPlan:
     "Every choice of a training with its reason: printed, it is a table."
@@ -108,9 +108,7 @@ class TrainingPlan:
         name:str, # of an argument: 'size', 'bs' ...
     ):
         "What was chosen. Raises KeyError for a name that is not in the plan."
-        for o in self.choices:
-            if o.name == name: return o.value
-        raise KeyError(name)
+        return self.arguments()[name]
 
     def arguments(self) -> dict:
         "The choices by name, as `segbook_train` has them."
@@ -202,7 +200,7 @@ def _cost_of(plan):
             plan.facts.channels).to(dls.device or 'cpu')
     return measured_cost(model, dls, planned_loss(plan['loss'], plan['weights'], dls))
 
-# %% ../../nbs/workshop/planning/plan.ipynb #16d5a25e
+# %% ../../nbs/workshop/planning/plan.ipynb #34c66058
 def plan_training(
     folder, # data folder: images, masks and class names
     minutes:float=20., # that the training may take on this machine
@@ -218,7 +216,7 @@ def plan_training(
     """What to train a folder with, each choice with its reason; nothing is written.
 
     Raises SegbookError: what the mask check finds wrong, minutes that are no number above 0, and
-    names that are no choice of a plan. Source of the idea: Isensee et al. 2019, arXiv 1904.08128."""
+    names that are no choice of a plan. The idea: Isensee et al. 2019, arXiv 1904.08128."""
     check_minutes(minutes)
     _check_given(given)
     where = dict(images=images, labels=labels, codes=codes, seed=seed)
