@@ -145,13 +145,10 @@ def _separated(mask, probabilities, classes, by, min_area):
         kinds.update(dict.fromkeys(range(len(kinds) + 1, len(kinds) + own.max(initial=0) + 1), k))
     return ids, kinds
 
-# %% ../../nbs/workshop/cli/objects.ipynb #17f8a2e4
-def _probabilities_of_classes(model, image, classes) -> dict:
-    "How likely each of the classes is at each pixel: {id: float32 [H,W]}."
-    from segbook.inference import predict_tta
-    p = predict_tta(model, image, flips=None).numpy()
-    if len(p) == 1: return {k: p[0] if k == 1 else 1 - p[0] for k in classes}
-    return {k: p[k] for k in classes}
+# %% ../../nbs/workshop/cli/objects.ipynb #4f048453
+def _probabilities_of_classes(p, classes) -> dict:
+    "How likely each of the classes is at each pixel: {id: [H,W]}; one channel is that of class 1."
+    return {k: p[k] if len(p) > 1 else p[0] if k else 1 - p[0] for k in classes}
 
 # %% ../../nbs/workshop/cli/objects.ipynb #6e35c1b8
 class ObjectCounts:
@@ -184,7 +181,7 @@ class ObjectCounts:
             write_table(DataFrame(self.counts), self.out/'counts.csv')
             if 'coco' in self.a: save_coco(self.out/'objects_coco.json', self.coco, True)
 
-# %% ../../nbs/workshop/cli/objects.ipynb #a0cb91c4
+# %% ../../nbs/workshop/cli/objects.ipynb #378dfa7c
 class ObjectFiles(ObjectCounts):
     """A context that writes the objects of one call: files for each image, then those of all.
 
@@ -200,11 +197,12 @@ class ObjectFiles(ObjectCounts):
         file, # path of the image
         base:str, # name for its outputs
         mask, # [H,W] class ids
+        probabilities, # [K,H,W], or [1,H,W] of class 1
     ) -> str: # how many there are
         "Write the objects of one image."
         from segbook.objects import objects_table, save_geojson
         a, by = self.a, self.a.get('separate', 'distance')
-        p = _probabilities_of_classes(self.model, file, self.classes)
+        p = _probabilities_of_classes(probabilities, self.classes)
         ids, kinds = _separated(mask, p, self.classes, by, a.get('min_area', 1))
         names = {i: self.model.codes[k] for i, k in kinds.items()}
         sure = np.select([mask == k for k in p], list(p.values()), 0.)

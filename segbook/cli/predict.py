@@ -6,7 +6,7 @@
 from __future__ import annotations
 import errno, glob, hashlib, os
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,17 +131,18 @@ class _Batch:
         "Write mask and overlay of one image; the line that tells of it, or None."
         name = printable(file.name)
         paths = [self.out/f'{base}_{o}.png' for o in ('mask', 'overlay')]
-        mask, p = self.attempt(lambda: answered(self.model, file, self.options),
+        asked = replace(self.options, probabilities=True) if self.objects else self.options
+        mask, p = self.attempt(lambda: answered(self.model, file, asked),
             f'{name} was left out') or (None, None)
         if mask is None or self.attempt(lambda: _write_mask(mask, paths[0]) or 1,
                 f'{name} was left out') is None: return
         self.n += 1
-        if p is not None:
+        if self.options.probabilities:
             self.attempt(lambda: write_probabilities(p, self.out/f'{base}_probabilities.npy'),
                 f'the mask of {name} is written, its probabilities are not')
         self.attempt(lambda: _write_overlay(self.model, file, mask, paths[1]),
             f'the mask of {name} is written, its overlay is not')
-        told = self.attempt(lambda: self.objects.write(file, base, mask),
+        told = self.attempt(lambda: self.objects.write(file, base, mask, p),
             f'the mask of {name} is written, its objects are not') if self.objects else ''
         return (f'{name} -> {printable(paths[0].name)}, {_shares_told(mask, self.model.codes)}'
             f'{told or ""}')
@@ -183,7 +184,8 @@ def _predict_files(a, files, bases, done, batch):
     import torch
     from segbook.export import load_segmenter
     out = batch.out
-    batch.model = load_segmenter(a['model'], 'cuda' if torch.cuda.is_available() else 'cpu')
+    batch.model = load_segmenter(a['model'], 'cuda' if torch.cuda.is_available() else 'cpu',
+        'partial' in a)
     if objects_asked(a): batch.objects = ObjectFiles(a, batch.model, files, out)
     check_writable(out)
     made = [o for o in (out, *out.parents) if not o.exists()]
@@ -210,11 +212,13 @@ def _predict_parser() -> Parser:
         'photos/ "more/*.png" --out masks\n  segbook_predict runs/cells photos/ --instances '
         '--geojson')
     p.add_argument('model', type=file_name_argument, metavar='MODEL',
-        help='folder of a finished run, or its folder model/')
+        help='folder of a finished run, or its folder model/; of a run of folds: their ensemble')
     p.add_argument('image', type=text_argument, nargs='+', metavar='IMAGE',
         help='image files, folders of images, or patterns such as "photos/*.jpg"')
     p.add_argument('--out', type=file_name_argument, default='predictions', metavar='FOLDER',
         help='where to write (default: predictions)')
+    p.add_argument('--partial', action='store_true', help='of a run of folds that is not finished '
+        'take the folds that are')
     p.add_argument('--overwrite', action='store_true', help='replace masks and overlays of the '
         'same names')
     add_object_arguments(p)

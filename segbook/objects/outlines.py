@@ -46,12 +46,14 @@ def _windows_of(x):
     y, x = np.nonzero((four[0] != four[1]) | (four[0] != four[2]) | (four[0] != four[3]))
     return y, x, np.stack([o[y, x] for o in four], 1)
 
-# %% ../../nbs/workshop/objects/outlines.ipynb #b6015fa1
+# %% ../../nbs/workshop/objects/outlines.ipynb #d0d3a5af
 def _are_junctions(four):
-    "Where the borders of more than two parts meet, or a border meets itself: bool [N]."
+    """Where the borders of more than two parts meet, or a border meets itself, and the corners of
+    the image: bool [N]."""
     ranked = np.sort(four, 1)
     several = (ranked[:, 1:] != ranked[:, :-1]).sum(1) > 1
-    return several | (four[:, 0] == four[:, 3]) & (four[:, 1] == four[:, 2])
+    crossing = (four[:, 0] == four[:, 3]) & (four[:, 1] == four[:, 2])
+    return several | crossing | ((four < 0).sum(1) == 3)
 
 # %% ../../nbs/workshop/objects/outlines.ipynb #0b84fa72
 def _corners_of(parts, junctions):
@@ -107,9 +109,9 @@ def ring_area(
     x, y = np.asarray(ring, float).T
     return float((x*np.roll(y, -1) - np.roll(x, -1)*y).sum()/2)
 
-# %% ../../nbs/workshop/objects/outlines.ipynb #77cb54f1
+# %% ../../nbs/workshop/objects/outlines.ipynb #a3e880ed
 def _rings_of(ids, junctions):
-    "Object, part, corners [N,2] of each ring, and which of its corners are junctions."
+    "Object, part, corners [N,2] and whether it is a hole, of each ring; or its junctions."
     from skimage.measure import label
     parts = label(ids, connectivity=1)
     corners = _corners_of(parts, junctions)
@@ -118,9 +120,10 @@ def _rings_of(ids, junctions):
     owner = np.zeros(int(parts.max(initial=0)) + 1, np.int64)
     owner[parts.ravel()] = ids.ravel()
     rings = np.split(corners, starts[1:]) if len(starts) else []
-    return [(int(owner[r[0, 0]]), int(r[0, 0]), r[:, 1:3], r[:, 5] > 0) for r in rings]
+    return [(int(owner[r[0, 0]]), int(r[0, 0]), r[:, 1:3], r[:, 5] > 0 if junctions
+        else ring_area(r[:, 1:3]) < 0) for r in rings]
 
-# %% ../../nbs/workshop/objects/outlines.ipynb #51341441
+# %% ../../nbs/workshop/objects/outlines.ipynb #5912db8e
 def object_outlines(
     ids, # [H,W] numbers of objects, 0 where there is none; array or tensor
     simplify:float=0, # pixels that an outline may be off; 0: along the edges of pixels, exact
@@ -129,45 +132,55 @@ def object_outlines(
 
     Each begins with the leftmost of its uppermost corners. Outer rings have a positive
     `ring_area`, holes a negative one. With `simplify` a border between
-    two objects stays one border of both, and a ring that would vanish stays exact. Raises
+    two objects stays one border of both, and a ring that would vanish stays exact. An object
+    thinner than that may get an outline that crosses itself. Raises
     SegbookError for anything but whole numbers. Source of `simplify`: Douglas, Peucker 1973."""
     ids = object_ids(ids)
     if not 0 <= simplify < np.inf:
         raise SegbookError(f'simplify={simplify!r}; expected pixels, 0 or more')
-    found = {}
-    for i, part, ring, meets in _rings_of(ids, simplify > 0):
+    rings, found = _rings_of(ids, simplify > 0), {}
+    if simplify: rings = _simplified_rings(rings, simplify)
+    for i, part, ring, hole in rings:
         polygon = found.setdefault(i, {}).setdefault(part, [])
-        hole = ring_area(ring) < 0
-        if simplify: ring = _simplified(ring, meets, simplify)
         polygon.insert(len(polygon) if hole else 0, ring.astype(float))
     return {i: list(found[i].values()) for i in sorted(found)}
 
-# %% ../../nbs/workshop/objects/outlines.ipynb #31ebdef8
+# %% ../../nbs/workshop/objects/outlines.ipynb #d996102a
 def _simplified_piece(points, tolerance):
-    "A piece between two junctions, both ends kept, the same whichever way it comes."
+    "A piece between two junctions, or from a corner around to itself; both ends are kept."
     from skimage.measure import approximate_polygon
-    closed = (points[0] == points[-1]).all()
-    ends = (points[1], points[-2]) if closed else (points[0], points[-1])
-    turned = tuple(ends[0]) > tuple(ends[1])
-    points = points[::-1] if turned else points
-    if not closed: kept = approximate_polygon(points, tolerance)
-    else:
-        far = int(((points - points[0])**2).sum(1).argmax())
-        halves = [approximate_polygon(o, tolerance) for o in (points[:far+1], points[far:])]
-        kept = np.concatenate([halves[0][:-1], halves[1]])
-    return kept[::-1] if turned else kept
+    if (points[0] != points[-1]).any(): return approximate_polygon(points, tolerance)
+    far = int(((points - points[0])**2).sum(1).argmax())
+    halves = [approximate_polygon(o, tolerance) for o in (points[:far+1], points[far:])]
+    return np.concatenate([halves[0][:-1], halves[1]])
 
-# %% ../../nbs/workshop/objects/outlines.ipynb #ad13f57e
-def _simplified(ring, meets, tolerance):
-    "A ring with fewer corners; as it was, where too few would remain."
+# %% ../../nbs/workshop/objects/outlines.ipynb #a0924a1b
+def _pieces_of(ring, meets):
+    "The pieces of a ring between its junctions, both ends included; each as its key and a turn."
     at = np.flatnonzero(meets)
     if not len(at): at = np.lexsort(ring.T)[:1]
     ring, at = np.roll(ring, -at[0], 0), np.append(at - at[0], len(ring))
-    around = np.concatenate([ring, ring[:1]])
-    pieces = [_simplified_piece(around[a:b+1], tolerance)[:-1] for a, b in zip(at, at[1:])]
-    found = np.concatenate(pieces)
-    if len(found) < 3 or ring_area(found)*ring_area(ring) <= 0: return ring
+    around, found = np.concatenate([ring, ring[:1]]), []
+    for a, b in zip(at, at[1:]):
+        points = around[a:b+1]
+        there, back = (tuple(map(tuple, o.tolist())) for o in (points, points[::-1]))
+        found.append((min(there, back), back < there))
     return found
+
+# %% ../../nbs/workshop/objects/outlines.ipynb #f2816bc3
+def _simplified_rings(rings, tolerance):
+    "Rings with fewer corners, what two of them share left out once; and which are holes."
+    pieces = [_pieces_of(ring, meets) for _, _, ring, meets in rings]
+    short = {key: _simplified_piece(np.array(key), tolerance)
+        for found in pieces for key, _ in found}
+    todo, made, areas = rings, [], []
+    while len(todo):
+        made = [np.concatenate([short[key][::-1 if turned else 1][:-1] for key, turned in found])
+            for found in pieces]
+        areas = [(ring_area(o[2]), ring_area(m)) for o, m in zip(rings, made)]
+        todo = [k for k, (old, new) in enumerate(areas) if len(made[k]) < 3 or old*new <= 0]
+        short.update((key, np.array(key)) for k in todo for key, _ in pieces[k])
+    return [(*o[:2], m, old < 0) for o, m, (old, _) in zip(rings, made, areas)]
 
 # %% ../../nbs/workshop/objects/outlines.ipynb #c9921a9f
 def _inside_polygon(rings, size):

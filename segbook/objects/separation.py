@@ -61,7 +61,7 @@ def _renumbered(ids, min_area):
     keep[:1] = False
     return np.where(keep, keep.cumsum(), 0).astype(np.int32)[ids]
 
-# %% ../../nbs/workshop/objects/separation.ipynb #7cbe24fa
+# %% ../../nbs/workshop/objects/separation.ipynb #53c9e95d
 def separate_objects(
     foreground, # [H,W], array or tensor: bool, 0 and 1, or the probability of one class
     by:str='distance', # what parts objects that touch: 'distance', 'probability' or 'components'
@@ -74,9 +74,10 @@ def separate_objects(
     'components' takes what hangs together over pixels' sides for one object; 'distance' and
     'probability' part it by a watershed from the summits of the distance to the background, in
     pixels, or of the probability, both smoothed by one pixel. `depth` is 0.15 pixels, or 0.1 of
-    probability; larger parts less. No object at all is an answer, too: zeros. Raises SegbookError
-    for anything but a mask or probabilities of one class. Source: Vincent, Soille 1991 (watershed);
-    scikit-image's `reconstruction` and `watershed`."""
+    probability; larger parts less. What was cut hangs together over corners at least. No object at
+    all is an answer, too: zeros. Raises SegbookError for anything but a mask or probabilities of
+    one class. Source: Vincent, Soille 1991 (watershed); scikit-image's functions
+    `reconstruction` and `watershed`."""
     from skimage.measure import label
     from skimage.segmentation import watershed
     _check_settings(by, min_area, depth, threshold)
