@@ -170,7 +170,7 @@ def calibration_figure(
             color=colour, ls=line)
     top.set(ylabel='share of pixels that are right', xlim=(0, 1), ylim=(0, 1.02))
     low.set(xlabel='confidence of the network', ylabel='share of\nall pixels', ylim=(0, 1))
-    top.legend(frameon=False, loc='upper left', fontsize=9)
+    top.legend(frameon=False, loc='lower right', fontsize=9)
     for ax in (top, low): ax.spines[['top', 'right']].set_visible(False)
     return fig
 
