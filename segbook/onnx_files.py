@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from . import __version__
 from .architectures.blocks import AnySize
-from .architectures.unet import MARGIN, UNet, size_taken
+from .architectures.unet import MARGIN, UNet
 from .errors import SegbookError, first_line
 from .fastai_names import fastai_names
 from .files import replace_file
@@ -44,7 +44,8 @@ def _mirrored(n) -> Tensor:
     "Indices of a side, mirrored at its borders until an unpadded U-Net answers all of it."
     n = _as_long(n)
     turn = (2*n - 2).clamp(min=1)
-    i = torch.remainder(torch.arange(size_taken(n)) - MARGIN, turn)
+    size = (n + 2*MARGIN + 3)//16*16 + 12 # as `size_taken`; ONNX rounds negative numbers up
+    i = torch.remainder(torch.arange(size) + MARGIN*(turn - 1), turn)
     return torch.minimum(i, turn - i)
 
 def _mirrored_logits(self, image):

@@ -169,3 +169,24 @@ def test_the_extra_is_named_where_it_is_missing(small, tmp_path, monkeypatch, mi
     monkeypatch.setitem(sys.modules, missing, None)
     said = said_by(small[0], tmp_path/'a.onnx')
     assert missing in said and "segbook[onnx]" in said and not [*tmp_path.iterdir()]
+
+
+def test_the_command(small, tmp_path, capsys):
+    "A saved folder becomes a file that answers as PyTorch; what cannot be is one sentence"
+    from segbook.cli import segbook_export
+    from segbook.model_files import write_model
+    learn, _ = small
+    write_model(learn.model.state_dict(), dict(learn.segmenter, model_kwargs={}, pretrained=False),
+        tmp_path/'model')
+    file = tmp_path/'a.onnx'
+    assert segbook_export([str(tmp_path), '--onnx', str(file)]) == 0
+    assert 'a.onnx' in capsys.readouterr().out
+    x = np.random.default_rng(1).random((1, 3, 50, 60), np.float32)
+    mask = predict_image(learn, torch.from_numpy(x[0])).numpy()
+    assert (answers(file, x).argmax(1)[0] == mask).mean() > .99
+    before = file.read_bytes()
+    for args in ([str(tmp_path), '--onnx', str(file)], [str(tmp_path/'none'), '--onnx', 'b'],
+            [str(tmp_path)], [str(tmp_path), '--onnx', str(tmp_path/'no'/'a.onnx')], ['--onx']):
+        assert segbook_export(args) == 2, args
+        assert capsys.readouterr().err
+    assert file.read_bytes() == before

@@ -268,3 +268,125 @@ ex5.case('a call', pickle.dumps(Greedy()), want=True)
 ex5.case('a call, in the oldest form', pickle.dumps(Greedy(), protocol=0), want=True)
 ex5.case('an ordered dict', pickle.dumps(collections.OrderedDict(w=1)), want=True)
 ex5.case('an array', pickle.dumps(np.arange(3)), want=True)
+
+# %% ../../nbs/tasks/15_export.ipynb #2350c556
+ex6 = Exercise('15.6', 'Prepare an image for onnxruntime', """
+A file from `export_onnx` takes `image`: float32 of the shape [1, channels, height, width], each
+value `(v - low)/(high - low)`. Write `graph_input`: such an array from an image [H,W] or [H,W,C] of
+any kind of numbers. Do the subtraction in a kind of number that can hold it: bytes cannot go
+below 0.""")
+
+@ex6.stub
+def graph_input(
+    image, # array [H,W] or [H,W,C]
+    low=0, # the value that becomes 0
+    high=255, # the value that becomes 1
+):
+    ...
+
+@ex6.solution
+def graph_input(image, low=0, high=255):
+    x = image[..., None] if image.ndim == 2 else image
+    x = (x.astype('float64') - low)/(high - low)
+    return x.transpose(2, 0, 1)[None].astype('float32')
+
+# %% ../../nbs/tasks/15_export.ipynb #2cec8517
+@ex6.slip('leaving the channels last')
+def graph_input(image, low=0, high=255):
+    x = image[..., None] if image.ndim == 2 else image
+    return ((x.astype('float64') - low)/(high - low))[None].astype('float32')
+
+@ex6.slip('reshaping instead of transposing')
+def graph_input(image, low=0, high=255):
+    x = image[..., None] if image.ndim == 2 else image
+    h, w, c = x.shape
+    return ((x.astype('float64') - low)/(high - low)).reshape(1, c, h, w).astype('float32')
+
+@ex6.slip('subtracting in the image\'s own numbers')
+def graph_input(image, low=0, high=255):
+    x = image[..., None] if image.ndim == 2 else image
+    return ((x - image.dtype.type(low))/(high - low)).transpose(2, 0, 1)[None].astype('float32')
+
+@ex6.slip('dividing by 255 whatever the range is')
+def graph_input(image, low=0, high=255):
+    x = image[..., None] if image.ndim == 2 else image
+    return (x.astype('float64')/255).transpose(2, 0, 1)[None].astype('float32')
+
+@ex6.slip('forgetting the axis of the batch')
+def graph_input(image, low=0, high=255):
+    x = image[..., None] if image.ndim == 2 else image
+    return ((x.astype('float64') - low)/(high - low)).transpose(2, 0, 1).astype('float32')
+
+ex6.hint('An image of two axes gets a third one: `image[..., None]`.',
+    'First `astype(\'float64\')`, then subtract and divide; `transpose(2, 0, 1)` puts the channels '
+    'first, `[None]` adds the batch, `astype(\'float32\')` comes last.')
+ex6.case('one pixel', np.array([[[0, 51, 255]]], np.uint8),
+    want=np.array([[[[0]], [[.2]], [[1]]]], np.float32))
+ex6.case('two pixels of grey', np.array([[0, 255]], np.uint8),
+    want=np.array([[[[0, 1]]]], np.float32))
+ex6.case('a range of its own', np.array([[100], [300]], np.uint16), 100, 300,
+    want=np.array([[[[0], [1]]]], np.float32))
+ex6.case('below the range', np.array([[10]], np.uint8), 20, 30,
+    want=np.array([[[[-1]]]], np.float32))
+ex6.case('two by two of colour', np.array([[[0, 255, 0], [255, 0, 0]], [[0, 0, 51], [0, 0, 0]]],
+    np.uint8), want=np.array([[[[0, 1], [0, 0]], [[1, 0], [0, 0]], [[0, 0], [.2, 0]]]], np.float32))
+
+# %% ../../nbs/tasks/15_export.ipynb #a015b0bd
+ex7 = Exercise('15.7', 'Fold the normalisation into the first layer', """
+`(x - mean)/std` before a convolution is a step that the convolution can do itself, where it adds
+no zeros at the border. Write `folded`: weights and bias so that a convolution of the raw image
+gives what the old ones gave for the normalised image. `mean` and `std` hold one number a
+channel. Work out on paper what becomes of `w*(x - mean)/std + b`.""")
+
+@ex7.stub
+def folded(
+    weight, # array [O,C,k,k]
+    bias, # array [O]
+    mean, # array [C]
+    std, # array [C]
+): # -> (weight, bias)
+    ...
+
+@ex7.solution
+def folded(weight, bias, mean, std):
+    new = weight/std[:, None, None]
+    return new, bias - (new*mean[:, None, None]).sum((1, 2, 3))
+
+# %% ../../nbs/tasks/15_export.ipynb #bf571ec5
+@ex7.slip('leaving the bias as it was')
+def folded(weight, bias, mean, std): return weight/std[:, None, None], bias
+
+@ex7.slip('adding what the mean takes away')
+def folded(weight, bias, mean, std):
+    new = weight/std[:, None, None]
+    return new, bias + (new*mean[:, None, None]).sum((1, 2, 3))
+
+@ex7.slip('forgetting to divide the mean\'s share')
+def folded(weight, bias, mean, std):
+    return weight/std[:, None, None], bias - (weight*mean[:, None, None]).sum((1, 2, 3))
+
+@ex7.slip('multiplying by the deviation')
+def folded(weight, bias, mean, std):
+    new = weight*std[:, None, None]
+    return new, bias - (new*mean[:, None, None]).sum((1, 2, 3))
+
+ex7.hint('`w*(x - m)/s + b` is `(w/s)*x + (b - w*m/s)`, for each channel and each place of the '
+    'kernel.', 'The new weight is `weight/std[:, None, None]`. The bias loses the sum of new '
+    'weight times mean, over channels, rows and columns.')
+ex7.case('one number', np.array([[[[2.]]]]), np.array([1.]), np.array([3.]), np.array([4.]),
+    want=(np.array([[[[.5]]]]), np.array([-.5])))
+ex7.case('two channels', np.array([[[[1.]], [[2.]]]]), np.array([0.]), np.array([.5, 1.]),
+    np.array([.5, 2.]), want=(np.array([[[[2.]], [[1.]]]]), np.array([-2.])))
+ex7.case('a row of two', np.array([[[[1., 3.]]]]), np.array([10.]), np.array([2.]), np.array([1.]),
+    want=(np.array([[[[1., 3.]]]]), np.array([2.])))
+
+@ex7.more
+def _(rng):
+    c = int(rng.integers(2, 4))
+    weight, bias = rng.normal(size=(3, c, 2, 2)), rng.normal(size=3)
+    mean, std = rng.random(c), rng.random(c) + .2
+    w, b = np.zeros_like(weight), bias.copy()
+    for o, i, y, x in np.ndindex(weight.shape):
+        w[o, i, y, x] = weight[o, i, y, x]/std[i]
+        b[o] -= weight[o, i, y, x]*mean[i]/std[i]
+    yield f'{c} channels', (weight, bias, mean, std), (w, b)
