@@ -176,13 +176,14 @@ def _probability_type(asked, cfg, size) -> torch.dtype|None:
     "The type of probabilities; None: a mask is wanted. Raises SegbookError: no room for them."
     if asked is False: return None
     if asked is not True and asked not in (torch.float16, torch.float32):
-        raise SegbookError(f'probabilities={asked!r}: expected True, torch.float16 or torch.float32')
+        raise SegbookError(f'probabilities={asked!r}: expected True, torch.float16 or '
+            'torch.float32')
     kind = torch.float32 if asked is True else asked
     need, free = cfg.get('n_classes', 1)*size[0]*size[1]*kind.itemsize, free_bytes('cpu')
     if need <= .8*free: return kind
-    raise SegbookError(f'probabilities of {size[0]}x{size[1]} pixels and {cfg["n_classes"]} classes '
-        f'take {need/1e9:.1f} GB, and {free/1e9:.1f} GB are free. Cure: torch.float16, parts of '
-        'the image, or the mask alone')
+    raise SegbookError(f'probabilities of {size[0]}x{size[1]} pixels and {cfg["n_classes"]} '
+        f'classes take {need/1e9:.1f} GB, and {free/1e9:.1f} GB are free. Cure: torch.float16, '
+        'parts of the image, or the mask alone')
 
 # %% ../nbs/13_inference.ipynb #b3bb5d42
 @torch.no_grad()

@@ -20,7 +20,9 @@ __all__ = ['rows_of_answers', 'fill_rows', 'check_out', 'write_rows']
 # %% ../nbs/workshop/mask_streams.ipynb #cfce3ec3
 class _RowsHeld:
     "The rows of an answer that are not finished yet."
-    def __init__(self, width): self.width, self.first, self.scores, self.weights = width, 0, None, None
+    def __init__(self, width):
+        self.width, self.first = width, 0
+        self.scores = self.weights = None
 
     def grown(self, n_classes, rows):
         "Room for so many rows below `first`; what is there stays."

@@ -256,8 +256,9 @@ def test_options_of_the_command(model, tmp_path):
     tta = predict_tta(learn, IMAGE)
     refined = predict_image(learn, IMAGE, crf=True).numpy()
     whole = predict_image(learn, IMAGE).numpy()
-    for i, (options, want) in enumerate(((['--tile', 32], whole), (['--tta'], tta.argmax(0).numpy()),
-            (['--crf'], refined), (['--tile', 40, '--probabilities'], whole))):
+    cases = ((['--tile', 32], whole), (['--tta'], tta.argmax(0).numpy()), (['--crf'], refined),
+        (['--tile', 40, '--probabilities'], whole))
+    for i, (options, want) in enumerate(cases):
         assert predict(model, file, '--out', tmp_path/f'{i}', *options) == 0
         assert (np.asarray(Image.open(tmp_path/f'{i}'/'a_mask.png')) == want).mean() > .999
     assert predict(model, file, '--out', tmp_path/'p', '--tta', '--probabilities') == 0
