@@ -5,6 +5,7 @@
 # %% ../nbs/12_learner.ipynb #301231ca
 from __future__ import annotations
 import copy
+from pathlib import Path
 
 import torch
 from fastai.callback.channelslast import ChannelsLast
@@ -28,6 +29,7 @@ from .optimiser import fast_adam
 from .planning import Choice as Choice, TrainingPlan as TrainingPlan
 from .planning import plan_training as plan_training
 from .precision import HalfPrecision, chosen_precision
+from .reading.facts import image_facts
 from .things import add_things, finds_things
 from .training import train_segmenter as train_segmenter
 _all_ = ['Checkpoint', 'Choice', 'History', 'KeepBest', 'MaskCutMix', 'MaskMixUp', 'OneCycle',
@@ -42,22 +44,32 @@ def _normalize_of(dls) -> Normalize|None:
     "The `Normalize` among the batch transforms, if there is one."
     return next((o for o in dls.train.after_batch.fs if isinstance(o, Normalize)), None)
 
-def _channel_stats(dls, first:int, n:int=32) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the channels from `first` on, over up to `n` training images as the
-    network gets them, not augmented."""
-    dl = dls.test_dl(list(dls.train_ds.items[:n]), with_labels=False)
-    channels = [b[0].as_subclass(Tensor)[:, first:].transpose(0, 1).flatten(1) for b in dl]
-    x = torch.cat([o.double().cpu() for o in channels], 1)
-    return x.mean(1).tolist(), x.std(1).clamp(min=1e-3).tolist()
+def _measured_bands(dls, most:int=1000) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel, in one pass over the training images as the network
+    gets them, not augmented; of more than `most` images every second, third ... is taken."""
+    items = list(dls.train_ds.items)
+    total = squares = n = 0
+    for b in dls.test_dl(items[::-(-len(items)//most)], with_labels=False):
+        x = b[0].as_subclass(Tensor).transpose(0, 1).flatten(1).double()
+        total, squares, n = total + x.sum(1), squares + x.square().sum(1), n + x.shape[1]
+    mean = total/n
+    std = (squares/n - mean.square()).clamp(min=0).sqrt()
+    std[std < 1e-6] = 1. # the same everywhere: nothing to divide by
+    return mean.tolist(), std.tolist()
+
+def _as_photographs(dls, channels:int) -> bool:
+    "Are the images grey or colours of 8 bits, for which an encoder's own statistics are meant?"
+    if channels not in (1, 3): return False
+    o = next(iter(getattr(dls.train_ds, 'items', ())), None)
+    if not isinstance(o, (str, Path)): return True
+    return image_facts(o).dtype in ('uint8', 'bool')
 
 def _normalized(dls, encoder:str, in_channels:int) -> DataLoaders:
-    """A copy of `dls` whose batches are normalised for `encoder`; `dls` itself, and learners
-    made of it before, stay as they are."""
+    """A copy of `dls` whose batches are normalised: photographs as `encoder` is used to, other
+    images by what is measured; `dls` itself, and learners made of it before, stay as they are."""
     if _normalize_of(dls) is not None: return dls
-    mean, std = encoder_stats(encoder, in_channels)
-    if in_channels > 3:
-        m, s = _channel_stats(dls, 3)
-        mean, std = mean[:3] + m, std[:3] + s
+    mean, std = encoder_stats(encoder, in_channels) if _as_photographs(dls, in_channels) \
+        else _measured_bands(dls)
     norm = Normalize.from_stats(mean, std, cuda=torch.device(dls.device or 'cpu').type == 'cuda')
     new = copy.copy(dls)
     new.loaders = [dl.new(after_batch=Pipeline([*dl.after_batch.fs, norm])) for dl in dls.loaders]

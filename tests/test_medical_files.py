@@ -104,7 +104,8 @@ def test_colours_and_palettes(tmp_path):
     ids = RNG.integers(0, 4, (3, 4), dtype=np.uint8)
     table = np.array([0, 10, 20, 200], np.uint8)
     lut = {f'{c}PaletteColorLookupTable{k}': v for c in ('Red', 'Green', 'Blue')
-        for k, v in (('Descriptor', [4, 0, 8]), ('Data', (table//(1 + 'RGB'.index(c[0]))).tobytes()))}
+        for k, v in (('Descriptor', [4, 0, 8]),
+            ('Data', (table//(1 + 'RGB'.index(c[0]))).tobytes()))}
     f = dicom(tmp_path/'p.dcm', ids, PhotometricInterpretation='PALETTE COLOR', **lut)
     want = np.stack([table[ids]//(k + 1) for k in range(3)], -1)
     assert np.array_equal(open_stored(f).pixels, want)
@@ -133,7 +134,8 @@ def test_spacing_of_dicom_in_all_places(tmp_path):
     group = pydicom.Dataset()
     group.PixelMeasuresSequence = Sequence([measures])
     group.PixelValueTransformationSequence = Sequence([values])
-    f = dicom(tmp_path/'new.dcm', x + np.uint16(4), SharedFunctionalGroupsSequence=Sequence([group]))
+    f = dicom(tmp_path/'new.dcm', x + np.uint16(4),
+        SharedFunctionalGroupsSequence=Sequence([group]))
     assert spacing_of(f) == (2, 3) and (open_stored(f).pixels == 13).all()
     for kw in (dict(), dict(ImagerPixelSpacing=[1, 1]), dict(PixelSpacing=[0, 1])):
         m = message(spacing_of, dicom(tmp_path/'none.dcm', x, **kw))
@@ -263,7 +265,8 @@ def test_nothing_is_written_where_something_is(tmp_path):
     (tmp_path/'out'/'a_s002.tif').write_text('mine')
     assert 'nothing is overwritten' in message(volume_slices, f, tmp_path/'out')
     assert [o.name for o in (tmp_path/'out').iterdir()] == ['a_s002.tif']
-    assert 'neither NIfTI nor DICOM' in message(volume_slices, tmp_path/'out'/'a_s002.tif', tmp_path)
+    m = message(volume_slices, tmp_path/'out'/'a_s002.tif', tmp_path)
+    assert 'neither NIfTI nor DICOM' in m
     assert 'axis=3' in message(volume_slices, f, tmp_path/'new', 3)
     t = nifti(tmp_path/'t.nii', np.zeros((3, 3, 3, 99), np.uint8))
     assert 'A series in time' in message(volume_slices, t, tmp_path/'new')
