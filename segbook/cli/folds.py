@@ -6,6 +6,7 @@
 from __future__ import annotations
 import csv, hashlib, json, shlex
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from .. import __version__
 from .run_data import TrainingData, check_same_data, file_marks, lasting_arguments
-from .run_folder import date_text
+from .run_folder import CHECKPOINT_FILES, clear_run, date_text, locked_folder
 from ..errors import SegbookError, counted, listed
 from ..files import progress_bar, read_text, write_csv, write_text
 from ..interpretation import score_text
@@ -189,6 +190,7 @@ def _given_for(run, task) -> dict|None:
     out = run.out/task.name
     state = state_of_fold(out, False)
     if not state:
+        with suppress(SegbookError, OSError), locked_folder(out): clear_run(out, CHECKPOINT_FILES)
         scores = fold_scores(out)
         print(f'\nfold {task.number} is finished: mean IoU {score_text(scores["mean IoU"])}')
         return None
@@ -232,6 +234,8 @@ def train_folds(run, a, path, data, steps) -> int:
         run.child = steps.child(run, given, task)
         steps.train(run.child)
         run.record.update({k: run.child.record[k] for k in ('versions', 'device', 'cores')})
+        run.record['arguments']['epochs'] = run.child.record['arguments']['epochs']
+        run.child.hold.close()
         run.save(folds_done=task.number)
     _finish(run, data, tasks)
     return 0

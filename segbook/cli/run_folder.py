@@ -21,8 +21,8 @@ __all__ = ['OWN_FILES', 'ENDED', 'CHECKPOINT_FILES', 'clear_run', 'check_out', '
 
 # %% ../../nbs/workshop/cli/run_folder.ipynb #1142dcc2
 OWN_FILES = ('results.png', 'report.html', 'metrics.csv', 'per_class.csv', 'run.json',
-    'model/model.safetensors', 'model/segmenter.json', 'checkpoint/last.pt', 'checkpoint/best.pt',
-    'folds.csv', 'folds.json')
+    'model/model.safetensors', 'model/segmenter.json', 'model/MODEL_CARD.md', 'checkpoint/last.pt',
+    'checkpoint/best.pt', 'folds.csv', 'folds.json')
 ENDED = 'finished', 'diverged' # states of a run that cannot go on
 CHECKPOINT_FILES = tuple(o for o in OWN_FILES if o.startswith('checkpoint'))
 

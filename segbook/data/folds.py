@@ -155,7 +155,7 @@ def divided_pairs(
     pairs = [p for ks in same.values() for p in combinations(ks[:100], 2) if len({*map(
         fold.__getitem__, p)}) > 1]
     pairs += near_pairs([o.sketch for o in looks], fold)
-    return [tuple(looks[k].file.name for k in p) for p in dict.fromkeys(pairs)]
+    return [tuple(sorted(looks[k].file.name for k in p)) for p in dict.fromkeys(pairs)]
 
 # %% ../../nbs/workshop/data/folds.ipynb #85caa67b
 _USUAL = '^[^_]+', '^[^-]+', r'^[A-Za-z]+\d+', '^.+(?=_)', '^.+(?=-)', r'^.*?(?=\d*\.[^.]*$)'
