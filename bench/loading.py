@@ -1,8 +1,11 @@
 """Reading a folder: one pass over the training images in batches, by one process.
 
-segbook's loaders beside fastai's DataBlock and a bare torch DataLoader, none with augmentation."""
+segbook's loaders beside fastai's DataBlock and a bare torch DataLoader, none with augmentation; and
+TIFF files of sixteen bits or many bands beside tifffile itself, in units of its time."""
 from __future__ import annotations
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,8 +13,9 @@ from PIL import Image
 
 from bench.folders import fastai_loaders, scenes
 from bench.topics import Case, Contest, Topic
-from segbook.data import seg_dataloaders
+from segbook.data import read_image, seg_dataloaders
 from segbook.masks import SegFolder
+from segbook.reading import open_stored
 
 
 class Bare(torch.utils.data.Dataset):
@@ -45,6 +49,31 @@ def contest(n, size, bs):
     return Contest({k: lambda dl=dl: partial(through, dl) for k, dl in dls.items()}, facts)
 
 
+def deep_tiff(shape, how):
+    "One TIFF of sixteen bits, read by tifffile, as it is stored, and as numbers from 0 to 1"
+    import tifffile
+    file = Path(tempfile.mkdtemp())/'deep.tif'
+    x = np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
+    tifffile.imwrite(file, x, **how)
+    def facts():
+        assert np.array_equal(open_stored(file).pixels.ravel(), (x if how['planarconfig'] != 2
+                    else np.moveaxis(x, 0, -1)).ravel())
+        return dict(bytes=file.stat().st_size)
+    return Contest({'segbook open_stored': lambda: partial(open_stored, file),
+        'segbook read_image': lambda: partial(read_image, file),
+        'tifffile imread': lambda: partial(tifffile.imread, file)}, facts, 'tifffile imread')
+
+
+def tiff_cases():
+    "Grey, colours, bands beside each other and bands one after the other"
+    kinds = {'grey': ((512, 512), dict(photometric='minisblack', planarconfig=None)),
+        'colours': ((512, 512, 3), dict(photometric='rgb', planarconfig=1)),
+        '7 bands': ((512, 512, 7), dict(photometric='minisblack', planarconfig=1)),
+        '13 bands apart': ((13, 512, 512), dict(photometric='minisblack', planarconfig=2))}
+    return [Case(f'TIFF of 16 bits, {name}', 'values', float(np.prod(shape)), f'512x512, {name}',
+            partial(deep_tiff, shape, how)) for name, (shape, how) in kinds.items()]
+
+
 def cases(smoke):
     def case(n, size, bs, curve, axis, at):
         return Case(curve, axis, at, f'{n} images {size[0]}x{size[1]}, batch {bs}',
@@ -53,7 +82,8 @@ def cases(smoke):
     return [*(case(40, s, 8, '40 images', 'pixels of an image', s[0]*s[1])
             for s in ((48, 64), (96, 128), (180, 240), (360, 480))),
         *(case(n, (96, 128), 8, '96x128', 'images', n) for n in (20, 80, 160)),
-        *(case(80, (96, 128), b, '80 images 96x128', 'batch', b) for b in (1, 4, 16))]
+        *(case(80, (96, 128), b, '80 images 96x128', 'batch', b) for b in (1, 4, 16)),
+        *tiff_cases()]
 
 
 TOPIC = Topic('loading', 'reading images and masks in batches', 'segbook seg_dataloaders', cases,
