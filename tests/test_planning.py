@@ -220,7 +220,8 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
     with pytest.raises(SegbookError, match='has no folder .images.'): plan_training(
         tmp_path/'empty', progress=False)
     one = save(tmp_path/'one', discs(1), ['a', 'b'])
-    with pytest.raises(SegbookError, match='only image with a mask'): plan_training(one, progress=False)
+    with pytest.raises(SegbookError, match='only image with a mask'):
+        plan_training(one, progress=False)
     bad = save(tmp_path/'bad', [m*255 for m in discs(9)], ['a', 'b'])
     with pytest.raises(SegbookError, match='cannot be trained on'): plan_training(bad,
         progress=False)
