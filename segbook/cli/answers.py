@@ -109,6 +109,7 @@ def answered(
     ids = ids_of_probabilities(p, void, model.segmenter.get('threshold'))
     return ids.numpy(), p.numpy() if options.probabilities else None
 
+# %% ../../nbs/workshop/cli/answers.ipynb #0ec671d2
 def _ids_in_windows(model, file, tile) -> np.ndarray:
     "Ids [H,W], written as windows come."
     from segbook.inference import predict_tiled
@@ -126,6 +127,7 @@ def _refined(model, file, p):
     x = torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32))
     return refined_probabilities(x.permute(2, 0, 1), p, cfg['ignore_index'])
 
+# %% ../../nbs/workshop/cli/answers.ipynb #6438627d
 def write_probabilities(
     p, # [K,H,W]
     file:Path, # NAME_probabilities.npy
