@@ -19,7 +19,7 @@ from segbook.report_page import (
 )
 
 # %% auto #0
-__all__ = ['FEW_IMAGES', 'MOST_COLUMNS', 'MOST_BYTES', 'report_html', 'write_report']
+__all__ = ['FEW_IMAGES', 'MOST_COLUMNS', 'PICTURE_BYTES', 'report_html', 'write_report']
 
 # %% ../nbs/workshop/report.ipynb #ce355d14
 FEW_IMAGES = 20 # with fewer, an interval is told to be too narrow
@@ -125,7 +125,7 @@ def _history_part(history) -> str:
         + f'<details><summary>All numbers of the curve</summary>{table}</details>')
 
 # %% ../nbs/workshop/report.ipynb #953e8b34
-MOST_BYTES = 3_000_000 # of pictures in a report, before they are written as text
+PICTURE_BYTES = 3_000_000 # of pictures in a report, before they are written as text
 
 def _error_words(seen, i) -> str:
     "What is wrong in image `i`, in a sentence."
@@ -134,10 +134,11 @@ def _error_words(seen, i) -> str:
     row = seen.per_image.iloc[i]
     a, b = int(missed.argmax()), int(invented.argmax())
     return (f'{row.file}: mean IoU {row.mean_iou:.3f}, {1 - row.pixel_accuracy:.0%} of the '
-        f'labelled pixels wrong; most missed: {seen.codes[a]} ({counted(int(missed[a]), "pixel")}), most '
-        f'invented: {seen.codes[b]} ({counted(int(invented[b]), "pixel")})')
+        f'labelled pixels wrong; most missed: {seen.codes[a]} '
+        f'({counted(int(missed[a]), "pixel")}), most invented: {seen.codes[b]} '
+        f'({counted(int(invented[b]), "pixel")})')
 
-def _worst_part(seen, n, most=MOST_BYTES) -> str:
+def _worst_part(seen, n, most=PICTURE_BYTES) -> str:
     "Up to `n` of the images with the lowest mean IoU."
     made, used, left = [], 0, []
     for i in seen.worst(n).index:

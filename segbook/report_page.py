@@ -99,7 +99,7 @@ h2 { font-size: 1.25rem; margin-top: 2.2rem; border-top: 1px solid var(--line); 
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 }
 caption { text-align: left; font-weight: 600; padding: .3rem 0 }
 th, td { border: 1px solid var(--line); padding: .2rem .5rem; text-align: left;
- vertical-align: top; overflow-wrap: anywhere; min-width: 2.5rem }
+ vertical-align: top; overflow-wrap: break-word }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 thead th { background: var(--card) }
 figure { margin: 1rem 0 }

@@ -128,7 +128,7 @@ ex2.hint('Begin with the differences, image by image.',
     'Exchanging the two scores of an image changes the sign of its difference, and nothing else.',
     'The exchange that exchanges nothing is one of the 2^N, so the answer is never 0.')
 
-# %% ../../nbs/tasks/14a_certainty.ipynb #30131353
+# %% ../../nbs/tasks/14a_certainty.ipynb #8dfa527c
 ex2.case('one image', [.5], [.7], want=1.)
 ex2.case('two images, both better', [.5, .6], [.6, .8], want=.5)
 ex2.case('no difference', [.5, .5, .5], [.5, .5, .5], want=1.)
@@ -137,12 +137,13 @@ ex2.case('worse in all four', [.9, .8, .7, .9], [.1, .2, .3, .2], want=2/16)
 
 @ex2.more
 def _(rng):
-    from scipy.stats import permutation_test
     for n in (5, 8):
-        a, b = rng.random(n).round(3), rng.random(n).round(3)
-        p = permutation_test((a, b), lambda x, y, axis=-1: np.mean(y, axis) - np.mean(x, axis),
-            permutation_type='samples', n_resamples=np.inf).pvalue
-        yield 'as scipy says', (a.tolist(), b.tolist()), float(p)
+        a, b = (rng.integers(0, 1000, n).tolist() for _ in 'ab')  # thousandths: exact
+        found, far = abs(sum(b) - sum(a)), 0
+        for bits in range(2**n):
+            kept = sum(b[i] if bits >> i & 1 else a[i] for i in range(n))
+            far += abs(2*kept - sum(a) - sum(b)) >= found
+        yield 'more images', ([o/1000 for o in a], [o/1000 for o in b]), far/2**n
 
 # %% ../../nbs/tasks/14a_certainty.ipynb #6f9bd131
 ex3 = Exercise('14a.3', 'A promise, and whether it is kept', """
