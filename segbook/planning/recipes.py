@@ -49,7 +49,7 @@ def loss_named(
         else OVERLAP_LOSSES[o](ignore_index=ignore_index) for o in loss_parts(name)]
     return losses[0] if len(losses) == 1 else CombinedLoss(*losses)
 
-# %% ../../nbs/workshop/planning/recipes.ipynb #6d4d7252
+# %% ../../nbs/workshop/planning/recipes.ipynb #c4336f65
 AUGMENTATIONS = 'none', 'mild', 'flips', 'dihedral'
 
 def transforms_named(
@@ -60,7 +60,7 @@ def transforms_named(
     if name == 'mild': return mild_tfms()
     if name == 'dihedral': return mild_tfms(max_rotate=15., flip_vert=True)
     if name == 'flips':
-        mirrors = Dihedral(p=1., draw=_drawn_mirrors, align_corners=None)
+        mirrors = Dihedral(p=1., draw=_drawn_mirrors)
         return move_once([mirrors, *mild_tfms(do_flip=False)])
     near = nearest_names(name, AUGMENTATIONS, 1, .3)
     raise SegbookError(f'augmentation {name!r}; expected one of {", ".join(AUGMENTATIONS)}'
