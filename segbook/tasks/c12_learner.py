@@ -4,9 +4,10 @@
 
 # %% ../../nbs/tasks/12_learner.ipynb #dc408b11
 from __future__ import annotations
-import math, random
+import math, random, re
+from collections import Counter
 import numpy as np, torch
-from torch import tensor
+from torch import nn, tensor
 from ..exercises import Exercise
 
 # %% auto #0
@@ -685,3 +686,178 @@ def _(rng):
         left, n = 54.*minutes, 0
         while left >= steps*step + check: left, n = left - steps*step - check, n + 1
         yield 'counted one after the other', (minutes, step, steps, check), max(1, n)
+
+# %% ../../nbs/tasks/12_learner.ipynb #5ebe7b27
+ex12 = Exercise('12.12', 'Deal whole groups', """
+Write `deal`: from the group of each image make the fold of each image, 0 to n-1, so that no group
+is divided. Take the groups from the largest to the smallest, those of one size by their names, and
+give each to the fold that holds the fewest images so far; of several such folds, to the first.""")
+
+@ex12.stub
+def deal(
+    groups, # list of names, the group of each image
+    n,      # int, folds
+):          # list of int, the fold of each image
+    ...
+
+@ex12.solution
+def deal(groups, n):
+    size, held, fold = Counter(groups), [0]*n, {}
+    for g in sorted(size, key=lambda g: (-size[g], g)):
+        fold[g] = held.index(min(held))
+        held[fold[g]] += size[g]
+    return [fold[g] for g in groups]
+
+# %% ../../nbs/tasks/12_learner.ipynb #5223dfb5
+@ex12.slip('dealing images, not groups')
+def deal(groups, n): return [k % n for k in range(len(groups))]
+
+@ex12.slip('one group after the other, however large they are')
+def deal(groups, n):
+    fold = {g: k % n for k, g in enumerate(sorted(set(groups)))}
+    return [fold[g] for g in groups]
+
+@ex12.slip('counting groups instead of images')
+def deal(groups, n):
+    size = Counter(groups)
+    order = sorted(size, key=lambda g: (-size[g], g))
+    fold = {g: k % n for k, g in enumerate(order)}
+    return [fold[g] for g in groups]
+
+@ex12.slip('the smallest group first')
+def deal(groups, n):
+    size, held, fold = Counter(groups), [0]*n, {}
+    for g in sorted(size, key=lambda g: (size[g], g)):
+        fold[g] = held.index(min(held))
+        held[fold[g]] += size[g]
+    return [fold[g] for g in groups]
+
+ex12.hint('`Counter(groups)` from collections counts the images of each group.',
+    'Keep a list with the number of images in each fold; `held.index(min(held))` is the fold to '
+    'take.', 'Note the fold of each group in a dict; the answer is `[fold[g] for g in groups]`.')
+ex12.case('three groups', ['a', 'a', 'a', 'b', 'b', 'c'], 2, want=[0, 0, 0, 1, 1, 1])
+ex12.case('no groups but images', ['d', 'b', 'a', 'c'], 2, want=[1, 1, 0, 0])
+ex12.case('a large one', ['x']*5 + ['a', 'b', 'c'], 3, want=[0]*5 + [1, 2, 1])
+ex12.case('four, three, two', list('aabbbcccc'), 2, want=[1, 1, 1, 1, 1, 0, 0, 0, 0])
+
+@ex12.more
+def _(rng):
+    for k, n in ((12, 3), (30, 4)):
+        groups = [f'p{g}' for g in rng.integers(0, 6, k)]
+        left, held, want = sorted(set(groups)), [0]*n, {}
+        while left:
+            g = max(left, key=lambda g: (groups.count(g), [-ord(c) for c in g]))
+            i = min(range(n), key=lambda i: (held[i], i))
+            want[g], held[i] = i, held[i] + groups.count(g)
+            left.remove(g)
+        yield 'many images', (groups, n), [want[g] for g in groups]
+
+# %% ../../nbs/tasks/12_learner.ipynb #cb1088cf
+ex13 = Exercise('12.13', 'What is divided', """
+Write `divided`: the names of the groups that have images in more than one fold, in the order of the
+alphabet.""")
+
+@ex13.stub
+def divided(
+    names,   # list of file names
+    folds,   # list of int, the fold of each image
+    pattern, # regular expression; its first brackets match the group in a name
+):           # list of str
+    ...
+
+@ex13.solution
+def divided(names, folds, pattern):
+    seen = {}
+    for name, fold in zip(names, folds):
+        seen.setdefault(re.search(pattern, name)[1], set()).add(fold)
+    return sorted(g for g, fs in seen.items() if len(fs) > 1)
+
+# %% ../../nbs/tasks/12_learner.ipynb #f7ef02c1
+@ex13.slip('taking all that the pattern matches')
+def divided(names, folds, pattern):
+    seen = {}
+    for name, fold in zip(names, folds):
+        seen.setdefault(re.search(pattern, name)[0], set()).add(fold)
+    return sorted(g for g, fs in seen.items() if len(fs) > 1)
+
+@ex13.slip('groups of several images')
+def divided(names, folds, pattern):
+    seen = Counter(re.search(pattern, name)[1] for name in names)
+    return sorted(g for g, n in seen.items() if n > 1)
+
+@ex13.slip('comparing neighbours alone')
+def divided(names, folds, pattern):
+    gs = [re.search(pattern, o)[1] for o in names]
+    return sorted({a for a, b, i, j in zip(gs, gs[1:], folds, folds[1:]) if a == b and i != j})
+
+@ex13.slip('in the order in which they come')
+def divided(names, folds, pattern):
+    seen = {}
+    for name, fold in zip(names, folds):
+        seen.setdefault(re.search(pattern, name)[1], set()).add(fold)
+    return [g for g, fs in seen.items() if len(fs) > 1]
+
+ex13.hint('`re.search(pattern, name)[1]` is what the first brackets match.',
+    'Collect a set of folds for each group.', 'Those with more than one fold, through `sorted`.')
+_eyes = ['p2_left.png', 'p1_left.png', 'p2_right.png', 'p1_right.png']
+ex13.case('two eyes of two patients', _eyes, [0, 0, 1, 0], '^([^_]+)_', want=['p2'])
+ex13.case('both', _eyes, [0, 0, 1, 1], '^([^_]+)_', want=['p1', 'p2'])
+ex13.case('none', _eyes, [0, 1, 0, 1], '^([^_]+)_', want=[])
+ex13.case('brackets inside', ['a_p7.png', 'b_p7.png'], [0, 1], r'_p(\d+)\.', want=['7'])
+
+@ex13.more
+def _(rng):
+    for k in (9, 16):
+        gs, folds = rng.integers(0, 4, k).tolist(), rng.integers(0, 3, k).tolist()
+        want = [f's{g}' for g in range(4)
+            if any(folds[i] != folds[j] and gs[i] == gs[j] == g
+                for i in range(k) for j in range(i))]
+        yield 'streets', ([f's{g}_{i}.png' for i, g in enumerate(gs)], folds, '^(s.)_'), want
+
+# %% ../../nbs/tasks/12_learner.ipynb #f4ca42d0
+ex14 = Exercise('12.14', 'The mean of several answers', """
+Write `ensemble`: the mean of the probabilities that several networks give to each class of each
+pixel. Each has answered with logits.""", tol=1e-5)
+
+@ex14.stub
+def ensemble(
+    answers, # list of logits [B,K,H,W], one a network
+):           # probabilities [B,K,H,W]
+    ...
+
+@ex14.solution
+def ensemble(answers): return torch.stack([o.softmax(1) for o in answers]).mean(0)
+
+# %% ../../nbs/tasks/12_learner.ipynb #35c6ba6e
+@ex14.slip('the mean of the logits')
+def ensemble(answers): return torch.stack(list(answers)).mean(0).softmax(1)
+
+@ex14.slip('the share of the votes')
+def ensemble(answers):
+    k = answers[0].shape[1]
+    votes = [nn.functional.one_hot(o.argmax(1), k).movedim(-1, 1).float() for o in answers]
+    return torch.stack(votes).mean(0)
+
+@ex14.slip('the sum instead of the mean')
+def ensemble(answers): return sum(o.softmax(1) for o in answers)
+
+@ex14.slip('the softmax over the networks')
+def ensemble(answers): return torch.stack(list(answers)).softmax(0).mean(0)
+
+ex14.hint('Logits of two networks have no common scale; probabilities have.',
+    '`o.softmax(1)` for each of them, as classes stand in dimension 1.',
+    '`torch.stack` them, and take the mean over the first dimension.')
+_pixel = lambda *p: tensor(p).log().view(1, -1, 1, 1)
+ex14.case('two that disagree', [_pixel(.9, .1), _pixel(.3, .7)],
+    want=tensor([.6, .4]).view(1, 2, 1, 1))
+ex14.case('a sure one', [_pixel(.999, .001), _pixel(.4, .6), _pixel(.4, .6)],
+    want=tensor([.599667, .400333]).view(1, 2, 1, 1))
+ex14.case('one alone', [_pixel(.2, .3, .5)], want=tensor([.2, .3, .5]).view(1, 3, 1, 1))
+
+@ex14.more
+def _(rng):
+    for n in (2, 4):
+        xs = rng.normal(size=(n, 2, 3, 4, 5))
+        p = np.exp(xs)/np.exp(xs).sum(2, keepdims=True)
+        yield 'many pixels', ([torch.from_numpy(x).float() for x in xs],), torch.from_numpy(
+            sum(p)/n).float()
