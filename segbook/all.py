@@ -34,6 +34,7 @@ from .intervals import *
 from .disagreement import *
 from .interpretation import *
 from .export import *
+from .demo import *
 from .widgets import *
 from .exercises import *
 

@@ -24,6 +24,7 @@ def shown_answer(
     shares = {c: float(n/mask.size) for c, n in zip(segmenter.codes, counts) if n}
     return overlay(image, mask, segmenter.codes), shares
 
+# %% ../nbs/workshop/demo.ipynb #43ff7c46
 def segmenter_page(
     segmenter, # from `load_segmenter`, of images with three channels
 ): # -> gradio.Interface; .launch() shows it

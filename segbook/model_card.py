@@ -22,6 +22,7 @@ def as_markdown_text(
     "A name as Markdown shows it letter by letter, on one line."
     return re.sub(r'([\\`*_{}\[\]()<>#+!|~$&-])', r'\\\1', printable(name))
 
+# %% ../nbs/workshop/model_card.ipynb #5213881d
 def _listed(pairs) -> list[str]:
     "A line for each name and value; those without a value are left out."
     return [f'- {k}: {v}' for k, v in pairs if v not in (None, '')]
@@ -41,6 +42,7 @@ def _data_lines(learn) -> list[str]:
             else 'x'.join(map(str, learn.segmenter['size'])) + ' pixels'),
         ('channels', learn.segmenter['in_channels'])])
 
+# %% ../nbs/workshop/model_card.ipynb #e9779765
 def _class_lines(facts) -> list[str]:
     "The classes with their ids, and what became of Void."
     void = facts['ignore_index']
@@ -52,14 +54,14 @@ def _class_lines(facts) -> list[str]:
         'every score, and it is never predicted.']
 
 # %% ../nbs/workshop/model_card.ipynb #a09c21ae
-_OURS = {*MODEL_FACTS, 'pretrained', 'segbook', 'torch'}
+_SHOWN_ELSEWHERE = {*MODEL_FACTS, 'pretrained', 'segbook', 'torch'}
 
 def _score_lines(facts) -> list[str]:
     "What else was saved as a number, with its interval where NAME_interval was saved, too."
     intervals = {k[:-len('_interval')]: v for k, v in facts.items() if k.endswith('_interval')}
     lines = []
     for k, v in facts.items():
-        if k in _OURS or isinstance(v, bool) or not isinstance(v, (int, float)): continue
+        if k in _SHOWN_ELSEWHERE or isinstance(v, bool) or not isinstance(v, (int, float)): continue
         between = intervals.get(k)
         lines.append(f'- {as_markdown_text(k)}: {v:.3f}'
             + (f', from {between[0]:.3f} to {between[1]:.3f}' if between else ''))
@@ -81,6 +83,7 @@ def _training_lines(learn) -> list[str]:
         ('highest learning rate', f'{max(recorder.lrs):g}' if rates else None),
         ('epochs in the last training', epochs or None)])
 
+# %% ../nbs/workshop/model_card.ipynb #b0a8e41a
 def _weights_line(facts) -> str:
     "Where the encoder's weights began, and whose licence they carry."
     if not facts.get('pretrained'): return 'All weights started from random numbers.'
@@ -103,6 +106,7 @@ segmenter = load_segmenter('path/of/this/folder')
 mask = segmenter.predict('photo.jpg') # [H,W] class ids
 ```'''
 
+# %% ../nbs/workshop/model_card.ipynb #bea1ebca
 def model_card(
     learn, # a Learner from `seg_learner`, with its data
     facts:dict, # as in segmenter.json
@@ -118,6 +122,7 @@ def model_card(
     return (f'# Model card\n\nWritten by segbook {facts["segbook"]} on {day}, for the weights with '
         f'the SHA-256 checksum {facts["weights_sha256"]}.\n\n{text}\n')
 
+# %% ../nbs/workshop/model_card.ipynb #82b25ab9
 def write_model_card(
     learn, # a Learner; without `dls` nothing is written
     facts:dict, # as in segmenter.json

@@ -40,10 +40,6 @@ if TYPE_CHECKING: # the module of each is imported when the name is asked for
     from segbook.architectures.mask_classification import mask_classification as mask_classification
     from segbook.architectures.dynamic_unet_lean import dynamic_unet_lean as dynamic_unet_lean
     from segbook.segmenter_check import check_segmenter as check_segmenter
-_all_ = ['check_segmenter', 'deeplab', 'deeplabv3', 'deeplabv3plus', 'dense_crf', 'dynamic_unet',
-    'dynamic_unet_lean', 'encoder_stats', 'encoders', 'enet', 'fcn', 'find_encoder', 'fpn',
-    'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier', 'pointrend',
-    'pspnet', 'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
 
 # %% auto #0
 __all__ = ['MODELS', 'Builders', 'has_own_encoder', 'seg_model', 'encoder_for', 'check_segmenter', 'deeplab', 'deeplabv3',
@@ -51,12 +47,19 @@ __all__ = ['MODELS', 'Builders', 'has_own_encoder', 'seg_model', 'encoder_for', 
            'fcn', 'find_encoder', 'fpn', 'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier',
            'pointrend', 'pspnet', 'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
 
+# %% ../nbs/workshop/models.ipynb #35e44ffe
+_all_ = ['check_segmenter', 'deeplab', 'deeplabv3', 'deeplabv3plus', 'dense_crf', 'dynamic_unet',
+    'dynamic_unet_lean', 'encoder_stats', 'encoders', 'enet', 'fcn', 'find_encoder', 'fpn',
+    'linknet', 'mask_classification', 'panet', 'panoptic_fpn', 'patch_classifier', 'pointrend',
+    'pspnet', 'segformer', 'segnet', 'SegUnet', 'unet', 'upernet']
+
 # %% ../nbs/workshop/models.ipynb #8b48f563
 # oldest first; each builder stands in a module of its name
 _ARCHITECTURES = ['patch_classifier', 'fcn', 'deeplab', 'unet', 'segnet', 'enet', 'pspnet', 'fpn',
     'deeplabv3', 'linknet', 'dynamic_unet', 'deeplabv3plus', 'panet', 'upernet', 'panoptic_fpn',
     'pointrend', 'segformer', 'mask_classification', 'dynamic_unet_lean']
 
+# %% ../nbs/workshop/models.ipynb #4404e4e2
 class Builders(UserDict):
     "Name of an architecture -> its builder, which is imported when it is asked for."
     def __getitem__(self, name):
@@ -65,11 +68,12 @@ class Builders(UserDict):
 
 MODELS = Builders({o: f'segbook.architectures.{o}' for o in _ARCHITECTURES})
 
+# %% ../nbs/workshop/models.ipynb #f26ab101
 _PLACES = {f'architectures.{o}': [o] for o in _ARCHITECTURES} | {
     'architectures.deeplab': ['deeplab', 'dense_crf'],
     'architectures.dynamic_unet': ['dynamic_unet', 'SegUnet'],
     'segmenter_check': ['check_segmenter']}
-__getattr__, *_ = lazy_loader.attach('segbook', submod_attrs=_PLACES)
+__getattr__ = lazy_loader.attach('segbook', submod_attrs=_PLACES)[0]
 
 # %% ../nbs/workshop/models.ipynb #c0de0001
 def has_own_encoder(

@@ -16,11 +16,11 @@ from . import __version__
 from .architectures.blocks import AnySize
 from .architectures.unet import MARGIN, UNet
 from .errors import SegbookError, first_line
-from .fastai_names import fastai_names
 from .files import replace_file
+from .strips import ResizeToOrig, UnetBlock
 
 # %% auto #0
-__all__ = ['UnetBlock', 'ResizeToOrig', 'CHECKED_SIZES', 'DeployedNetwork', 'graph_difference', 'onnx_metadata', 'export_onnx']
+__all__ = ['CHECKED_SIZES', 'DeployedNetwork', 'graph_difference', 'onnx_metadata', 'export_onnx']
 
 # %% ../nbs/workshop/onnx_files.ipynb #b4b958af
 def _as_long(n) -> Tensor:
@@ -33,6 +33,7 @@ def _continued(n, multiple, smallest) -> Tensor:
     wanted = ((n + multiple - 1)//multiple*multiple).clamp(min=smallest)
     return torch.minimum(torch.arange(wanted), n - 1)
 
+# %% ../nbs/workshop/onnx_files.ipynb #3bc8ef75
 def _fitted(self, x):
     "As `AnySize.fitted`, for every size."
     if self.multiple == 1 and self.smallest == 1: return x
@@ -48,6 +49,7 @@ def _mirrored(n) -> Tensor:
     i = torch.remainder(torch.arange(size) + MARGIN*(turn - 1), turn)
     return torch.minimum(i, turn - i)
 
+# %% ../nbs/workshop/onnx_files.ipynb #8ae89362
 def _mirrored_logits(self, image):
     "As `UNet.logits`, for every size."
     h, w = image.shape[-2:]
@@ -55,14 +57,13 @@ def _mirrored_logits(self, image):
     return self.core(x)[..., :h, :w]
 
 # %% ../nbs/workshop/onnx_files.ipynb #98c285c0
-UnetBlock, ResizeToOrig = fastai_names('UnetBlock', 'ResizeToOrig')
-
 def _unet_block(self, below):
     "As fastai's `UnetBlock.forward`; a map that fits is resized to its own size."
     skip = self.hook.stored
     up = F.interpolate(self.shuf(below), skip.shape[-2:], mode='nearest')
     return self.conv2(self.conv1(self.relu(torch.cat([up, self.bn(skip)], dim=1))))
 
+# %% ../nbs/workshop/onnx_files.ipynb #e20d1d74
 def _to_orig(self, x):
     "As fastai's `ResizeToOrig.forward`; a map that fits is resized to its own size."
     return F.interpolate(x, x.orig.shape[-2:], mode=self.mode)
@@ -100,6 +101,7 @@ class DeployedNetwork(nn.Module):
 
     def forward(self, image): return self.network((image - self.mean)/self.std) + self.closed
 
+# %% ../nbs/workshop/onnx_files.ipynb #fc4d71fe
 def _for_every_size(deployed) -> DeployedNetwork:
     "A copy that decides nothing by the size of an image."
     deployed = copy.deepcopy(deployed)
@@ -122,6 +124,7 @@ def _onnx_modules():
             "an ONNX file and check it. Cure: pip install 'segbook[onnx]'") from e
     return onnx, onnxruntime
 
+# %% ../nbs/workshop/onnx_files.ipynb #10d48047
 def _graph(deployed, channels, opset) -> bytes:
     "The network as ONNX, height, width and batch left open."
     file, open_axes = io.BytesIO(), {0: 'batch', 2: 'height', 3: 'width'}
@@ -183,7 +186,7 @@ def onnx_metadata(
                 'over axis 1, its name codes[class]; Void has minus infinity'))
 
 # %% ../nbs/workshop/onnx_files.ipynb #c814f574
-def _check_file(file, overwrite):
+def _check_graph_file(file, overwrite):
     "Raise a SegbookError unless an ONNX file may be written there."
     cure = 'Cure: another file name'
     if file.is_dir(): raise SegbookError(f'{file} is a folder; expected the name of a file. {cure}')
@@ -195,6 +198,7 @@ def _check_file(file, overwrite):
     if file.exists() and not overwrite:
         raise SegbookError(f'{file} exists; nothing is overwritten. {cure}, or overwrite=True')
 
+# %% ../nbs/workshop/onnx_files.ipynb #b05ab1dd
 def _with_metadata(graph, facts) -> bytes:
     "The graph with the facts in it."
     onnx, _ = _onnx_modules()
@@ -222,6 +226,7 @@ def _checked_graph(learn, facts, opset, tolerance) -> bytes:
             f'written. {cure}')
     return graph
 
+# %% ../nbs/workshop/onnx_files.ipynb #8f9f7cfb
 def export_onnx(
     learn, # a Learner from `seg_learner`, or a `Segmenter` from `load_segmenter`
     file, # where to write, such as 'streets.onnx'; its folder has to exist
@@ -241,7 +246,7 @@ def export_onnx(
             'with seg_learner(dls)')
     if not isinstance(opset, int) or not 16 <= opset <= 20:
         raise SegbookError(f'opset={opset!r}; expected a whole number from 16 to 20. Cure: 17')
-    _check_file(file, overwrite)
+    _check_graph_file(file, overwrite)
     _onnx_modules()
     graph = _checked_graph(learn, facts, opset, tolerance)
     try: replace_file(file, lambda f: f.write_bytes(graph))

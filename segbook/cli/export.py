@@ -25,6 +25,7 @@ def _export_parser() -> Parser:
         help='where to write; a file that is there stays, and is an error')
     return p
 
+# %% ../../nbs/workshop/cli/export.ipynb #fdea75f0
 def _export(a):
     "The body of `segbook_export`."
     from segbook.errors import SegbookError
@@ -38,6 +39,7 @@ def _export(a):
         'float32 [batch,channels,height,width] from 0 to 1; the metadata of the file says more')
     return 0
 
+# %% ../../nbs/workshop/cli/export.ipynb #22956c38
 def segbook_export(
     args:list[str]|None=None, # arguments of the command line; None: those of this process
 ) -> int: # exit code
