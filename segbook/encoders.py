@@ -19,7 +19,8 @@ from torch import nn
 from .convolution import conv_cost
 from .errors import SegbookError, first_line, listed, nearest_names
 from .files import progress_bar
-from .weights import PACKAGED_WEIGHTS, packaged_file, packaged_state
+from .weights import PACKAGED_WEIGHTS, adapt_first_convolution, packaged_file
+from .weights import packaged_state
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -162,19 +163,6 @@ def _timm_overlay(name) -> dict:
     return {}
 
 # %% ../nbs/workshop/encoders.ipynb #9721bb3f
-def _read_channels(model, n, pretrained):
-    "Let the first convolution of a model read `n` channels, as fastai's `create_body` does."
-    *path, place, _ = next(name for name, _ in model.named_parameters()).split('.')
-    parent = model.get_submodule('.'.join(path))
-    old = getattr(parent, place)
-    alike = 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'padding_mode'
-    new = nn.Conv2d(n, bias=old.bias is not None, **{o: getattr(old, o) for o in alike})
-    if pretrained:
-        new.weight.data[:, 3:] = 0
-        new.weight.data[:, :3] = {1: old.weight.data.sum(1, keepdim=True),
-            2: old.weight.data[:, :2]*1.5}.get(n, old.weight.data)
-    setattr(parent, place, new)
-
 def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     "A torchvision classifier without its head, as a chain of layers."
     model = torchvision.models.get_model(name, weights=None,
@@ -188,7 +176,7 @@ def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     elif name.startswith('mnasnet'): model = nn.Sequential(*model.layers, nn.AdaptiveAvgPool2d(1))
     elif hasattr(model, 'features'):
         model = nn.Sequential(*model.features.children(), nn.AdaptiveAvgPool2d(1))
-    if in_channels != 3: _read_channels(model, in_channels, pretrained)
+    if in_channels != 3: adapt_first_convolution(model, in_channels, pretrained)
     return nn.Sequential(*[*model.children()][:-2 if hasattr(model, 'fc') else -1])
 
 # %% ../nbs/workshop/encoders.ipynb #7a1f00e0
@@ -213,6 +201,7 @@ def channels_asked(
     weights = (getattr(o, 'weight', None) for o in net.modules() if not [*o.children()])
     return next(o.shape[1] for o in weights if getattr(o, 'ndim', 0) == 4)
 
+# %% ../nbs/workshop/encoders.ipynb #5de44e24
 class _ImageChannels(nn.Module):
     "Stands before a network that rearranges the image first: a weight of as many channels."
     def __init__(self, n):

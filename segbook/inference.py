@@ -15,7 +15,7 @@ from .data.images import read_image
 from .errors import SegbookError
 from .files import progress_bar
 from .looks import looks_asked, mean_probabilities, probabilities_of
-from .mask_streams import check_out, rows_of_answers, write_rows
+from .mask_streams import check_mask_output, rows_of_answers, write_rows
 from .pass_memory import free_bytes
 from segbook.thresholds import (
     ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
@@ -289,7 +289,7 @@ def _window_sides(tile, overlap) -> tuple:
     if all(o < t for o, t in zip(overlap, tile)): return tile, overlap
     raise SegbookError(f'overlap={overlap}: expected less than the tile, {tile}')
 
-def _without(logits, void) -> Tensor:
+def _logits_without_void(logits, void) -> Tensor:
     "Logits with the channel of Void closed."
     if void is not None and 0 <= void < len(logits): logits[void] = -torch.inf
     return logits
@@ -324,11 +324,13 @@ def predict_tiled(
     net, cfg = (model, {'ignore_index': None}) if bare else (model.model, _preparation(model))
     if out is not None:
         kind = np.uint8 if cfg.get('n_classes', 256) <= 256 else np.uint16
-        check_out(out, (h, w), kind, overwrite)
+        check_mask_output(out, (h, w), kind, overwrite)
     with _evaluating(net):
         windows, alone = planned_windows(net, (h, w), channels, tile, overlap)
         answers = window_answers(net, read, windows, batch_size, progress)
-        if out is None: return _without(joined_answers(answers, (h, w), alone), cfg['ignore_index'])
+        if out is None:
+            joined = joined_answers(answers, (h, w), alone)
+            return _logits_without_void(joined, cfg['ignore_index'])
         cut = _threshold_of(cfg, threshold) if not bare else threshold
         ids = ((top, _best_ids(o, cfg['ignore_index'], cut).numpy())
             for top, o in rows_of_answers(answers, (h, w), alone))

@@ -15,7 +15,7 @@ from .files import replace_file
 from .windows import gaussian_weight
 
 # %% auto #0
-__all__ = ['rows_of_answers', 'fill_rows', 'check_out', 'write_rows']
+__all__ = ['rows_of_answers', 'fill_rows', 'check_mask_output', 'write_rows']
 
 # %% ../nbs/workshop/mask_streams.ipynb #cfce3ec3
 class _RowsHeld:
@@ -100,7 +100,7 @@ def fill_rows(array, rows):
 # %% ../nbs/workshop/mask_streams.ipynb #9dbeb961
 _ENDINGS = {'.npy': _save_npy, '.tif': _save_tiff, '.tiff': _save_tiff}
 
-def check_out(
+def check_mask_output(
     out, # path of a file to be, or an array that takes slices
     size:tuple[int, int], # of the image, in pixels
     kind:np.dtype, # of the ids
@@ -127,7 +127,7 @@ def check_out(
             f'shape={tuple(size)}), or the name of a file to be')
 
 # %% ../nbs/workshop/mask_streams.ipynb #34705cab
-def _fitting(ids, kind):
+def _as_kind(ids, kind):
     "Ids as numbers of some kind; an error where it cannot hold them."
     if ids.size and ids.max() > np.iinfo(kind).max:
         raise SegbookError(f'the class id {ids.max()} does not fit into {np.dtype(kind).name}. '
@@ -136,12 +136,12 @@ def _fitting(ids, kind):
 
 def write_rows(
     rows, # (first row, ids [n,W]) from top to bottom
-    out, # as `check_out` has seen it
+    out, # as `check_mask_output` has seen it
     size:tuple[int, int], # of the image, in pixels
     kind:np.dtype, # of the ids
 ): # `out`
     "Ids, row by row, in a file or an array; a file is whole or not there."
-    rows = ((top, _fitting(np.asarray(ids), kind)) for top, ids in rows)
+    rows = ((top, _as_kind(np.asarray(ids), kind)) for top, ids in rows)
     if isinstance(out, (str, Path)):
         save = _ENDINGS[Path(out).suffix.lower()]
         replace_file(Path(out), lambda f: save(f, rows, tuple(size), kind))

@@ -181,10 +181,10 @@ def cheapest_spans(
     return found
 
 # %% ../nbs/workshop/tiles.ipynb #1deea280
-_DEAR, _MOST_WORK = 4, 20 # pixels that go through the network, over those of the image
+_DEAR, _MOST_TILE_WORK = 4, 20 # pixels that go through the network, over those of the image
 
 def _tile_spans(model, shape, need, most, dtype, *, strips=None,
-        dearest=_MOST_WORK) -> tuple|None:
+        dearest=_MOST_TILE_WORK) -> tuple|None:
     """Tiles down and across that stay below `most` bytes; with strips, also the rows of one.
 
     None where they cannot be exact, or cost too much."""
@@ -224,7 +224,7 @@ def way_for(model, shape, dtype, most, free):
     taken = strips and strips.bytes_of(size)
     if strips and taken <= most: return 'strips', strips.rows
     if tiles := _tile_spans(model, shape, need, most, dtype, strips=strips,
-            dearest=_DEAR if strips else _MOST_WORK): return ('tiles', *tiles)
+            dearest=_DEAR if strips else _MOST_TILE_WORK): return ('tiles', *tiles)
     if strips and taken <= .8*free: return 'strips', strips.rows
     if need <= .8*free: return ('whole',)
     # a deep network sees so far that small tiles would be all margin

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import SegbookError
 
 # %% auto #0
-__all__ = ['PACKAGED_WEIGHTS', 'PackagedWeights', 'packaged_file', 'names_in_timm', 'packaged_state']
+__all__ = ['PACKAGED_WEIGHTS', 'PackagedWeights', 'packaged_file', 'names_in_timm', 'packaged_state', 'adapt_first_convolution']
 
 # %% ../nbs/workshop/weights.ipynb #0d7d5005
 @dataclass(frozen=True)
@@ -117,3 +117,23 @@ def packaged_state(
     _check_file(PACKAGED_WEIGHTS[encoder.split('.')[0]], file)
     state = torch.load(file, map_location='cpu', weights_only=True)
     return {new: state[old] for old, new in names_in_timm(state, timm_names).items()}
+
+# %% ../nbs/workshop/weights.ipynb #aa10c0df
+def adapt_first_convolution(
+    model:nn.Module, # a torchvision classifier; changed in place
+    n:int, # channels of the image
+    pretrained:bool, # are its weights worth keeping?
+):
+    """Let the first convolution of a model read `n` channels, as fastai's `create_body` does.
+
+    One channel gets the sum of the three, two get theirs times 1.5, further ones begin at 0."""
+    *path, place, _ = next(name for name, _ in model.named_parameters()).split('.')
+    parent = model.get_submodule('.'.join(path))
+    old = getattr(parent, place)
+    alike = 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'padding_mode'
+    new = nn.Conv2d(n, bias=old.bias is not None, **{o: getattr(old, o) for o in alike})
+    if pretrained:
+        new.weight.data[:, 3:] = 0
+        new.weight.data[:, :3] = {1: old.weight.data.sum(1, keepdim=True),
+            2: old.weight.data[:, :2]*1.5}.get(n, old.weight.data)
+    setattr(parent, place, new)

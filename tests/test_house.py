@@ -16,8 +16,9 @@ import front
 # said below.
 LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['pass_memory'],
     ['reading.failures', 'reading.orientation', 'reading.dicom', 'reading.nifti', 'reading.tiff',
-        'reading.stored', 'reading.pixels', 'reading.facts', 'reading.volumes', 'reading'], ['masks.channels', 'masks.arrays', 'masks.colours',
-        'masks.mask', 'masks.listing', 'masks.folder', 'masks.likeness', 'masks.seen',
+        'reading.stored', 'reading.pixels', 'reading.facts', 'reading.volumes', 'reading'],
+    ['masks.channels', 'masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
+        'masks.folder', 'masks.likeness', 'masks.seen',
         'masks.recode', 'masks.problems', 'masks.pictures', 'masks.mappings', 'masks.palettes',
         'masks.check', 'masks'], ['convolution'], ['upsampling', 'skip_connections'], ['imbalance'],
     ['augmentation.moves', 'augmentation.elastic', 'augmentation.alignment',
@@ -39,7 +40,9 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
     ['metrics.counting', 'metrics.confusion', 'metrics.distances', 'metrics.boundaries',
         'metrics.training', 'metrics.instances', 'metrics'], ['sharing'], ['segmenter_check'],
     ['objects.separation', 'objects.outlines', 'objects.table', 'objects.geojson', 'objects.coco',
-        'objects'], ['models'], ['strips'], ['tiles'], ['windows', 'looks'], ['mask_streams', 'thresholds', 'crf_refinement'], ['model_facts'], ['model_files'], ['onnx_files', 'model_card'],
+        'objects'], ['models'], ['strips'], ['tiles'], ['windows', 'looks'],
+    ['mask_streams', 'thresholds', 'crf_refinement'], ['model_facts'], ['model_files'],
+    ['onnx_files', 'model_card'],
     ['accumulation', 'averaging', 'compiling', 'precision'],
     ['callbacks', 'learner_batches', 'learner_checks', 'optimiser', 'contract', 'things'],
     ['training'], ['planning.fingerprint', 'planning.recipes', 'planning.cost', 'planning.rules',
@@ -51,7 +54,9 @@ LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['p
         'widgets.receptive_field', 'widgets.upsampling', 'widgets.losses', 'widgets.metrics',
         'widgets.prediction',
         'widgets'], ['cli.arguments', 'cli.terminal', 'cli.run_data', 'cli.run_folder',
-        'cli.report', 'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.answers', 'cli.predict', 'cli.check', 'cli.export', 'cli.team', 'cli.folds', 'cli.train', 'cli'], ['tasks']]
+        'cli.report', 'cli.run_results', 'cli.planning', 'cli.plan', 'cli.objects', 'cli.answers',
+        'cli.predict', 'cli.check', 'cli.export', 'cli.team', 'cli.folds', 'cli.train', 'cli'],
+    ['tasks']]
 GENERATED = {'__init__', '_modidx', 'all'}
 HEAVY = {'torch', 'torchvision', 'fastai', 'matplotlib', 'scipy', 'skimage', 'pandas', 'timm',
     'ipywidgets'}

@@ -27,9 +27,9 @@ if TYPE_CHECKING: # the module of each is imported when the name is asked for
 _all_ = ['CAMVID_CODES', 'CELL_CODES', 'DATASETS', 'DataSource', 'SegDL', 'fold_splits',
     'from_coco', 'from_labelme', 'get_data', 'make_cells', 'make_films', 'make_scenes', 'mild_tfms',
     'read_image', 'seg_dataloaders']
-__getattr__, *_ = lazy_loader.attach('segbook', submod_attrs={
+__getattr__ = lazy_loader.attach('segbook', submod_attrs={
     'data.annotations': ['from_coco', 'from_labelme'], 'data.batches': ['SegDL'],
     'data.download': ['get_data'], 'data.folds': ['fold_splits'],
     'data.images': ['read_image'],
     'data.loaders': ['mild_tfms', 'seg_dataloaders'], 'data.sources': ['DATASETS', 'DataSource'],
-    'drawing': ['CAMVID_CODES', 'CELL_CODES', 'make_cells', 'make_films', 'make_scenes']})
+    'drawing': ['CAMVID_CODES', 'CELL_CODES', 'make_cells', 'make_films', 'make_scenes']})[0]

@@ -27,6 +27,7 @@ __all__ = ['CocoImage', 'from_coco']
 # %% ../../nbs/workshop/data/coco.ipynb #61d143a1
 def _is_number(x): return isinstance(x, (int,float,str)) or x is None
 
+# %% ../../nbs/workshop/data/coco.ipynb #78561c77
 def _outline_parts(outline):
     "The parts of an outline: lists of numbers, lists of pairs, or run-length codes."
     if isinstance(outline, dict): return [outline]
@@ -39,6 +40,7 @@ def _outline_parts(outline):
             for p in parts): return [parts]
     return parts
 
+# %% ../../nbs/workshop/data/coco.ipynb #fd128e9f
 def _place_part(part, size, shape_of_code):
     "One part on the grid of the image."
     if not isinstance(part, dict):
@@ -66,6 +68,7 @@ def _box_corners(box):
     x,y,w,h = xywh
     return [x,y, x+w,y, x+w,y+h, x,y+h]
 
+# %% ../../nbs/workshop/data/coco.ipynb #e10d2faf
 def _outline_of(a, boxes):
     "The parts of an annotation, from its box where that is wanted."
     parts = _outline_parts(a['segmentation']) if a.get('segmentation') else []
@@ -89,6 +92,7 @@ def _id_order(key):
     "Ids that are numbers by their value, then the others."
     return (0, int(key), '') if key.lstrip('-').isdecimal() and len(key) < 19 else (1, 0, key)
 
+# %% ../../nbs/workshop/data/coco.ipynb #a94b1996
 @dataclass
 class CocoImage:
     "An image of COCO's JSON with its annotations."
@@ -97,6 +101,7 @@ class CocoImage:
     annotations: list = field(default_factory=list) # (place, annotation)
     file: Path = None # where it was found
 
+# %% ../../nbs/workshop/data/coco.ipynb #d7ef6d06
 def _entries(d, file, name):
     "The list `name` of COCO's JSON, each entry a dict with an id."
     for i,o in enumerate(d[name]):
@@ -173,6 +178,7 @@ def _check_form(d, file):
     raise SegbookError(f'{file} has no images, annotations and categories; expected COCO JSON '
         f'for segmentation, with these three lists.{hint} Export it as "COCO instances".')
 
+# %% ../../nbs/workshop/data/coco.ipynb #eb7573da
 def _share_out(d, images, report):
     "Give each annotation to its image; those without one are left out."
     report.read = len(d['annotations'])
@@ -220,6 +226,7 @@ def _reach_of(annotations):
             x,y = max(x, points[:,0].max()), max(y, points[:,1].max())
     return y,x
 
+# %% ../../nbs/workshop/data/coco.ipynb #bc4318fb
 def _place_object(place, a, ground, options):
     "An annotation on the grid of its image; its parts that cannot be placed are noted."
     crowded = a.get('iscrowd') is True or number_of(a.get('iscrowd'))
@@ -265,6 +272,7 @@ class _CocoImport:
     crowd: str | None
     boxes: str
 
+# %% ../../nbs/workshop/data/coco.ipynb #9d6369e5
 def _read_coco(file, codes, crowd, boxes, encoding):
     "COCO's JSON, checked: its images, and what holds for all of them."
     if boxes not in ('skip','fill'):

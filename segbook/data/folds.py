@@ -158,11 +158,11 @@ def divided_pairs(
     return [tuple(sorted(looks[k].file.name for k in p)) for p in dict.fromkeys(pairs)]
 
 # %% ../../nbs/workshop/data/folds.ipynb #85caa67b
-_USUAL = '^[^_]+', '^[^-]+', r'^[A-Za-z]+\d+', '^.+(?=_)', '^.+(?=-)', r'^.*?(?=\d*\.[^.]*$)'
+_USUAL_GROUPS = '^[^_]+', '^[^-]+', r'^[A-Za-z]+\d+', '^.+(?=_)', '^.+(?=-)', r'^.*?(?=\d*\.[^.]*$)'
 
 def _proposed(names, pairs, n) -> str:
     "A pattern that keeps all pairs together in at least `n` groups, as words; '' for none."
-    for pattern in _USUAL:
+    for pattern in _USUAL_GROUPS:
         groups = {o: _group_of(re.compile(pattern), o) for o in names}
         if not all(groups.values()) or any(groups[a] != groups[b] for a, b in pairs): continue
         if n <= (found := len({*groups.values()})) < len(names):

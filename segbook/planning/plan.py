@@ -31,7 +31,7 @@ __all__ = ['PLANNED', 'dataloader_arguments', 'planned_loss', 'TrainingPlan', 'c
            'plan_training']
 
 # %% ../../nbs/workshop/planning/plan.ipynb #1411e34a
-def _folder_line(f) -> str:
+def _facts_line(f) -> str:
     "What a folder is like, in one line."
     size = f'{f.size[0]}x{f.size[1]}'
     sizes = size if len(f.sizes) == 1 else f'{len(f.sizes)} sizes, {size} in the middle'
@@ -62,14 +62,14 @@ def _plan_text(plan):
     "A plan as plain text, its table in columns."
     width = min(110, max(80, shutil.get_terminal_size((100, 24)).columns))
     notes = [textwrap.fill(f'note: {o}', width) for o in plan.notes]
-    return '\n'.join([textwrap.fill(f'Plan for {_folder_line(plan.facts)}', width),
+    return '\n'.join([textwrap.fill(f'Plan for {_facts_line(plan.facts)}', width),
         _machine_line(plan), '', _as_columns(_plan_rows(plan), width), *([''] + notes)*bool(notes)])
 
 def _plan_markdown(plan):
     "A plan as Markdown: a table, and a list of notes."
     head, *rows = [[c.replace('|', '/') for c in r] for r in _plan_rows(plan)]
     table = [head, ['---']*3, *[[a, b, f'`{c}`'] for a, b, c in rows]]
-    return '\n'.join([f'**Plan for {_folder_line(plan.facts)}**', '', _machine_line(plan), '',
+    return '\n'.join([f'**Plan for {_facts_line(plan.facts)}**', '', _machine_line(plan), '',
         *['| ' + ' | '.join(r) + ' |' for r in table], '', *[f'- {o}' for o in plan.notes]])
 
 # %% ../../nbs/workshop/planning/plan.ipynb #a8a878eb

@@ -24,6 +24,7 @@ def is_dicom(
     "Is it DICOM, by its mark or else by the ending of its name?"
     return head[128:132] == b'DICM' or str(name).lower().endswith(DICOM_ENDINGS)
 
+# %% ../../nbs/workshop/reading/dicom.ipynb #38c68191
 def needed(package, kind, file):
     "The module of an optional package that reads a `kind` of file."
     import importlib
@@ -48,6 +49,7 @@ def open_dataset(
         ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     return ds
 
+# %% ../../nbs/workshop/reading/dicom.ipynb #e9586710
 def n_frames(ds) -> int:
     "Pictures in a dataset."
     return int(ds.get('NumberOfFrames') or 1)
@@ -75,6 +77,7 @@ def _element(ds, name, group, frame=0):
         inner = part.get(group) or []
         if len(inner) and inner[0].get(name) is not None: return inner[0].get(name)
 
+# %% ../../nbs/workshop/reading/dicom.ipynb #07f70eac
 def _rescaled(ds, x, frame):
     "Stored numbers in the unit of the scanner, float64: its table, or slope and intercept."
     if ds.get('ModalityLUTSequence'):
@@ -93,6 +96,7 @@ def _stored_ends(ds):
 
 def _inverted(ds): return ds.get('PhotometricInterpretation') == 'MONOCHROME1'
 
+# %% ../../nbs/workshop/reading/dicom.ipynb #c0eb8fa6
 def grey_values(
     ds, # a dataset
     x:np.ndarray, # its stored numbers, of one frame
@@ -127,6 +131,7 @@ def window_of(
         low, high = ends - high, ends - low
     return low, high
 
+# %% ../../nbs/workshop/reading/dicom.ipynb #87559e84
 def dataset_spacing(
     ds, # a dataset
     frame=0, # which
@@ -151,6 +156,7 @@ def frame_pixels(
     x = grey_values(ds, x, frame)
     return x, 'L' if x.dtype == np.uint8 else 'F'
 
+# %% ../../nbs/workshop/reading/dicom.ipynb #2340ddbb
 def read_dicom(
     file:Path, # a DICOM file of one frame
 ) -> tuple: # pixels, mode, bits that are stored, spacing, window

@@ -52,6 +52,7 @@ def _nifti_slices(file, axis):
         axes=''.join(axes[i][0] for i in kept))
     return whole.shape[axis], lambda k: (np.take(whole, k, axis), about)
 
+# %% ../../nbs/workshop/reading/volumes.ipynb #41211f15
 def _dicom_frames(file):
     "Frames of a DICOM file: how many, and a function of the number of one."
     ds = open_dataset(file)
@@ -74,6 +75,7 @@ def _write_slice(file, x, source, k, about):
             photometric='rgb' if colours else 'minisblack', metadata=told,
             planarconfig='contig' if x.ndim == 3 else None))
 
+# %% ../../nbs/workshop/reading/volumes.ipynb #dc396abb
 def _slice_files(out, name, n):
     "Paths of slices; a SegbookError where one is there already."
     res = [out/f'{name}_s{k:0{max(3, len(str(n - 1)))}d}.tif' for k in range(n)]
