@@ -732,6 +732,7 @@ def deal(groups, n):
         held[fold[g]] += size[g]
     return [fold[g] for g in groups]
 
+# %% ../../nbs/tasks/12_learner.ipynb #9e41c0c1
 ex12.hint('`Counter(groups)` from collections counts the images of each group.',
     'Keep a list with the number of images in each fold; `held.index(min(held))` is the fold to '
     'take.', 'Note the fold of each group in a dict; the answer is `[fold[g] for g in groups]`.')
@@ -797,6 +798,7 @@ def divided(names, folds, pattern):
         seen.setdefault(re.search(pattern, name)[1], set()).add(fold)
     return [g for g, fs in seen.items() if len(fs) > 1]
 
+# %% ../../nbs/tasks/12_learner.ipynb #9e41c0c2
 ex13.hint('`re.search(pattern, name)[1]` is what the first brackets match.',
     'Collect a set of folds for each group.', 'Those with more than one fold, through `sorted`.')
 _eyes = ['p2_left.png', 'p1_left.png', 'p2_right.png', 'p1_right.png']
