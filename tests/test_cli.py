@@ -175,7 +175,7 @@ def test_mask_of_another_size(refused, data):
 def test_images_of_several_sizes(refused, data):
     put(data/'images'/'a1.jpg', np.zeros((40, 40, 3), np.uint8))
     put(data/'labels'/'a1_P.png', ids(1, (40, 40)))
-    said = refused('--data', data)
+    said = refused('--size full --data', data)  # what is not asked for is planned: one size for all
     assert re.search(r'2 sizes.*a batch needs one size', said, re.S) and '32,48' in said
 
 def test_0_255(refused, tmp_path):

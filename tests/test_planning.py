@@ -236,8 +236,11 @@ def test_one_class(tmp_path):
     with pytest.raises(SegbookError, match='1 class is named beside Void'):
         plan_training(blank, progress=False, measure=False)
     same = save(tmp_path/'same', [np.zeros((64, 64), np.uint8)]*9, ['a', 'b'])
-    p = plan_training(same, progress=False, measure=False)
-    assert p['loss'] == 'cross_entropy' and p['crops'] == 'none'
+    with pytest.raises(SegbookError, match='cannot be trained on'):
+        plan_training(same, progress=False, measure=False)
+    o = chosen(codes=['a'], pixels=np.array([9]), widths=np.ones(1), areas=np.ones(1),
+        blocks=[np.ones((1, 8, 8), bool)], sizes=Counter({(600, 600): 30}))
+    assert (o['loss'].value, o['crops'].value) == ('cross_entropy', 'random')
 
 
 # -- commands
