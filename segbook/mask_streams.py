@@ -56,11 +56,11 @@ def rows_of_answers(
         rows, columns = slice(0, o.core_rows[1] - o.core_rows[0]), slice(*o.core_columns)
         part = logits[:, o.core_rows[0] - o.rows[0]:o.core_rows[1] - o.rows[0],
             o.core_columns[0] - o.columns[0]:o.core_columns[1] - o.columns[0]]
-        if alone: weight = 1.
-        elif weight is None or weight.shape != part.shape[1:]:
-            weight = gaussian_weight(part.shape[1:], part.device)
-        held.scores[:, rows, columns] += (part*weight).cpu()
-        held.weights[rows, columns] += weight if alone else weight.cpu()
+        if weight is None or weight.shape != part.shape[1:]:
+            weight = (torch.ones(part.shape[1:]) if alone
+                else gaussian_weight(part.shape[1:], 'cpu'))
+        held.scores[:, rows, columns].addcmul_(part.cpu(), weight)
+        held.weights[rows, columns] += weight
     yield held.finished(size[0] - held.first)
 
 # %% ../nbs/workshop/mask_streams.ipynb #0bf49925

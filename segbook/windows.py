@@ -104,7 +104,8 @@ def window_answers(
     for part in progress_bar(batches, len(batches), 'windows of the image', long):
         out = model(torch.stack([read(o.rows, o.columns) for o in part])).as_subclass(
             Tensor).float()
-        if not out.isfinite().all():
+        # one pass over the numbers: what is not finite stays so in a sum
+        if not out.sum().isfinite() and not out.isfinite().all():
             raise SegbookError('the network answers with numbers that are not finite, so its mask '
                 'would mean nothing. Cure: look for odd values in the image; or train again, with '
                 'a smaller learning rate')
@@ -127,8 +128,8 @@ def joined_answers(
                 columns.start - left:columns.stop - left].cpu()
             continue
         if weight is None or weight.shape != logits.shape[1:]:
-            weight = gaussian_weight(logits.shape[1:], logits.device)
+            weight = gaussian_weight(logits.shape[1:], 'cpu')
         if weights is None: weights = torch.zeros(size)
-        total[:, rows, columns] += (logits*weight).cpu()
-        weights[rows, columns] += weight.cpu()
+        total[:, rows, columns].addcmul_(logits.cpu(), weight)
+        weights[rows, columns] += weight
     return total if alone else total.div_(weights)
