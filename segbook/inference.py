@@ -328,11 +328,10 @@ def predict_tiled(
     with _evaluating(net):
         windows, alone = planned_windows(net, (h, w), channels, tile, overlap)
         answers = window_answers(net, read, windows, batch_size, progress)
-        if out is None:
-            joined = joined_answers(answers, (h, w), alone)
-            return _logits_without_void(joined, cfg['ignore_index'])
+        void = cfg['ignore_index']
+        if out is None: return _logits_without_void(joined_answers(answers, (h, w), alone), void)
         cut = _threshold_of(cfg, threshold) if not bare else threshold
-        ids = ((top, _best_ids(o, cfg['ignore_index'], cut).numpy())
+        ids = ((top, _best_ids(o, void, cut).numpy())
             for top, o in rows_of_answers(answers, (h, w), alone))
         return write_rows(ids, out, (h, w), kind)
 

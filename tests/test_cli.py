@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segbook import interpretation
+from segbook import results
 from segbook.cli import arguments, run_folder, run_results, terminal, train as training
 from segbook.cli import (
     class_table, overlay_figure, per_class, results_figure, segbook_check, segbook_predict,
@@ -681,7 +681,7 @@ def test_figures(shape, codes):
 
 def test_error_picture():
     y, p = np.array([[0, 0, 1, 3]]), np.array([[0, 1, 1, 0]])
-    out = interpretation._error_picture(np.zeros((1, 4), np.uint8), y, p, 3)
+    out = results._error_picture(np.zeros((1, 4), np.uint8), y, p, 3)
     assert [tuple(o) == (205, 16, 36) for o in out[0]] == [False, True, False, False]
 
 def test_bar_only_on_a_terminal():

@@ -107,14 +107,14 @@ def overlays():
 
 def errors():
     "What the picture of the errors shows: with Void, without it, and a large image"
-    from segbook import interpretation
+    from segbook import results
     cases = []
     for seed, (h, w), void in ((0, (9, 14), 3), (1, (31, 20), None), (2, (250, 180), 3)):
         rng = np.random.default_rng(seed)
         image = rng.integers(0, 256, (h, w, 3), np.uint8)
         truth = np.kron(rng.integers(0, 4, (-(-h//5), -(-w//5))), np.ones((5, 5), int))[:h, :w]
         answer = np.where(rng.random((h, w)) < .3, rng.integers(0, 3, (h, w)), truth)
-        want = interpretation._error_picture(image, truth, answer, void)
+        want = results._error_picture(image, truth, answer, void)
         cases.append(dict(size=[h, w], image=lists(
                     np.dstack([image, np.full((h, w), 255, np.uint8)])), truth=lists(truth),
                 answer=lists(answer), void=-1 if void is None else void, want=lists(want)))

@@ -12,7 +12,7 @@ from .export import segbook_export
 from .plan import segbook_plan
 from .predict import segbook_predict
 from .train import segbook_train
-from segbook.interpretation import (
+from segbook.results import (
     class_table, evaluate, overlay_figure, per_class, results_figure,
 )
 _all_ = [segbook_train, segbook_predict, segbook_check, segbook_export, segbook_plan, class_table,

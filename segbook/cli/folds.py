@@ -17,7 +17,7 @@ from .run_data import TrainingData, check_same_data, file_marks, lasting_argumen
 from .run_folder import CHECKPOINT_FILES, clear_run, date_text, locked_folder
 from ..errors import SegbookError, counted, listed
 from ..files import progress_bar, read_text, write_csv, write_text
-from ..interpretation import score_text
+from ..results import score_text
 from ..masks.arrays import read_mask
 
 # %% auto #0

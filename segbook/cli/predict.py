@@ -21,7 +21,7 @@ from ..errors import SegbookError, counted, nearest_names, printable
 from segbook.files import (
     check_writable, clear_leftovers, locked, replace_file, stem_of,
 )
-from ..interpretation import overlay_figure
+from ..results import overlay_figure
 from ..masks.listing import list_folder
 
 # %% auto #0

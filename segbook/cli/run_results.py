@@ -14,7 +14,7 @@ from .report import write_run_report
 from .run_folder import CHECKPOINT_FILES, clear_run, date_text, save_metrics
 from ..errors import printable
 from ..files import replace_file, write_csv
-from segbook.interpretation import (
+from segbook.results import (
     class_table, evaluate, per_class, results_figure, score_text, spread_ranks,
 )
 from ..masks.arrays import read_mask

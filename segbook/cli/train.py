@@ -29,7 +29,7 @@ from segbook.cli.team import (
 )
 from .terminal import EpochLines, guarded, tell
 from ..errors import SegbookError
-from ..interpretation import score_text
+from ..results import score_text
 from ..masks.check import check_masks
 from ..masks.folder import SegFolder
 from ..processes import check_shares, find_place

@@ -83,7 +83,7 @@ WINDOW_SIDE = dict(cpu=256, gpu=512) # pixels
 FINE = 3. # pixels: what is thinner than this is not made smaller
 STEP = 32 # pixels: windows and sizes are multiples of it, as the encoder halves five times
 
-def _kind(machine): return 'gpu' if machine.gpu else 'cpu'
+def _machine_kind(machine): return 'gpu' if machine.gpu else 'cpu'
 
 def smaller_size(
     size:tuple[int, int], # height and width in pixels
@@ -116,8 +116,8 @@ def _size_text(size): return f'{size[0]}x{size[1]}'
 # %% ../../nbs/workshop/planning/rules.ipynb #a42c26ac
 def _part_or_smaller(p) -> tuple[str, tuple|int, str]:
     "What is done with images that are not taken as they are: windows or a size, and why."
-    f, most = p.facts, MOST_PIXELS[_kind(p.machine)]
-    side = window_side(f, WINDOW_SIDE[_kind(p.machine)])
+    f, most = p.facts, MOST_PIXELS[_machine_kind(p.machine)]
+    side = window_side(f, WINDOW_SIDE[_machine_kind(p.machine)])
     thin, name = _thinnest(f)
     left = thin*min(1., sqrt(most/prod(f.size)))
     where = 'a GPU' if p.machine.gpu else f'{counted(p.machine.cores, "core")}'
@@ -150,9 +150,9 @@ def _asked_size(p) -> bool:
 def choose_size(p:Planning):
     "Whole images as they are, smaller ones, or windows."
     if _asked_size(p): return
-    f, crops, most = p.facts, p.given.get('crops'), MOST_PIXELS[_kind(p.machine)]
+    f, crops, most = p.facts, p.given.get('crops'), MOST_PIXELS[_machine_kind(p.machine)]
     if crops in ('random', 'positive'):
-        side = window_side(f, WINDOW_SIDE[_kind(p.machine)]) or min(f.least_size)
+        side = window_side(f, WINDOW_SIDE[_machine_kind(p.machine)]) or min(f.least_size)
         kind, what, why = 'window', side, 'the largest that suits the images and the machine'
     elif len(f.sizes) == 1 and (crops == 'none' or prod(f.size) <= most):
         return p.add('size', None, 'images as they are', f'all have {_size_text(f.size)} pixels, '
