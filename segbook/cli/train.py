@@ -181,7 +181,8 @@ def _announce(run, a, learn, data):
     if (n := run.team.size) > 1:
         print(f'{n} processes: batches of {a.bs} in each, {n*a.bs} images in a step')
     codes, void = data.folder.codes, data.folder.ignore_index
-    print(f'{len(data.dls.train_ds)} images to train on, {len(data.dls.valid_ds)} to validate '
+    what = 'images' if a.crops == 'none' else 'windows'
+    print(f'{len(data.dls.train_ds)} {what} to train on, {len(data.dls.valid_ds)} to validate '
         f'with, {size}; {len(codes)} classes'
         + ('' if void is None else f', {codes[void]} among them, which is left out'))
     _print_thrift(a)
