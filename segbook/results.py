@@ -152,6 +152,7 @@ def evaluate(
     """Count the validation images as the training's metrics do, and each one for itself.
 
     The mean IoU of an image of which all is Void is NaN."""
+    from segbook.metrics.confusion import Confusion
     import torch
     K, ignore = learn.segmenter['n_classes'], learn.segmenter['ignore_index']
     total, scores = Confusion(K, ignore), []
