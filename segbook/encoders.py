@@ -262,6 +262,8 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
     return nn.Sequential(first, *[_Pick(first) for _ in maps[1:]])
 
 # %% ../nbs/workshop/encoders.ipynb #9cee356b
+_KEEP_SIZES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Dropout)
+
 def sizes_taken(
     body:nn.Module, # an encoder
     in_channels:int=3, # channels of the image
@@ -270,6 +272,7 @@ def sizes_taken(
 
     Raises SegbookError where it takes none of those that were tried."""
     bare = copy.deepcopy(body).to('meta').eval()
+    for m in (o for o in bare.modules() if isinstance(o, _KEEP_SIZES)): m.forward = lambda x: x
     def takes(h, w):
         try:
             with torch.no_grad(): y = bare(torch.empty(1, in_channels, h, w, device='meta'))
@@ -282,8 +285,7 @@ def sizes_taken(
     least, most = 1, -(-256//multiple)
     while least < most:
         mid = (least + most)//2
-        if takes(mid*multiple, mid*multiple): most = mid
-        else: least = mid + 1
+        least, most = (least, mid) if takes(mid*multiple, mid*multiple) else (mid + 1, most)
     return multiple, least*multiple
 
 # %% ../nbs/workshop/encoders.ipynb #d52cfe66

@@ -120,3 +120,20 @@ def test_the_table_of_architectures_is_one():
     with pytest.raises(AttributeError): models.no_such
     copied = MODELS | {'mine': len}
     assert copied['mine'] is len and copied['fcn'] is module.fcn and 'mine' not in MODELS
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'timm/lcnet_050', 'tf_efficientnet_lite0', 'alexnet',
+    'densenet121', 'googlenet', 'timm/repvgg_a0'])
+def test_sizes_that_an_encoder_takes(name):
+    "Against passes with values and all layers, around the numbers that were found"
+    from segbook.architectures.blocks import encoder_body
+    from segbook.encoders import sizes_taken
+    body = encoder_body(name, 3).eval()
+    multiple, smallest = sizes_taken(body)
+    def takes(h, w):
+        try:
+            with torch.no_grad(): return body(torch.zeros(1, 3, h, w)).numel() > 0
+        except (RuntimeError, AssertionError): return False
+    assert smallest % multiple == 0 and takes(smallest, smallest)
+    assert smallest == multiple or not takes(smallest - multiple, smallest - multiple)
+    assert takes(smallest + 3*multiple, smallest + 5*multiple)
