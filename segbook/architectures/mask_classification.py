@@ -185,7 +185,7 @@ class QueryDecoder(nn.Module):
         for x in levels[:0:-1]: # 32, 16 and 8 times smaller than the image
             places = sine_places(*x.shape[-2:], x.shape[1], x)
             cells.append(self.cell_norm(tokens_of(x)) + places)
-        queries, answers = self.queries.expand(len(pixels), -1, -1), []
+        queries, answers = self.queries.expand(pixels.shape[0], -1, -1), []
         for i, block in enumerate(self.blocks):
             queries = block(queries, cells[i % len(cells)])
             q = self.norm(queries)
