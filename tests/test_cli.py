@@ -307,8 +307,8 @@ def test_default_out_is_new(data, tmp_path, capsys, monkeypatch):
 # ------------------------------------------------------------------------------------------------
 def test_files_of_a_run(finished, scenes):
     out, said = finished
-    assert sorted(tree(out)) == ['metrics.csv', 'model/model.safetensors', 'model/segmenter.json',
-        'per_class.csv', 'results.png', 'run.json']
+    assert sorted(tree(out)) == ['metrics.csv', 'model/MODEL_CARD.md', 'model/model.safetensors',
+        'model/segmenter.json', 'per_class.csv', 'results.png', 'run.json']
     rows = read_csv(out/'metrics.csv')
     assert rows[0] == ['epoch', 'train_loss', 'valid_loss', 'pixel_accuracy', 'mean_iou',
         'mean_dice'] and [r[0] for r in rows[1:]] == ['1', '2', '3']
