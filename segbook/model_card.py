@@ -75,12 +75,14 @@ def _score_lines(facts) -> list[str]:
 def _training_lines(learn) -> list[str]:
     "How the network was trained, as far as the learner knows."
     facts, recorder = learn.segmenter, getattr(learn, 'recorder', None)
-    epochs, rates = (len(getattr(recorder, o, ())) for o in ('values', 'lrs'))
+    run = getattr(learn, 'whole_run', {}) # a resumed one began before this recorder
+    rate = run.get('rate', max(getattr(recorder, 'lrs', ()), default=None))
+    epochs = run.get('epochs', len(getattr(recorder, 'values', ())))
     return _listed([('network', f"{as_markdown_text(facts['arch'])} on "
             f"{as_markdown_text(facts['encoder'])}"),
         ('loss', as_markdown_text(type(learn.loss_func).__name__)),
         ('batch size', getattr(learn.dls, 'bs', None)),
-        ('highest learning rate', f'{max(recorder.lrs):g}' if rates else None),
+        ('highest learning rate', None if rate is None else f'{rate:g}'),
         ('epochs in the last training', epochs or None)])
 
 # %% ../nbs/workshop/model_card.ipynb #b0a8e41a

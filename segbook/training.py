@@ -22,8 +22,7 @@ __all__ = ['train_segmenter']
 def train_segmenter(
     learn:Learner, # from `seg_learner`
     epochs:int, # epochs of the whole run, those before a stop included
-    # highest rate; a pretrained encoder gets a tenth, or a with slice(a, b)
-    lr:float|slice=2e-3,
+    lr:float|slice=2e-3, # highest rate; the encoder's is a tenth, or a with slice(a, b)
     folder=None, # where checkpoints go (folder/checkpoint); None: no checkpoints
     resume:bool=False, # go on from the checkpoint in `folder`
     cbs=None, # further callbacks
@@ -40,6 +39,7 @@ def train_segmenter(
     check_run(learn, epochs, schedule=schedule, resume=resume, folder=folder, cbs=cbs)
     low, high = learning_rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
     run = run_identity(learn, epochs, high if low == high else [low, high], schedule, cbs)
+    learn.whole_run = dict(epochs=epochs, rate=high)
     box = None if folder is None else Path(folder)/'checkpoint'
     learn.unfreeze()
     if learn.opt is None: learn.create_opt()
