@@ -22,7 +22,7 @@ from segbook.models import MODELS
 pytest.importorskip('accelerate', reason='several processes need accelerate')
 pytestmark = [pytest.mark.usefixtures('one_thread'),
     pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system has no fork')]
-ARGS = [*TINY, '--weights', 'false']
+ARGS = [*TINY, '--weights', 'false', '--loss', 'cross_entropy']
 
 
 def tree(path): return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob('*'))
