@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from .errors import SegbookError, counted, listed
 from .files import read_text
 from .inference import predict_image
+from .model_facts import MODEL_FACTS
 
 # %% auto #0
-__all__ = ['log_mean', 'MeanOfMembers', 'Ensemble', 'check_single', 'folds_of', 'state_of_fold', 'member_folders']
+__all__ = ['log_mean', 'MeanOfMembers', 'MaskPredictor', 'Ensemble', 'check_single', 'folds_of', 'state_of_fold',
+           'member_folders']
 
 # %% ../nbs/workshop/ensembles.ipynb #4c9f9152
 _NEVER = -1e4 # added to a logit: a probability of 0, in 16 bits too
@@ -91,8 +93,32 @@ def _check_alike(members, names):
                 f'{tell(a)} and {tell(b)}. Expected segmenters that were trained on the same data. '
                 'Cure: leave one of them out')
 
+def _common_facts(facts) -> dict:
+    "How the first member is built and prepared, and a threshold where it is that of all."
+    cuts = [o.get('threshold') for o in facts]
+    known = {k: v for k, v in facts[0].items() if k in MODEL_FACTS and k != 'weights_sha256'}
+    if len({*cuts}) == 1: return known
+    print(f'note: the members answer above different thresholds ({listed(map(str, cuts))}); the '
+        "ensemble answers above one half. ensemble.segmenter['threshold'] = ... sets another")
+    return {k: v for k, v in known.items() if k != 'threshold'}
+
 # %% ../nbs/workshop/ensembles.ipynb #ff87b09d
-class Ensemble:
+class MaskPredictor:
+    "What has a `.model` and a description of it, `.segmenter`: answers images, and moves."
+    def predict(self,
+        image, # path, PIL image, array or tensor, as in `predict_image`
+    ) -> Tensor: # [H,W] int64 class ids at the image's own size
+        "The mask of one image."
+        return predict_image(self, image)
+
+    def to(self,
+        device, # 'cuda', 'cpu' ...
+    ) -> MaskPredictor:
+        "Move all networks; returns itself."
+        self.model.to(device)
+        return self
+
+class Ensemble(MaskPredictor):
     """Several segmenters as one: `.predict(image)`, `.model`, `.codes`, `.ignore_index`.
 
     `.members` holds them, `.names` says where they come from."""
@@ -106,25 +132,12 @@ class Ensemble:
         _check_alike(self.members, self.names)
         facts = [o.segmenter for o in self.members]
         size = facts[0]['size'] if all(o['size'] == facts[0]['size'] for o in facts) else None
-        self.segmenter = {**facts[0], 'size': size, 'members': self.names}
+        self.segmenter = {**_common_facts(facts), 'size': size, 'members': self.names}
         if len({(o['arch'], o['encoder']) for o in facts}) > 1:
             self.segmenter.update(arch='ensemble', encoder='several encoders')
         self.codes, self.ignore_index = facts[0]['codes'], facts[0]['ignore_index']
         p = next(self.members[0].model.parameters(), torch.empty(0))
         self.model = MeanOfMembers([o.model for o in self.members], facts, size).eval().to(p.device)
-
-    def predict(self,
-        image, # path, PIL image, array or tensor, as in `predict_image`
-    ) -> Tensor: # [H,W] int64 class ids at the image's own size
-        "The mask of one image."
-        return predict_image(self, image)
-
-    def to(self,
-        device, # 'cuda', 'cpu' ...
-    ) -> Ensemble:
-        "Move all networks; returns itself."
-        self.model.to(device)
-        return self
 
     def __repr__(self):
         return (f"Ensemble({counted(len(self.members), 'member')}: {listed(self.names)}; "

@@ -7,11 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import SegbookError
-from .ensembles import Ensemble, check_single, member_folders
-from .inference import predict_image
+from .ensembles import Ensemble, MaskPredictor, check_single, member_folders
 from .model_card import write_model_card
 from .model_files import finish_stopped, read_model_facts, read_weights, write_model
 from .models import seg_model
@@ -63,7 +62,7 @@ def save_segmenter(
     return folder
 
 # %% ../nbs/15_export.ipynb #d6e04fff
-class Segmenter:
+class Segmenter(MaskPredictor):
     """A loaded segmenter: `.predict(image)`, `.model`, `.codes`, `.ignore_index`.
 
     `.segmenter` holds all its facts."""
@@ -73,17 +72,6 @@ class Segmenter:
     ):
         self.model, self.segmenter = model, facts
         self.codes, self.ignore_index = facts['codes'], facts['ignore_index']
-    def predict(self,
-        image, # path, PIL image, array or tensor, as in `predict_image`
-    ) -> Tensor: # [H,W] int64 class ids at the image's own size
-        "The mask of one image."
-        return predict_image(self, image)
-    def to(self,
-        device, # 'cuda', 'cpu' ...
-    ) -> Segmenter:
-        "Move the network; returns itself."
-        self.model.to(device)
-        return self
     def __repr__(self):
         return (f"Segmenter({self.segmenter['arch']} on {self.segmenter['encoder']}, "
             f"{len(self.codes)} classes, {self.segmenter['in_channels']} channels)")

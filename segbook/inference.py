@@ -4,6 +4,7 @@
 
 # %% ../nbs/13_inference.ipynb #424bee03
 from __future__ import annotations
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -256,6 +257,10 @@ def _window_reader(learn, image):
         h, w = x.shape[-2:]
         def part(rows, columns): return x[:, slice(*rows), slice(*columns)]
     if not h*w: _with_pixels(torch.empty(1, h, w))
+    if cfg['size'] is not None and tuple(cfg['size']) != (h, w):
+        warnings.warn(f'this network was trained on images resized to {tuple(cfg["size"])}, and '
+            f'windows show this one of {(h, w)} as it is: what is larger than in training may be '
+            'missed. predict_image resizes it')
     def read(rows, columns):
         return _prepared(learn.model, part(rows, columns), cfg['mean'], cfg['std'], None)[0]
     return read, h, w, cfg['in_channels']
@@ -289,6 +294,14 @@ def _window_sides(tile, overlap) -> tuple:
     if all(o < t for o, t in zip(overlap, tile)): return tile, overlap
     raise SegbookError(f'overlap={overlap}: expected less than the tile, {tile}')
 
+def _window_threshold(cfg, bare, out, threshold) -> float|None:
+    "The threshold of ids in windows; raises SegbookError where none is taken."
+    if out is not None and not bare: return _threshold_of(cfg, threshold)
+    if threshold is None: return None
+    raise SegbookError(f'threshold={threshold!r} is for ids, and '
+        + ('without out= logits are returned. Cure: out=' if out is None else
+            'a bare network does not say between which classes it lies. Cure: a Learner'))
+
 def _logits_without_void(logits, void) -> Tensor:
     "Logits with the channel of Void closed."
     if void is not None and 0 <= void < len(logits): logits[void] = -torch.inf
@@ -307,7 +320,7 @@ def predict_tiled(
     progress:bool|None=None, # a progress bar; None: where there are many windows
     out=None, # where class ids go, as they come: name of a .npy or .tif, or an array [H,W] of ints
     overwrite:bool=False, # `out` may replace a file
-    threshold:float|None=None, # of ids, as in `predict_image`
+    threshold:float|None=None, # of ids in `out`, as in `predict_image`
 ): # logits [K,H,W] float32 on the CPU, at the image's own size; or `out`
     """Logits of one image, window by window, or its ids in `out`, which may be larger than memory.
 
@@ -322,6 +335,7 @@ def predict_tiled(
     bare = isinstance(model, nn.Module)
     read, h, w, channels = (_tensor_reader if bare else _window_reader)(model, image)
     net, cfg = (model, {'ignore_index': None}) if bare else (model.model, _preparation(model))
+    cut = _window_threshold(cfg, bare, out, threshold)
     if out is not None:
         kind = np.uint8 if cfg.get('n_classes', 256) <= 256 else np.uint16
         check_mask_output(out, (h, w), kind, overwrite)
@@ -330,7 +344,6 @@ def predict_tiled(
         answers = window_answers(net, read, windows, batch_size, progress)
         void = cfg['ignore_index']
         if out is None: return _logits_without_void(joined_answers(answers, (h, w), alone), void)
-        cut = _threshold_of(cfg, threshold) if not bare else threshold
         ids = ((top, _best_ids(o, void, cut).numpy())
             for top, o in rows_of_answers(answers, (h, w), alone))
         return write_rows(ids, out, (h, w), kind)

@@ -75,8 +75,9 @@ def _score_lines(facts) -> list[str]:
 def _training_lines(learn) -> list[str]:
     "How the network was trained, as far as the learner knows."
     facts, recorder = learn.segmenter, getattr(learn, 'recorder', None)
-    run = getattr(learn, 'whole_run', {}) # a resumed one began before this recorder
-    rate = run.get('rate', max(getattr(recorder, 'lrs', ()), default=None))
+    rates, run = getattr(recorder, 'lrs', None), getattr(learn, 'whole_run', {})
+    if run.get('rates') is not rates: run = {} # it was trained on since then
+    rate = run.get('rate', max(rates or (), default=None))
     epochs = run.get('epochs', len(getattr(recorder, 'values', ())))
     return _listed([('network', f"{as_markdown_text(facts['arch'])} on "
             f"{as_markdown_text(facts['encoder'])}"),

@@ -39,7 +39,6 @@ def train_segmenter(
     check_run(learn, epochs, schedule=schedule, resume=resume, folder=folder, cbs=cbs)
     low, high = learning_rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
     run = run_identity(learn, epochs, high if low == high else [low, high], schedule, cbs)
-    learn.whole_run = dict(epochs=epochs, rate=high)
     box = None if folder is None else Path(folder)/'checkpoint'
     learn.unfreeze()
     if learn.opt is None: learn.create_opt()
@@ -57,4 +56,6 @@ def train_segmenter(
     if done < epochs and not state.get('ended'):
         learn.fit(epochs - done, lr=[h['lr'] for h in learn.opt.hypers], cbs=cycle + check + cbs)
     else: finish_run(learn)
+    # of the run that these rates belong to, a resumed one's first part included
+    learn.whole_run = dict(epochs=epochs, rate=high, rates=getattr(learn.recorder, 'lrs', None))
     return check[0].history if check else History([*history, *learn.recorder.values], history.names)

@@ -19,6 +19,7 @@ from segbook.export import load_segmenter, save_segmenter
 from segbook.inference import (
     best_threshold, image_logits, predict_image, predict_tiled, predict_tta,
 )
+from segbook.mask_streams import rows_of_answers
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (61, 47, 3), dtype=np.uint8)
 
@@ -299,6 +300,7 @@ MEASURE = r'''
 import re, sys, torch, numpy as np
 from pathlib import Path
 def most(): return int(re.search(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())[1])
+from segbook.mask_streams import rows_of_answers
 from segbook.inference import predict_tiled
 torch.set_num_threads(1)
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.ReLU(),
@@ -322,3 +324,43 @@ def test_memory_is_that_of_a_batch_of_windows():
         assert not said.returncode, said.stderr
         peaks[what] = int(said.stdout.split()[-1])
     assert peaks['tiled'] < 1.5*peaks['batch'] + 40_000, peaks # and the rows that are held
+
+# ---- windows
+
+@pytest.mark.parametrize('bare', [False, True])
+def test_a_threshold_without_ids_is_refused(bare):
+    model, image = (Learnt().model, torch.zeros(3, 40, 40)) if bare else (Learnt(), IMAGE)
+    refused('is for ids', predict_tiled, model, image, 32, threshold=.7)
+
+
+def test_a_bare_network_takes_no_threshold(tmp_path):
+    refused('a bare network', predict_tiled, Learnt().model, torch.zeros(3, 40, 40), 32,
+        out=tmp_path/'ids.npy', threshold=.7)
+    assert not (tmp_path/'ids.npy').exists()
+
+
+def test_windows_of_a_network_that_saw_resized_images():
+    learn = Learnt(size=[16, 16])
+    with pytest.warns(UserWarning, match='resized to'): predict_tiled(learn, IMAGE, 32)
+
+@pytest.mark.parametrize('tile, overlap', [(32, None), (16, 8), ((24, 40), (0, 8))])
+def test_rows_as_they_come_are_the_logits(tile, overlap):
+    "Not only their highest: a weight that is wrong for all classes of a pixel alike shows, too"
+    learn, ways = Learnt(), inference._window_sides(tile, overlap)
+    read, h, w, channels = inference._window_reader(learn, IMAGE)
+    with inference._evaluating(learn.model):
+        windows, alone = inference.planned_windows(learn.model, (h, w), channels, *ways)
+        answers = inference.window_answers(learn.model, read, windows, 4, False)
+        rows = list(rows_of_answers(answers, (h, w), alone))
+    assert [top for top, _ in rows] == np.cumsum([0, *(o.shape[1] for _, o in rows)])[:-1].tolist()
+    want = predict_tiled(learn, IMAGE, tile, overlap)
+    named = [k for k in range(len(want)) if k != learn.segmenter['ignore_index']]
+    got = torch.cat([o for _, o in rows], 1)
+    assert torch.allclose(got[named], want[named], atol=1e-4)
+
+
+def test_what_lies_on_a_threshold_is_not_above_it():
+    z = torch.zeros(1, 1, 1, 4)
+    y = torch.tensor([[[1, 1, 1, 0]]])
+    found = best_threshold(Pairs(1), 'dice', [(z, y)], bins=4)
+    assert found.scores.tolist() == [6/7, 0, 0]  # above 1/4 all, above 1/2 and 3/4 none

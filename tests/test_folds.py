@@ -66,6 +66,12 @@ def test_what_is_held_out_is_in_no_fold(films, tmp_path):
         assert all(a.stem in b.stem for a, b in zip(p.images, p.labels))
     assert {o for p in fold_splits(d, 3, hold_out=False) for o in p.valid} > {*held}
 
+@pytest.mark.parametrize('seed', range(8))
+def test_large_groups_are_dealt_first(seed):
+    groups = list('aaaa') + list('bcde')
+    fold = deal_groups(groups, 2, seed)
+    assert sorted(fold.count(k) for k in (0, 1)) == [4, 4]
+
 def test_loaders_of_a_fold(films):
     from segbook.data import seg_dataloaders
     part = fold_splits(films, 3, '^[^_]+')[1]
@@ -158,6 +164,15 @@ def test_members_of_other_kinds_are_refused(key, value, said):
     with pytest.raises(SegbookError, match='one.*two.*cannot answer as one') as e:
         Ensemble([member(0), member(1, **{key: value})], ['one', 'two'])
     assert said in str(e.value)
+
+def test_an_ensemble_tells_of_itself_what_holds_for_all(capsys):
+    from segbook.ensembles import Ensemble
+    alike = Ensemble([member(0, threshold=.3, mean_iou=.9), member(1, threshold=.3)])
+    assert alike.segmenter['threshold'] == .3 and 'mean_iou' not in alike.segmenter
+    assert capsys.readouterr().out == ''
+    mixed = Ensemble([member(0, threshold=.3), member(1)])
+    assert mixed.segmenter.get('threshold') is None
+    assert 'different thresholds (0.3, None' in capsys.readouterr().out.replace(' and', ',')
 
 
 # -- the command

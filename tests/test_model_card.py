@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from fastai.callback.core import Callback
 from segbook.data import make_scenes, seg_dataloaders
 from segbook.demo import segmenter_page, shown_answer
 from segbook.errors import SegbookError
 from segbook.export import load_segmenter, save_segmenter
-from segbook.learner import seg_learner
+from segbook.learner import seg_learner, train_segmenter
 from segbook.model_card import CARD, as_markdown_text, model_card
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,28 @@ def test_the_card_says_what_happened(saved):
     assert heads == ['Data', 'Classes', 'Scores', 'Training', 'Licences',
         'What it must not be used for', 'Loading']
     assert '<' not in re.sub(r'\\<', '', card) and str(Path.home()) not in card
+
+
+def lines_of_training(learn):
+    facts = {**learn.segmenter, 'segbook': '0', 'weights_sha256': '0'}
+    return re.findall(r'^- (?:highest learning rate|epochs in the last training): (.*)$',
+        model_card(learn, facts), re.M)
+
+def test_a_resumed_run_counts_whole_and_a_later_one_by_itself(saved, tmp_path):
+    learn = seg_learner(saved[0].dls, 'fcn', 'resnet18', pretrained=False, seed=1)
+    class Stop(Callback):
+        order = 90
+        def after_epoch(self):
+            if self.epoch == 1: raise KeyboardInterrupt
+    with learn.no_bar(), learn.no_logging():
+        with pytest.raises(KeyboardInterrupt):
+            train_segmenter(learn, 3, 4e-3, tmp_path, cbs=Stop())
+        again = seg_learner(saved[0].dls, 'fcn', 'resnet18', pretrained=False, seed=1)
+    with again.no_bar(), again.no_logging():
+        train_segmenter(again, 3, 4e-3, tmp_path, resume=True)
+        assert len(again.recorder.values) < 3 and lines_of_training(again) == ['0.004', '3']
+        again.fit(1, 5e-5)
+    assert lines_of_training(again) == ['5e-05', '1']
 
 
 def test_a_folder_with_another_card_or_none_loads(saved, tmp_path):
