@@ -147,7 +147,7 @@ def chapter_modules():
     except ImportError: return {}
     names = sorted(o.name for o in pkgutil.iter_modules(tasks.__path__))
     ids = {re.sub(r'^c(?=\d)', '', n.split('_')[0]): n for n in names if n[0] != '_'}
-    return dict(sorted(ids.items(), key=lambda o: (not o[0].isdigit(), o[0])))
+    return dict(sorted(ids.items(), key=lambda o: (not o[0][0].isdigit(), o[0])))
 
 def exercises_of(module):
     "{id: Exercise} of one module."

@@ -17,20 +17,21 @@ from .judged_images import images_of_folder, images_of_loader, images_with_masks
 from .masks.folder import SegFolder
 from .metrics.confusion import Confusion
 from .metrics.training import class_of_name
+from .results import WRONG_COLOUR as WRONG_COLOUR
 from segbook.results import (
-    WRONG_COLOUR, class_table, evaluate, overlay_figure, per_class, results_figure, score_text,
+    class_table, evaluate, overlay_figure, per_class, results_figure, score_text,
     spread_ranks,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-_all_ = [WRONG_COLOUR, class_table, evaluate, overlay_figure, per_class, results_figure, score_text,
+_all_ = [class_table, evaluate, overlay_figure, per_class, results_figure, score_text,
     spread_ranks]
 
 # %% auto #0
-__all__ = ['ScoredImages', 'RankedImages', 'DrawnImages', 'UndecidedImages', 'SegInterpretation', 'WRONG_COLOUR', 'class_table',
-           'evaluate', 'overlay_figure', 'per_class', 'results_figure', 'score_text', 'spread_ranks']
+__all__ = ['ScoredImages', 'RankedImages', 'DrawnImages', 'UndecidedImages', 'SegInterpretation', 'class_table', 'evaluate',
+           'overlay_figure', 'per_class', 'results_figure', 'score_text', 'spread_ranks']
 
 # %% ../nbs/workshop/interpretation.ipynb #e553d557
 def _counted_images(judged, progress, tolerance) -> tuple[list, Confusion]:

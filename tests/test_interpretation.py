@@ -15,11 +15,12 @@ from segbook.errors import SegbookError
 from segbook.export import load_segmenter, save_segmenter
 from segbook.image_counts import ImageCounts
 from segbook.inference import predict_image, predict_tta
-from segbook.interpretation import WRONG_COLOUR, SegInterpretation, evaluate
+from segbook.interpretation import SegInterpretation, evaluate
 from segbook.judged_images import JudgedImages
 from segbook.learner import seg_learner
 from segbook.masks import SegFolder, read_mask
 from segbook.metrics import boundary_f1
+from segbook.results import WRONG_COLOUR
 
 CODES = ['road', 'car', 'pole', 'tram', 'Void']
 VOID = 4

@@ -260,6 +260,8 @@ def test_segbook_plan(data, tmp_path):
             'did you mean dice?'), (('--minutes', 3, '--epochs', 2), 'one of the two')):
         code, out, err = said_by(segbook_plan, data, *args)
         assert code == 2 and text in err and not out
+        code, out, err = said_by(segbook_train, '--data', data, '--out', tmp_path/'no', *args)
+        assert code == 2 and text in err and not out and not (tmp_path/'no').exists()
     code, out, err = said_by(segbook_plan, tmp_path/'none')
     assert code == 2 and 'is not there; expected a folder with images/' in err
 

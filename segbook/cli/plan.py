@@ -8,7 +8,7 @@ import shlex
 from types import SimpleNamespace
 
 from .arguments import DEFAULT_MINUTES, codes_argument, plan_parser
-from .planning import check_time_arguments
+from .planning import check_plan_arguments
 from .terminal import guarded
 
 # %% auto #0
@@ -18,7 +18,7 @@ __all__ = ['segbook_plan']
 def _print_plan(a) -> int:
     "The body of `segbook_plan`."
     from segbook.planning.plan import plan_training
-    check_time_arguments(a)
+    check_plan_arguments(a)
     folder, measure = a.pop('folder'), a.pop('measure', True)
     where = {k: a.pop(k) for k in ('images', 'labels', 'seed') if k in a}
     codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None)))

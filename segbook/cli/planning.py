@@ -9,16 +9,19 @@ from .arguments import DEFAULT_MINUTES
 from ..errors import SegbookError
 
 # %% auto #0
-__all__ = ['check_time_arguments', 'plan_run', 'plan_epochs', 'same_epochs']
+__all__ = ['check_plan_arguments', 'plan_run', 'plan_epochs', 'same_epochs']
 
 # %% ../../nbs/workshop/cli/planning.ipynb #58575fa8
-def check_time_arguments(
+def check_plan_arguments(
     given:dict, # the arguments that were given
 ):
-    "Raise a SegbookError for both a number of epochs and a time."
+    "Raise a SegbookError for a loss that is none, and for both a number of epochs and a time."
     if 'epochs' in given and 'minutes' in given:
         raise SegbookError('--epochs says how long to train, and --minutes lets a measured step '
             'say it; expected one of the two')
+    if 'loss' in given:
+        from segbook.planning.recipes import loss_parts
+        loss_parts(given['loss'])
 
 # %% ../../nbs/workshop/cli/planning.ipynb #f1de9059
 def _put_choice(a, choice):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from .. import __version__
 from .arguments import codes_argument, train_parser
-from .planning import check_time_arguments, plan_epochs, plan_run, same_epochs
+from .planning import check_plan_arguments, plan_epochs, plan_run, same_epochs
 from segbook.cli.folds import (
     FoldTask, check_fold_arguments, kept_folds, part_of_folds, train_folds,
 )
@@ -296,7 +296,7 @@ def _train_folds(run, a) -> int:
 # %% ../../nbs/workshop/cli/train.ipynb #4b820502
 def _train(run) -> int:
     "The body of `segbook_train`."
-    if not (run.resumed or run.fold): check_time_arguments(run.given)
+    if not (run.resumed or run.fold): check_plan_arguments(run.given)
     run.out, run.record = (old_run if run.resumed else new_run)(run.given)
     run.before, run.mark = run.record['duration'], run_mark(run.out)
     if 'fold' in run.record and not run.fold: raise part_of_folds(run.out)

@@ -19,7 +19,7 @@ from ..masks.folder import SegFolder
 from ..models import seg_model
 from .cost import Machine, measured_cost, this_machine
 from .fingerprint import Fingerprint, Measuring, folder_fingerprint
-from .recipes import loss_named, transforms_named
+from .recipes import loss_named, loss_parts, transforms_named
 from segbook.planning.rules import (
     Choice, Planning, choose_augmentation, choose_batch, choose_loss, choose_network, choose_rate,
     choose_size, choose_windows, epochs_choice,
@@ -231,10 +231,12 @@ PLANNED = ('arch', 'encoder', 'pretrained', 'size', 'crops', 'crops_per_image', 
     'weights', 'augment', 'lr', 'epochs')
 
 def _check_given(given):
-    "Raise a SegbookError for what is no choice of a plan."
+    "Raise a SegbookError for what is no choice of a plan, before any work."
     for o in given:
         if o not in PLANNED:
             near = nearest_names(o, PLANNED, 1, .4)
             raise SegbookError(f'{o!r} is no choice of a plan'
                 + (f'; did you mean {near[0]!r}?' if near else '') + f' Expected some of '
                 f'{", ".join(PLANNED)}')
+    if given.get('loss'): loss_parts(given['loss'])
+    if given.get('augment'): transforms_named(given['augment'])
