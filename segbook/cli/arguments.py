@@ -319,8 +319,11 @@ def plan_parser() -> Parser:
         'machine, and print how segbook_train would train, each choice with its reason and the '
         'flag that chooses otherwise. Nothing is written.', epilog='examples:\n  segbook_plan '
         'my_folder\n  segbook_plan my_folder --minutes 60 --crops none')
-    p.add_argument('folder', type=file_name_argument, metavar='FOLDER',
-        help='data folder: images/, labels/ and codes.txt')
+    folder = p.add_mutually_exclusive_group(required=True)
+    folder.add_argument('folder', type=file_name_argument, nargs='?', default=None,
+        metavar='FOLDER', help='data folder: images/, labels/ and codes.txt')
+    folder.add_argument('--data', type=file_name_argument, metavar='FOLDER',
+        help='the same, under the flag of segbook_train')
     for o, what in dict(images='images', labels='masks').items():
         p.add_argument(f'--{o}', type=file_name_argument, metavar='NAME',
             help=f'folder of the {what} in it (default: {o})')

@@ -15,11 +15,15 @@ from .terminal import guarded
 __all__ = ['segbook_plan']
 
 # %% ../../nbs/workshop/cli/plan.ipynb #0db911a7
+def _planned_folder(a) -> str:
+    "The folder among the arguments, in either form; it is taken out of them."
+    return [o for o in (a.pop('folder', None), a.pop('data', None)) if o is not None][0]
+
 def _print_plan(a) -> int:
     "The body of `segbook_plan`."
     from segbook.planning.plan import plan_training
     check_plan_arguments(a)
-    folder, measure = a.pop('folder'), a.pop('measure', True)
+    folder, measure = _planned_folder(a), a.pop('measure', True)
     where = {k: a.pop(k) for k in ('images', 'labels', 'seed') if k in a}
     codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None)))
     plan = plan_training(folder, a.pop('minutes', DEFAULT_MINUTES), codes=codes, measure=measure,
