@@ -65,7 +65,7 @@ def draw_predictions(
     return made.plot_errors([rows.index[rank]], cls)
 
 # %% ../../nbs/workshop/widgets/prediction.ipynb #e4c5ac24
-_SENT_SIDE, _SENT_ALL = 640, 600_000 # pixels of the longer side; characters that a page keeps
+_SENT_SIDE, _SENT_ALL = 640, 300_000 # pixels of the longer side; characters that a page keeps
 
 def _sent_picture(made, i):
     "Image, truth and prediction number `i` as the browser needs them."
