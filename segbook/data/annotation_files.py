@@ -17,7 +17,8 @@ from ..reading.facts import image_facts
 from ..reading.orientation import turned, turned_size
 
 # %% auto #0
-__all__ = ['read_annotations', 'ImageFinder', 'number_of', 'stated_size', 'Ground', 'ground_for']
+__all__ = ['read_annotations', 'tool_of_text', 'tool_of_json', 'tool_of_file', 'ImageFinder', 'number_of', 'stated_size',
+           'Ground', 'ground_for']
 
 # %% ../../nbs/workshop/data/annotation_files.ipynb #70592e64
 def _decoded(file, encoding):
@@ -50,8 +51,64 @@ def read_annotations(
         raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
     except (ValueError,RecursionError) as e:
         if isinstance(e, SegbookError): raise
+        cure = tool_of_text(text) or 'Export it again, as UTF-8.'
         raise SegbookError(f'{file} is no JSON ({" ".join(str(e).split())}); expected an '
-            'annotation file. Export it again, as UTF-8.') from e
+            f'annotation file. {cure}') from e
+
+# %% ../../nbs/workshop/data/annotation_files.ipynb #870cee89
+_AS_COCO = 'Export it there as COCO, for from_coco.'
+_XML = ('It is XML. CVAT: export "COCO 1.0", for from_coco, or "Segmentation mask 1.1", for '
+    'check_masks. Pascal VOC: its masks are the PNG files in SegmentationClass, for check_masks.')
+_YOLO = ('It looks like a file of YOLO, numbers without the size of the image. Export COCO from '
+    'the tool that wrote it, for from_coco.')
+
+def tool_of_text(
+    text:str, # of a file that is no JSON
+) -> str: # a sentence; '' for an unknown one
+    "What a text file of annotations seems to be, and what to export in its place."
+    if text.lstrip('\ufeff \r\n\t').startswith('<'): return _XML
+    lines = [o.split() for o in text.splitlines()[:20] if o.strip()]
+    numbers = bool(lines) and all(o[0].isdigit() and len(o) > 4
+        and all(number_of(v) is not None for v in o) for o in lines)
+    return _YOLO if numbers else ''
+
+# %% ../../nbs/workshop/data/annotation_files.ipynb #c48c6c3b
+_LABEL_STUDIO, _MINIMAL = {'annotations', 'completions', 'data'}, {'annotator', 'annotation_id'}
+
+def _is_via(found):
+    "Is it a file, or a project, of the VGG Image Annotator?"
+    if '_via_img_metadata' in found: return True
+    some = list(found.values())[:3]
+    return bool(some) and all(isinstance(o, dict) and {'filename','regions'} <= {*o} for o in some)
+
+def tool_of_json(
+    found, # what a JSON file holds
+) -> str: # a sentence; '' for an unknown one
+    "What a JSON file seems to be, and what to call, or to export, in its place."
+    first = found[0] if isinstance(found, list) and found else found
+    if not isinstance(first, dict): return ''
+    if first.get('type') in ('Feature','FeatureCollection'):
+        return 'It is GeoJSON, as QuPath writes it: use read_geojson of segbook.objects.'
+    if isinstance(found, list):
+        if len(_LABEL_STUDIO & {*first}) > 1 or _MINIMAL <= {*first}:
+            return f"It looks like Label Studio's own JSON. {_AS_COCO}"
+        return ''
+    if 'shapes' in found: return 'It looks like LabelMe: use from_labelme.'
+    if 'annotations' in found: return 'It looks like COCO: use from_coco.'
+    if _is_via(found): return f'It looks like the JSON of VIA. {_AS_COCO}'
+    if isinstance(found.get('objects'), list) and 'size' in found:
+        return f"It looks like Supervisely's JSON. {_AS_COCO}"
+    return ''
+
+# %% ../../nbs/workshop/data/annotation_files.ipynb #63f7ecfa
+def tool_of_file(
+    file, # path of any file
+) -> str: # a sentence; '' for an unknown one, and for one that cannot be read
+    "What a file of annotations seems to be, whatever its name ends in."
+    try: text = _decoded(Path(file), None)[0]
+    except (SegbookError,OSError): return ''
+    try: return tool_of_json(json.loads(text.removeprefix('\ufeff')))
+    except (ValueError,RecursionError): return tool_of_text(text)
 
 # %% ../../nbs/workshop/data/annotation_files.ipynb #2438f00f
 def _name_parts(name):

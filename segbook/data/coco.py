@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import SegbookError, printable
 from ..files import NewFolder, new_folder
 from .annotation_files import ImageFinder, ground_for, number_of
-from .annotation_files import read_annotations, stated_size
+from .annotation_files import read_annotations, stated_size, tool_of_json
 from .import_report import ClassNames, ImportReport, class_name
 from .painting import PlacedObject, finish_import, new_names
 from .painting import paint_objects, save_pair
@@ -168,15 +168,16 @@ def _check_form(d, file):
                     'files beside it, and the JSON holds none. Expected "COCO instances": export '
                     'that, or give the PNG files to check_masks.')
         return
-    hint = ''
-    if isinstance(d, dict) and 'shapes' in d: hint = ' It looks like LabelMe: use from_labelme.'
-    elif isinstance(d, list): hint = ' It is a list, such as of predictions, and has no classes.'
+    hint, cure = '', 'Export it as "COCO instances".'
+    if isinstance(d, list): hint = ' It is a list, such as of predictions, and has no classes.'
     elif isinstance(d, dict):
         found = [f'{k} is {type(d[k]).__name__}' for k in lists if k in d
             and not isinstance(d[k], list)]
         hint = f' There, {", ".join(found)}.' if found else ''
+    if not (isinstance(d, dict) and 'annotations' in d) and (tool := tool_of_json(d)):
+        hint, cure = '', tool
     raise SegbookError(f'{file} has no images, annotations and categories; expected COCO JSON '
-        f'for segmentation, with these three lists.{hint} Export it as "COCO instances".')
+        f'for segmentation, with these three lists.{hint} {cure}')
 
 # %% ../../nbs/workshop/data/coco.ipynb #eb7573da
 def _share_out(d, images, report):

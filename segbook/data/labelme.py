@@ -16,6 +16,7 @@ from ..errors import SegbookError, composed, printable
 from ..files import NewFolder, new_folder
 from .annotation_files import Ground, ImageFinder, ground_for
 from .annotation_files import read_annotations, stated_size
+from .annotation_files import tool_of_file, tool_of_json
 from .import_report import ClassNames, ImportReport, class_name
 from .painting import PlacedObject, finish_import, new_names
 from .painting import paint_objects, save_pair
@@ -140,8 +141,8 @@ def _read_labelme(file, finder, encoding, report):
     if note: report.notes.append(note)
     if not isinstance(d, dict) or not isinstance(d.get('shapes'), list) \
             or not isinstance(d.get('imagePath'), str) or not d['imagePath']:
-        hint = ' It looks like COCO: use from_coco.' if isinstance(d, dict) \
-            and 'annotations' in d else ''
+        own = isinstance(d, dict) and 'shapes' in d
+        hint = '' if own else (' ' + tool_of_json(d)).rstrip()
         raise SegbookError(f'{file} has no shapes and imagePath; expected a LabelMe JSON.{hint} '
             'Take it out of the folder, or export it again.')
     image,embedded = _image_of_json(file, d, finder, report)
@@ -160,6 +161,9 @@ def _json_files(folder, report):
         report.note('JSON files in folders below, not read', f'{f.parent.name}/{f.name}')
     if not files:
         more = f' {len(below)} lie in folders below: name one of them.' if below else ''
+        other = [f for f in entries if f.suffix.lower() in ('.xml','.geojson','.txt')]
+        tools = [f' Of {f.name}: {t}' for f in other[:3] if (t := tool_of_file(f))]
+        more += tools[0] if tools else ''
         raise SegbookError(f'No .json file in {folder}; expected LabelMe annotations, one beside '
             f'each image.{more} Check the path.')
     return files

@@ -71,10 +71,15 @@ def _sub_folder(path, name, what):
     "The folder `name` of `path`, or a SegbookError that lists the folders there are."
     f = path/name
     if f.is_dir(): return f
-    there = [o for o in list_folder(path).entries() if o.is_dir() and not o.name.startswith('.')]
+    found = list_folder(path)
+    there = [o for o in found.entries() if o.is_dir() and not o.name.startswith('.')]
+    lying = [counted(len(found.files), 'image')]*bool(found.files)
+    lying += ['annotations']*any(o.suffix.lower() in ('.json','.xml') for o in found.entries())
     raise SegbookError(f'{path} has no folder {name!r} with the {what}; found '
         + (f'the folders {listed(there, 12)}' if there else 'no folders at all')
-        + f'. Name the right one with {what}=..., or make {name!r}.')
+        + f'. Name the right one with {what}=..., or make {name!r}.'
+        + (f' What lies there ({" and ".join(lying)}) is no data folder yet: from_labelme and '
+            'from_coco of segbook.data make one of what an annotation tool wrote.' if lying else ''))
 
 # %% ../../nbs/workshop/masks/folder.ipynb #0b21c57a
 def _raise_no_images(found):

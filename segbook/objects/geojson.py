@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.annotation_files import read_annotations
-from ..data.polygons import polygon_points
+from ..data.polygons import check_near, polygon_points
 from ..errors import SegbookError, printable
 from ..files import write_text
 from .outlines import object_ids, object_outlines, paint_outlines
@@ -84,8 +84,8 @@ def save_geojson(
     return file
 
 # %% ../../nbs/workshop/objects/geojson.ipynb #d5c82890
-def _polygons_of(feature, place):
-    "The polygons of a Feature, each a list of rings."
+def _polygons_of(feature, place, size):
+    "The polygons of a Feature, each a list of rings; a SegbookError for one of another image."
     shape = feature.get('geometry') if isinstance(feature, dict) else None
     kind, parts = (shape.get('type'), shape.get('coordinates')) if isinstance(shape,
         dict) else (type(shape).__name__, None)
@@ -93,9 +93,13 @@ def _polygons_of(feature, place):
     if kind not in ('Polygon', 'MultiPolygon') or not isinstance(parts, list):
         raise SegbookError(f'{place} has a geometry of type {printable(kind)}; expected Polygon or '
             'MultiPolygon. Cure: leave out what is no area')
-    try: return [[polygon_points([p[:2] for p in r]) for r in rings] for rings in parts]
+    try:
+        polygons = [[polygon_points([p[:2] for p in r]) for r in rings] for rings in parts]
+        if rings := sum(polygons, []): check_near(np.concatenate(rings), size)
+        return polygons
     except (TypeError, SegbookError) as e:
-        raise SegbookError(f'{place} cannot be read: {e}. Expected rings of [x, y]') from e
+        raise SegbookError(f'{place} cannot be read: {str(e).rstrip(".")}. Expected rings of '
+            '[x, y], in pixels of the image') from e
 
 # %% ../../nbs/workshop/objects/geojson.ipynb #fef02539
 def _size_in(found, size, file):
@@ -109,19 +113,23 @@ def _size_in(found, size, file):
 
 # %% ../../nbs/workshop/objects/geojson.ipynb #0bbe1502
 def read_geojson(
-    file, # a FeatureCollection, its coordinates in pixels
+    file, # a FeatureCollection or a list of Features, coordinates in pixels
     size:tuple[int, int]|None=None, # height and width of the image; None: as the file says
 ) -> tuple[np.ndarray, dict]: # int32 [H,W] numbers of objects, {number: properties}
     """Paint the objects of a GeoJSON file; where two overlap, the later one is seen.
 
     Numbers are those of the file where all are whole, above 0 and different; else 1, 2, 3 ...
-    Raises SegbookError: no GeoJSON, a geometry that is no area, a size that is not known."""
+    Raises SegbookError: no GeoJSON, a geometry that is no area, or that lies outside the image, a
+    size that is not known."""
     found, _ = read_annotations(file)
+    if isinstance(found, list) and found and all(isinstance(o, dict) and o.get('type') == 'Feature'
+            for o in found): found = dict(type='FeatureCollection', features=found)
     features = found.get('features') if isinstance(found, dict) else None
     if not isinstance(features, list) or found.get('type') != 'FeatureCollection':
-        raise SegbookError(f'{file} is no GeoJSON of objects; expected a FeatureCollection')
+        raise SegbookError(f'{file} is no GeoJSON of objects; expected a FeatureCollection, or a '
+            'list of Features')
     size = _size_in(found, size, file)
-    shapes = [_polygons_of(o, f'feature {k} of {file}') for k, o in enumerate(features)]
+    shapes = [_polygons_of(o, f'feature {k} of {file}', size) for k, o in enumerate(features)]
     numbers = [o.get('id') for o in features]
     usable = all(isinstance(i, int) and 0 < i < 2**31 for i in numbers)
     if not usable or len(set(numbers)) < len(numbers): numbers = range(1, len(shapes) + 1)
