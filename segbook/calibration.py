@@ -260,10 +260,10 @@ class CalibrationReport:
     judged_on:int # other images, that both curves come from
 
     def __str__(self):
-        return (f'expected calibration error {self.before.ece():.4f}, with the temperature '
-            f'{self.temperature:.3f} {self.after.ece():.4f}; the temperature was fitted on '
-            f'{counted(self.fitted_on, "validation image")} and judged on '
-            f'{self.judged_on} others')
+        return (f'expected calibration error {self.before.ece():.4f}; with logits divided by the '
+            f'temperature {self.temperature:.3f} it is {self.after.ece():.4f}. The temperature was '
+            f'fitted on {counted(self.fitted_on, "validation image")}, and both errors were '
+            f'measured on {self.judged_on} others')
     __repr__ = __str__
 
 # %% ../nbs/workshop/calibration.ipynb #0ee116c8

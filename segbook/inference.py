@@ -18,6 +18,7 @@ from .files import progress_bar
 from .looks import looks_asked, mean_probabilities, probabilities_of
 from .mask_streams import check_mask_output, rows_of_answers, write_rows
 from .pass_memory import free_bytes
+from .reading.pixels import check_finite
 from segbook.thresholds import (
     ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
     margin_of,
@@ -39,6 +40,7 @@ def _to_chw(image, channels, value_range=None) -> Tensor:
                 f'trained on {channels} channels, so [{channels},H,W] is expected. '
                 'Cure: image.permute(2,0,1) if the channels stand last')
         x = x.float()/255 if x.dtype == torch.uint8 else x.float()
+        check_finite(x.numpy(), 'the image')
         if x.numel() and not (-1e-3 <= x.min() and x.max() <= 1 + 1e-3):
             raise SegbookError(f'the image holds values from {x.min():.2f} to {x.max():.2f}; a '
                 'float image is expected in 0 to 1, not normalised (that is done here)')
@@ -167,6 +169,19 @@ def _with_pixels(x) -> Tensor:
     if x.numel(): return x
     raise SegbookError(f'the image has no pixels: {list(x.shape[-2:])}. Expected one at least')
 
+# %% ../nbs/13_inference.ipynb #95e20315
+def _image_of(image, cfg) -> Tensor:
+    "The image as float [C,H,W] in 0..1; warns where it hardly uses the range of its numbers."
+    x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
+    top = x.max().item()
+    if cfg.get('value_range') is not None or not 0 < top <= .25: return x
+    levels = x*255
+    if (levels - levels.round()).abs().max() > 1e-3: # these were no bytes
+        warnings.warn(f'the brightest value of this image is {top:.1%} of what its numbers can '
+            'hold, so the network sees it nearly black. Where 10, 12 or 14 bits stand in 16, '
+            'divide by the value that means white: predict_image(learn, x/4095)')
+    return x
+
 # %% ../nbs/13_inference.ipynb #e10be97d
 def _threshold_of(cfg, threshold) -> float|None:
     "The threshold that was asked for, or that the segmenter was saved with; checked."
@@ -230,7 +245,7 @@ def predict_image(
     random field."""
     cfg = _preparation(learn)
     ignore, threshold = cfg['ignore_index'], _threshold_of(cfg, threshold)
-    x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
+    x = _image_of(image, cfg)
     kind = _probability_type(probabilities, cfg, x.shape[-2:])
     if crf: crf_step(x.shape[-2:])
     own, model, shown = x.shape[-2:], learn.model, x if crf else None
@@ -280,8 +295,9 @@ def _tensor_reader(model, x):
 # %% ../nbs/13_inference.ipynb #782dfba7
 def _sides(v, what, least) -> tuple[int, int]:
     "A number of pixels, or one for height and width, as two."
-    both = (v, v) if isinstance(v, int) else tuple(v)
-    if len(both) == 2 and all(isinstance(o, int) and o >= least for o in both): return both
+    both = tuple(v) if isinstance(v, (tuple, list)) else (v, v)
+    if len(both) == 2 and all(isinstance(o, (int, np.integer)) and o >= least for o in both):
+        return int(both[0]), int(both[1])
     raise SegbookError(f'{what}={v!r}: expected a number of pixels, or (height, width), of at '
         f'least {least}')
 
@@ -330,7 +346,7 @@ def predict_tiled(
     SegbookError: a tile or overlap that cannot be, an image that does not fit, an `out` that
     cannot be written or exists."""
     tile, overlap = _window_sides(tile, overlap)
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise SegbookError(f'batch_size={batch_size!r}: expected a whole number of at least 1')
     bare = isinstance(model, nn.Module)
     read, h, w, channels = (_tensor_reader if bare else _window_reader)(model, image)
@@ -362,7 +378,7 @@ def predict_tta(
     `.argmax(0)` is the mask; with one channel, > 0.5. Raises SegbookError as `predict_image` does,
     and for flips or scales that cannot be."""
     looks, cfg = looks_asked(flips, turns, scales), _preparation(model)
-    x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
+    x = _image_of(image, cfg)
     own, net = x.shape[-2:], model.model
     x = _prepared(net, x, cfg['mean'], cfg['std'], cfg['size'])
     with _evaluating(net):

@@ -88,6 +88,12 @@ class ScoredImages:
         "file, mean_iou, pixel_accuracy, boundary_f1, void_share, iou_CLASS ...: a row an image."
         return table_of_images(self.judged.names, self.counts, self.codes, self.ignore_index)
 
+# %% ../nbs/workshop/interpretation.ipynb #24ad4725
+def _how_many(n) -> int|None:
+    "A number of images, or None for all. Raises SegbookError for anything else."
+    if n is None or isinstance(n, (int, np.integer)) and n >= 0: return n
+    raise SegbookError(f'n={n!r}: expected how many images, 0 or more, or None for all')
+
 # %% ../nbs/workshop/interpretation.ipynb #b6c7cbe7
 class RankedImages(ScoredImages):
     "What is worst, and where the errors lie."
@@ -96,7 +102,7 @@ class RankedImages(ScoredImages):
     ) -> DataFrame: # rows of `per_image`
         "The images with the lowest mean IoU, lowest first; not those of which all is Void."
         return self.per_image.dropna(subset=['mean_iou']).sort_values('mean_iou',
-            kind='stable')[:n]
+            kind='stable')[:_how_many(n)]
 
     def worst_for(self,
         cls:str|int, # name or id of a class
@@ -110,7 +116,7 @@ class RankedImages(ScoredImages):
         right, predicted, true = np.stack([o.regions[:, k] for o in self.counts], 1)
         table.insert(1, 'wrong_pixels', predicted + true - 2*right)
         return table.dropna(subset=[column]).sort_values([column, 'wrong_pixels'],
-            ascending=[True, False], kind='stable')[:n]
+            ascending=[True, False], kind='stable')[:_how_many(n)]
 
     def boundary_errors(self,
         distances=(0, 1, 2, 4, 8, 16), # whole pixels, up to 64
@@ -163,6 +169,7 @@ class UndecidedImages(DrawnImages):
         if self.judged.learn is None:
             raise SegbookError('there is no network to ask, only masks. Cure: from_learner(learn)')
         images = list(self.judged.unlabelled if images is None else images)
+        n = _how_many(n)
         if images: return _most_undecided(self.judged.learn, images, progress)[:n]
         raise SegbookError('the data folder has no image without a mask. Cure: pass some, '
             'label_next(10, images=[...])')

@@ -4,7 +4,7 @@
 
 # %% ../nbs/workshop/onnx_files.ipynb #74172095
 from __future__ import annotations
-import contextlib, copy, inspect, io, json, logging, os, types, warnings
+import contextlib, copy, inspect, io, json, logging, math, os, types, warnings
 from pathlib import Path
 from unittest import mock
 
@@ -19,9 +19,10 @@ from .architectures.unet import MARGIN, UNet
 from .errors import SegbookError, first_line
 from .files import replace_file
 from .strips import ResizeToOrig, UnetBlock
+from .thresholds import class_pair
 
 # %% auto #0
-__all__ = ['CHECKED_SIZES', 'DeployedNetwork', 'graph_difference', 'onnx_metadata', 'export_onnx']
+__all__ = ['CHECKED_SIZES', 'DeployedNetwork', 'graph_difference', 'class_rule', 'onnx_metadata', 'export_onnx']
 
 # %% ../nbs/workshop/onnx_files.ipynb #b4b958af
 def _as_long(n) -> Tensor:
@@ -179,6 +180,21 @@ def graph_difference(
         worst = max(worst, float(np.abs(got[finite] - want[finite]).max()/scale))
     return worst
 
+# %% ../nbs/workshop/onnx_files.ipynb #5fd37056
+def class_rule(
+    facts:dict, # as in segmenter.json
+) -> str:
+    "How a class is read off the logits, in words; a threshold of two classes is part of it."
+    n, cut = facts['n_classes'], facts.get('threshold')
+    least = 0 if cut is None else math.log(cut/(1 - cut))
+    sure = '' if cut is None else f', a probability of {cut:g}'
+    if n == 1: return f'class 1 where above {least:.7g}{sure}; else class 0'
+    if cut is None:
+        return 'the class is the argmax over axis 1, its name codes[class]; Void has minus infinity'
+    first, second = class_pair(n, facts['ignore_index'])
+    return (f'class {second} where logit {second} less logit {first} is above {least:.7g}{sure}; '
+        f'else class {first}')
+
 # %% ../nbs/workshop/onnx_files.ipynb #328f6902
 def onnx_metadata(
     facts:dict, # as in segmenter.json
@@ -188,12 +204,11 @@ def onnx_metadata(
     about = {k: json.dumps(facts[k], ensure_ascii=False) for k in ('codes', 'ignore_index', 'mean',
         'std', 'size', 'arch', 'encoder', 'in_channels', 'n_classes')}
     return about | dict(value_range=json.dumps([low, high]), segbook=__version__,
+        threshold=json.dumps(facts.get('threshold')),
         input=f'image: float32 [batch,{facts["in_channels"]},height,width], channels first, '
             f'(value - {low})/({high} - {low}), not normalised: mean and std are in the graph'
             + (f'; resized to {facts["size"]} as in the training' if facts['size'] else ''),
-        output=f'logits: float32 [batch,{facts["n_classes"]},height,width]; '
-            + ('class 1 where above 0' if facts['n_classes'] == 1 else 'the class is the argmax '
-                'over axis 1, its name codes[class]; Void has minus infinity'))
+        output=f'logits: float32 [batch,{facts["n_classes"]},height,width]; ' + class_rule(facts))
 
 # %% ../nbs/workshop/onnx_files.ipynb #c814f574
 def _check_graph_file(file, overwrite):
