@@ -13,7 +13,7 @@ __all__ = []
 # %% ../../nbs/tasks/projects_nuclei.ipynb #962daec0
 CHAPTER = dict(title='Nuclei', notebook='projects/nuclei.ipynb')
 
-# %% ../../nbs/tasks/projects_nuclei.ipynb #c32e75c0
+# %% ../../nbs/tasks/projects_nuclei.ipynb #fa793277
 ex1 = Exercise('nuclei.1', 'Which nuclei touch another one?', """
 Write `touching`: the numbers of all nuclei that share the side of a pixel with another nucleus, \
 as a list in rising order. Corners do not count, and the background (0) is no nucleus. The \
@@ -21,7 +21,7 @@ picture ends at its edges: the first column is no neighbour of the last.""")
 
 @ex1.stub
 def touching(
-    ids, # NumPy array [H,W], the number of the nucleus at each pixel, 0 for the background
+    ids, # NumPy array [H,W], the number of the nucleus at each pixel, 0 outside
 ):       # list of numbers
     ...
 
@@ -81,7 +81,7 @@ def _(rng):
         ids = rng.integers(0, top, size)*rng.integers(0, 2, size)
         yield 'many nuclei', (ids,), _neighbours(ids, _SIDES)
 
-# %% ../../nbs/tasks/projects_nuclei.ipynb #8ee4f26d
+# %% ../../nbs/tasks/projects_nuclei.ipynb #fad83903
 ex2 = Exercise('nuclei.2', 'Merged or cut?', """
 Objects were found, and it was counted how many pixels each shares with each true nucleus. A \
 found object *merges* when it covers more than half of each of two true nuclei or more. A true \
@@ -91,7 +91,7 @@ as a tuple of two numbers.""")
 
 @ex2.stub
 def merged_and_cut(
-    shared,     # [N,T] int array, pixels that found object n and true nucleus t have in common
+    shared,     # [N,T] int array, pixels in common of found object n and true nucleus t
     found_area, # [N] int array, pixels of each found object
     true_area,  # [T] int array, pixels of each true nucleus
 ):              # (objects that merge, nuclei that are cut)
