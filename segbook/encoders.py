@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torchvision
 from torch import nn
 
-from .convolution import conv_cost
+from .convolution import conv_cost, conv_output_size
 from .errors import SegbookError, first_line, listed, nearest_names
 from .files import progress_bar
+from .late_compiler import import_without_compiler
 from .weights import PACKAGED_WEIGHTS, adapt_first_convolution, packaged_file
 from .weights import packaged_state
 
@@ -29,11 +29,16 @@ __all__ = ['OWN_ENCODER', 'find_encoder', 'torchvision_encoder', 'channels_asked
            'default_encoder', 'chosen_encoder', 'encoders']
 
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
+def _torchvision_models():
+    "torchvision's networks; imported when one is asked for."
+    return import_without_compiler('torchvision.models')
+
 def _torchvision_encoders() -> list[str]:
     "Names of torchvision's classifiers whose body is a chain that `DynamicUnet` can cut."
     families = ('alexnet', 'convnext', 'densenet', 'efficientnet', 'googlenet', 'mobilenet',
         'mnasnet', 'regnet', 'resnet', 'resnext', 'vgg', 'wide_resnet')
-    return [o for o in torchvision.models.list_models(module=torchvision.models)
+    models = _torchvision_models()
+    return [o for o in models.list_models(module=models)
         if o.startswith(families)]
 
 def _all_encoders() -> list[str]:
@@ -44,11 +49,10 @@ def _all_encoders() -> list[str]:
 
 def _timm():
     "The timm module, or an error with the cure."
-    try: import timm
+    try: return import_without_compiler('timm')
     except ImportError as e:
         raise SegbookError("this encoder comes from timm, which is not installed; expected one of "
             "torchvision's encoders or timm. Cure: pip install 'segbook[timm]'") from e
-    return timm
 
 def _near_text(name, options) -> str:
     "The nearest names in words; 'none' where nothing is near: the whole list would fill pages."
@@ -118,7 +122,7 @@ def _downloaded(address) -> Path:
 
 def _torchvision_state(name) -> dict:
     "ImageNet weights of a torchvision model, from the cache or the network."
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    weights = _torchvision_models().get_model_weights(name).DEFAULT
     file = _downloaded(weights.url)
     if not file.exists():
         why = _reachable(weights.url)
@@ -165,7 +169,7 @@ def _timm_overlay(name) -> dict:
 # %% ../nbs/workshop/encoders.ipynb #9721bb3f
 def torchvision_encoder(name, in_channels, pretrained) -> nn.Sequential:
     "A torchvision classifier without its head, as a chain of layers."
-    model = torchvision.models.get_model(name, weights=None,
+    model = _torchvision_models().get_model(name, weights=None,
         **({'init_weights': False} if name == 'googlenet' else {}))
     if pretrained: model.load_state_dict(_torchvision_state(name))
     if name == 'googlenet': # its classifiers stand among the layers
@@ -264,6 +268,35 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
 # %% ../nbs/workshop/encoders.ipynb #9cee356b
 _KEEP_SIZES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Dropout)
 
+def _is_plain(layer) -> bool:
+    "Is a layer a convolution whose answer's shape is known without a pass, or one that keeps it?"
+    if isinstance(layer, _KEEP_SIZES): return True
+    same = type(layer).__name__ == 'Conv2dSame' # timm's
+    return (same or type(layer) is nn.Conv2d and not isinstance(layer.padding, str)
+        and layer.padding_mode == 'zeros')
+
+def _shape_only(conv):
+    "The forward of a convolution, without the sums: zeros of its answer's shape."
+    def shape_of(x):
+        if x.shape[1] != conv.in_channels: raise ValueError(f'{conv} takes no {list(x.shape)}')
+        if type(conv) is nn.Conv2d: sides = conv_output_size(tuple(x.shape[2:]),
+            conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        else: sides = (-(-n//s) for n, s in zip(x.shape[2:], conv.stride))
+        return x.new_zeros(len(x), conv.out_channels, *sides)
+    return shape_of
+
+# %% ../nbs/workshop/encoders.ipynb #92665c58
+def _without_sums(body) -> tuple[nn.Module, str]:
+    "A copy of an encoder for passes that only tell shapes, and the device of their images."
+    own = [o for o in body.modules() if next(o.parameters(False), None) is not None]
+    plain = all(map(_is_plain, own))
+    shared = {id(o): o for o in [*body.parameters(), *body.buffers()] if plain}
+    bare = copy.deepcopy(body, shared).eval()
+    for m in bare.modules():
+        if isinstance(m, _KEEP_SIZES): m.forward = lambda x: x
+        elif plain and isinstance(m, nn.Conv2d): m.forward = _shape_only(m)
+    return (bare, 'cpu') if plain else (bare.to('meta'), 'meta')
+
 def sizes_taken(
     body:nn.Module, # an encoder
     in_channels:int=3, # channels of the image
@@ -271,11 +304,10 @@ def sizes_taken(
     """The sizes of images that an encoder takes, found by passes without values.
 
     Raises SegbookError where it takes none of those that were tried."""
-    bare = copy.deepcopy(body).to('meta').eval()
-    for m in (o for o in bare.modules() if isinstance(o, _KEEP_SIZES)): m.forward = lambda x: x
+    bare, device = _without_sums(body)
     def takes(h, w):
         try:
-            with torch.no_grad(): y = bare(torch.empty(1, in_channels, h, w, device='meta'))
+            with torch.no_grad(): y = bare(torch.empty(1, in_channels, h, w, device=device))
         except Exception: return False # whatever a network says to a size
         return y.numel() > 0
     for multiple in (1, 2, 4, 8, 16, 32, 64):
@@ -316,7 +348,7 @@ _COMMON = ('resnet18', 'resnet34', 'resnet50', 'mobilenet_v3_large', 'efficientn
 
 def _torchvision_weights(name) -> tuple[str, str]:
     "Where the weights of a torchvision network are, and their licence."
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    weights = _torchvision_models().get_model_weights(name).DEFAULT
     return 'here' if _downloaded(weights.url).exists() else 'by download', 'not stated'
 
 def _timm_weights(name) -> tuple[str, str]:

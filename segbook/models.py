@@ -7,7 +7,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import UserDict
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import lazy_loader
@@ -17,6 +16,7 @@ from .encoders import OWN_ENCODER, chosen_encoder
 from .encoders import encoder_stats as encoder_stats, encoders as encoders
 from .encoders import find_encoder as find_encoder
 from .errors import SegbookError, nearest_names
+from .late_compiler import import_without_compiler
 if TYPE_CHECKING: # the module of each is imported when the name is asked for
     from segbook.architectures.patch_classifier import patch_classifier as patch_classifier
     from segbook.architectures.fcn import fcn as fcn
@@ -64,7 +64,8 @@ class Builders(UserDict):
     "Name of an architecture -> its builder, which is imported when it is asked for."
     def __getitem__(self, name):
         found = super().__getitem__(name)
-        return getattr(import_module(found), name) if isinstance(found, str) else found
+        if not isinstance(found, str): return found
+        return getattr(import_without_compiler(found), name)
 
 MODELS = Builders({o: f'segbook.architectures.{o}' for o in _ARCHITECTURES})
 

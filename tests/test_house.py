@@ -14,9 +14,11 @@ import front
 
 # Imports run downward: a module imports from those before it, and from its own row only what is
 # said below.
-LAYERS = [['errors'], ['files'], ['fastai_names'], ['apart'], ['processes'], ['pass_memory'],
-    ['reading.failures', 'reading.orientation', 'reading.dicom', 'reading.nifti', 'reading.tiff',
-        'reading.stored', 'reading.pixels', 'reading.facts', 'reading.volumes', 'reading'],
+LAYERS = [['errors'], ['files'], ['fastai_names', 'late_compiler'], ['apart'], ['processes'],
+    ['pass_memory'],
+    ['reading.failures', 'reading.orientation', 'reading.placement', 'reading.dicom',
+        'reading.nifti', 'reading.tiff', 'reading.stored', 'reading.pixels', 'reading.facts',
+        'reading.volumes', 'reading'],
     ['masks.channels', 'masks.arrays', 'masks.colours', 'masks.mask', 'masks.listing',
         'masks.folder', 'masks.likeness', 'masks.seen',
         'masks.recode', 'masks.problems', 'masks.pictures', 'masks.mappings', 'masks.palettes',

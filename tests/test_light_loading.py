@@ -55,6 +55,30 @@ def test_a_fresh_process_without_fastai_predicts_the_same(tmp_path):
         assert torch.equal(torch.load(folder/'answer.pt'), segmenter.predict(image)), folder.name
 
 
+# no predicted image needs these; torch itself brings numpy, and safetensors packaging
+NEEDLESS = ('torch._dynamo', 'torch._inductor', 'torch.fx.experimental.symbolic_shapes', 'triton',
+    'sympy', 'fastai', 'fastcore', 'matplotlib', 'IPython', 'pandas', 'scipy', 'skimage', 'onnx',
+    'onnxruntime', 'tifffile', 'ipywidgets')
+
+
+@pytest.mark.parametrize('arch, encoder, others', [('unet', 'own', ('torchvision', 'timm')),
+    ('dynamic_unet_lean', 'resnet18', ('timm',)), ('panet', 'resnet18', ('timm',)),
+    ('dynamic_unet_lean', 'tf_efficientnet_lite0', ())])
+def test_what_a_fresh_process_does_not_import(tmp_path, arch, encoder, others):
+    """From a saved folder to the mask of a file: no compiler, no tables, no figures. A stand-in
+    that was left would lie in `sys.modules`, too."""
+    from PIL import Image
+    Image.new('RGB', (64, 48)).save(tmp_path/'image.png')
+    code = ('import sys; from segbook.export import load_segmenter\n'
+        'mask = load_segmenter(sys.argv[1]).predict(sys.argv[2]); assert mask.shape == (48, 64)\n'
+        'print(*sorted(set(sys.argv[3:]) & set(sys.modules)))')
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code,
+        saved(tmp_path/'model', arch, encoder), tmp_path/'image.png', 'torch', *NEEDLESS,
+        *others], cwd=ROOT, capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr[-2000:]
+    assert res.stdout.split() == ['torch']
+
+
 @pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v3_small', 'densenet121'])
 @pytest.mark.parametrize('channels', [1, 2, 4])
 def test_another_number_of_channels_is_that_of_fastai(name, channels):
@@ -123,6 +147,7 @@ def test_the_table_of_architectures_is_one():
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'timm/lcnet_050', 'tf_efficientnet_lite0', 'alexnet',
+    'convnext_tiny', 'dla34',
     'densenet121', 'googlenet', 'timm/repvgg_a0'])
 def test_sizes_that_an_encoder_takes(name):
     "Against passes with values and all layers, around the numbers that were found"
