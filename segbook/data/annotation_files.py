@@ -17,43 +17,8 @@ from ..reading.facts import image_facts
 from ..reading.orientation import turned, turned_size
 
 # %% auto #0
-__all__ = ['read_annotations', 'tool_of_text', 'tool_of_json', 'tool_of_file', 'ImageFinder', 'number_of', 'stated_size',
+__all__ = ['number_of', 'tool_of_text', 'tool_of_json', 'read_annotations', 'tool_of_file', 'ImageFinder', 'stated_size',
            'Ground', 'ground_for']
-
-# %% ../../nbs/workshop/data/annotation_files.ipynb #70592e64
-def _decoded(file, encoding):
-    "The text of a file, and a note where its encoding was guessed."
-    if not os.path.isfile(file):
-        raise SegbookError(f'{file} is '
-            + ('a folder' if os.path.isdir(file) else 'not a regular file' if os.path.exists(file)
-                else 'not there') + '; expected a JSON file of annotations. Check the path.')
-    try: return (file.read_text(encoding) if encoding else read_text(file)), ''
-    except LookupError:
-        raise SegbookError(f'encoding={encoding!r} is none that Python knows; expected for example '
-            '"gbk", "shift_jis" or "latin-1".') from None
-    except UnicodeError as e:
-        if encoding:
-            raise SegbookError(f'{file} is not written in {encoding} ({e}). Name another encoding, '
-                'or leave it out.') from None
-        return (file.read_bytes().decode('cp1252', 'replace'), f'{printable(file.name)} is not '
-            'UTF-8 and was read as Windows-1252: look at the names, or pass encoding=')
-
-def read_annotations(
-    file, # path of a JSON file
-    encoding=None, # as Python calls it; None: UTF-8, UTF-16, else Windows-1252
-) -> tuple: # what it holds, and what is to be said of its encoding, '' for nothing
-    "Read a JSON file. Raises SegbookError when it is not there or is no JSON."
-    file = Path(file)
-    try:
-        text,note = _decoded(file, encoding)
-        return json.loads(text.removeprefix('\ufeff')), note
-    except OSError as e:
-        raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
-    except (ValueError,RecursionError) as e:
-        if isinstance(e, SegbookError): raise
-        cure = tool_of_text(text) or 'Export it again, as UTF-8.'
-        raise SegbookError(f'{file} is no JSON ({" ".join(str(e).split())}); expected an '
-            f'annotation file. {cure}') from e
 
 # %% ../../nbs/workshop/data/annotation_files.ipynb #870cee89
 _AS_COCO = 'Export it there as COCO, for from_coco.'
@@ -61,6 +26,13 @@ _XML = ('It is XML. CVAT: export "COCO 1.0", for from_coco, or "Segmentation mas
     'check_masks. Pascal VOC: its masks are the PNG files in SegmentationClass, for check_masks.')
 _YOLO = ('It looks like a file of YOLO, numbers without the size of the image. Export COCO from '
     'the tool that wrote it, for from_coco.')
+
+def number_of(x):
+    "A finite number, also from text; None for anything else."
+    if isinstance(x, bool) or not isinstance(x, (int,float,str)): return None
+    try: x = float(x)
+    except (ValueError,OverflowError): return None
+    return x if np.isfinite(x) else None
 
 def tool_of_text(
     text:str, # of a file that is no JSON
@@ -99,6 +71,41 @@ def tool_of_json(
     if isinstance(found.get('objects'), list) and 'size' in found:
         return f"It looks like Supervisely's JSON. {_AS_COCO}"
     return ''
+
+# %% ../../nbs/workshop/data/annotation_files.ipynb #70592e64
+def _decoded(file, encoding):
+    "The text of a file, and a note where its encoding was guessed."
+    if not os.path.isfile(file):
+        raise SegbookError(f'{file} is '
+            + ('a folder' if os.path.isdir(file) else 'not a regular file' if os.path.exists(file)
+                else 'not there') + '; expected a JSON file of annotations. Check the path.')
+    try: return (file.read_text(encoding) if encoding else read_text(file)), ''
+    except LookupError:
+        raise SegbookError(f'encoding={encoding!r} is none that Python knows; expected for example '
+            '"gbk", "shift_jis" or "latin-1".') from None
+    except UnicodeError as e:
+        if encoding:
+            raise SegbookError(f'{file} is not written in {encoding} ({e}). Name another encoding, '
+                'or leave it out.') from None
+        return (file.read_bytes().decode('cp1252', 'replace'), f'{printable(file.name)} is not '
+            'UTF-8 and was read as Windows-1252: look at the names, or pass encoding=')
+
+def read_annotations(
+    file, # path of a JSON file
+    encoding=None, # as Python calls it; None: UTF-8, UTF-16, else Windows-1252
+) -> tuple: # what it holds, and what is to be said of its encoding, '' for nothing
+    "Read a JSON file. Raises SegbookError when it is not there or is no JSON."
+    file = Path(file)
+    try:
+        text,note = _decoded(file, encoding)
+        return json.loads(text.removeprefix('\ufeff')), note
+    except OSError as e:
+        raise SegbookError(f'{file} cannot be read ({e.strerror}). Check the path.') from e
+    except (ValueError,RecursionError) as e:
+        if isinstance(e, SegbookError): raise
+        cure = tool_of_text(text) or 'Export it again, as UTF-8.'
+        raise SegbookError(f'{file} is no JSON ({" ".join(str(e).split())}); expected an '
+            f'annotation file. {cure}') from e
 
 # %% ../../nbs/workshop/data/annotation_files.ipynb #63f7ecfa
 def tool_of_file(
@@ -170,13 +177,6 @@ class ImageFinder:
         return self.find(unquote(name)) if unquote(name) != name else None
 
 # %% ../../nbs/workshop/data/annotation_files.ipynb #39a64ee0
-def number_of(x):
-    "A finite number, also from text; None for anything else."
-    if isinstance(x, bool) or not isinstance(x, (int,float,str)): return None
-    try: x = float(x)
-    except (ValueError,OverflowError): return None
-    return x if np.isfinite(x) else None
-
 def stated_size(height, width):
     "Height and width as a file states them; None where one is missing or no size."
     hw = [number_of(x) for x in (height, width)]

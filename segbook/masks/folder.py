@@ -79,7 +79,8 @@ def _sub_folder(path, name, what):
         + (f'the folders {listed(there, 12)}' if there else 'no folders at all')
         + f'. Name the right one with {what}=..., or make {name!r}.'
         + (f' What lies there ({" and ".join(lying)}) is no data folder yet: from_labelme and '
-            'from_coco of segbook.data make one of what an annotation tool wrote.' if lying else ''))
+            'from_coco of segbook.data make one of what an annotation tool wrote.'
+            if lying else ''))
 
 # %% ../../nbs/workshop/masks/folder.ipynb #0b21c57a
 def _raise_no_images(found):
