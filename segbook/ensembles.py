@@ -180,6 +180,14 @@ def state_of_fold(
     return f'{run.get("status")}, {run.get("epochs_done")} of {total} epochs'
 
 # %% ../nbs/workshop/ensembles.ipynb #8c00fd4d
+def _real_folder(folder) -> Path:
+    "The folder that holds the files of a model, whatever name leads to it."
+    inner = folder/'model'
+    try:
+        inside = not (folder/'segmenter.json').exists() and (inner/'segmenter.json').exists()
+        return (inner if inside else folder).resolve()
+    except (OSError, ValueError, RuntimeError): return folder # loading says what is wrong
+
 def member_folders(
     folder, # perhaps of `segbook_train --folds`, or a list of folders
     partial:bool=False, # the folds that are finished, where others are not
@@ -187,7 +195,8 @@ def member_folders(
     "The folders of an ensemble. Raises SegbookError for folds that are not finished."
     if isinstance(folder, (list, tuple)):
         found = [Path(o) for o in folder]
-        if twice := [o for k, o in enumerate(found) if o in found[:k]]:
+        real = [_real_folder(o) for o in found]
+        if twice := [o for k, o in enumerate(found) if real[k] in real[:k]]:
             raise SegbookError(f'{twice[0]} is named twice: it would count double in the mean. '
                 'Cure: name each member once')
         if not found: raise SegbookError('the list of folders is empty; expected one at least')

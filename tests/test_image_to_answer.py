@@ -120,3 +120,30 @@ def test_how_many_images_is_a_number_or_all():
     for odd in (-1, 1.5, '2'):
         for worst in (seen.worst, lambda n: seen.worst_for('a', n)):
             with pytest.raises(SegbookError, match='how many images'): worst(odd)
+
+
+def test_the_command_names_the_image_it_warns_of(monkeypatch, capsys, tmp_path):
+    from segbook.cli import predict
+    batch = predict._Batch(SimpleNamespace(codes=['a', 'b', 'c', 'd']), tmp_path, None, [])
+    monkeypatch.setattr(predict, '_write_overlay', lambda *args: None)
+    monkeypatch.setattr(predict, 'answered', lambda model, file, asked: (
+        predict_image(learnt(), np.load(file)).numpy(), None))
+    for name in ('dark', 'dim', 'bright'):
+        x = np.random.default_rng(0).integers(0, 4096, (9, 9, 3)).astype(np.uint16)
+        np.save(tmp_path/f'{name}.npy', x*16 if name == 'bright' else x)
+        batch.predict(tmp_path/f'{name}.npy', name)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and not batch.lost and batch.n == 3
+    assert 'note: dark.npy: the brightest' in told[0] and 'note: dim.npy: the brightest' in told[1]
+
+
+def test_one_model_is_no_ensemble_under_two_names(tmp_path, monkeypatch):
+    from segbook.ensembles import member_folders
+    for run in ('a', 'b'):
+        (tmp_path/run/'model').mkdir(parents=True)
+        (tmp_path/run/'model'/'segmenter.json').write_text('{}')
+    (tmp_path/'link').symlink_to(tmp_path/'a')
+    monkeypatch.chdir(tmp_path)
+    assert list(map(str, member_folders(['a', 'b']))) == ['a', 'b']
+    for other in ('a', './a/', 'a/model', tmp_path/'a', 'link', 'b/../a', 'link/model'):
+        with pytest.raises(SegbookError, match='named twice'): member_folders(['b', 'a', other])

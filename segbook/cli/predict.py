@@ -4,7 +4,7 @@
 
 # %% ../../nbs/workshop/cli/predict.ipynb #367a5ed3
 from __future__ import annotations
-import errno, glob, hashlib, os
+import errno, glob, hashlib, os, warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,6 +107,16 @@ def _shares_told(mask, codes) -> str:
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 # %% ../../nbs/workshop/cli/predict.ipynb #2b54e591
+def _with_notes(name, work):
+    "The result of `work`; what it warns of is told, with the name of the image."
+    with warnings.catch_warnings(record=True) as told:
+        warnings.filterwarnings('always', module='segbook')
+        result = work()
+    for text in dict.fromkeys(str(o.message) for o in told):
+        tell('segbook_predict', f'note: {name}: {text}')
+    return result
+
+# %% ../../nbs/workshop/cli/predict.ipynb #79054c06
 @dataclass
 class _Batch:
     "The images of one call: what is written, and what could not be."
@@ -132,8 +142,8 @@ class _Batch:
         name = printable(file.name)
         paths = [self.out/f'{base}_{o}.png' for o in ('mask', 'overlay')]
         asked = replace(self.options, probabilities=True) if self.objects else self.options
-        mask, p = self.attempt(lambda: answered(self.model, file, asked),
-            f'{name} was left out') or (None, None)
+        work = lambda: _with_notes(name, lambda: answered(self.model, file, asked))
+        mask, p = self.attempt(work, f'{name} was left out') or (None, None)
         if mask is None or self.attempt(lambda: _write_mask(mask, paths[0]) or 1,
                 f'{name} was left out') is None: return
         self.n += 1
