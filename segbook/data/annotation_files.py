@@ -22,9 +22,9 @@ __all__ = ['number_of', 'tool_of_text', 'tool_of_json', 'read_annotations', 'too
 
 # %% ../../nbs/workshop/data/annotation_files.ipynb #870cee89
 _AS_COCO = 'Export it there as COCO, for from_coco.'
-_XML = ('It is XML. CVAT: export "COCO 1.0", for from_coco, or "Segmentation mask 1.1", for '
+_FOR_XML = ('It is XML. CVAT: export "COCO 1.0", for from_coco, or "Segmentation mask 1.1", for '
     'check_masks. Pascal VOC: its masks are the PNG files in SegmentationClass, for check_masks.')
-_YOLO = ('It looks like a file of YOLO, numbers without the size of the image. Export COCO from '
+_FOR_YOLO = ('It looks like a file of YOLO, numbers without the size of the image. Export COCO from '
     'the tool that wrote it, for from_coco.')
 
 def number_of(x):
@@ -38,11 +38,11 @@ def tool_of_text(
     text:str, # of a file that is no JSON
 ) -> str: # a sentence; '' for an unknown one
     "What a text file of annotations seems to be, and what to export in its place."
-    if text.lstrip('\ufeff \r\n\t').startswith('<'): return _XML
+    if text.lstrip('\ufeff \r\n\t').startswith('<'): return _FOR_XML
     lines = [o.split() for o in text.splitlines()[:20] if o.strip()]
     numbers = bool(lines) and all(o[0].isdigit() and len(o) > 4
         and all(number_of(v) is not None for v in o) for o in lines)
-    return _YOLO if numbers else ''
+    return _FOR_YOLO if numbers else ''
 
 # %% ../../nbs/workshop/data/annotation_files.ipynb #c48c6c3b
 _LABEL_STUDIO, _MINIMAL = {'annotations', 'completions', 'data'}, {'annotator', 'annotation_id'}
