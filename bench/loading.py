@@ -49,29 +49,37 @@ def contest(n, size, bs):
     return Contest({k: lambda dl=dl: partial(through, dl) for k, dl in dls.items()}, facts)
 
 
-def deep_tiff(shape, how):
-    "One TIFF of sixteen bits, read by tifffile, as it is stored, and as numbers from 0 to 1"
+def deep_tiff(shape, dtype, how):
+    "One TIFF, read by tifffile, as it is stored, and as numbers from 0 to 1"
     import tifffile
     file = Path(tempfile.mkdtemp())/'deep.tif'
-    x = np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
+    x = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
     tifffile.imwrite(file, x, **how)
     def facts():
-        assert np.array_equal(open_stored(file).pixels.ravel(), (x if how['planarconfig'] != 2
+        assert np.array_equal(open_stored(file).pixels.ravel(), (x if how.get('planarconfig') != 2
                     else np.moveaxis(x, 0, -1)).ravel())
         return dict(bytes=file.stat().st_size)
+    top = np.iinfo(dtype).max
     return Contest({'segbook open_stored': lambda: partial(open_stored, file),
-        'segbook read_image': lambda: partial(read_image, file),
+        'segbook read_image': lambda: partial(read_image, file, value_range=(0, top)),
         'tifffile imread': lambda: partial(tifffile.imread, file)}, facts, 'tifffile imread')
 
 
 def tiff_cases():
-    "Grey, colours, bands beside each other and bands one after the other"
-    kinds = {'grey': ((512, 512), dict(photometric='minisblack', planarconfig=None)),
-        'colours': ((512, 512, 3), dict(photometric='rgb', planarconfig=1)),
-        '7 bands': ((512, 512, 7), dict(photometric='minisblack', planarconfig=1)),
-        '13 bands apart': ((13, 512, 512), dict(photometric='minisblack', planarconfig=2))}
-    return [Case(f'TIFF of 16 bits, {name}', 'values', float(np.prod(shape)), f'512x512, {name}',
-            partial(deep_tiff, shape, how)) for name, (shape, how) in kinds.items()]
+    "Grey, colours, bands beside each other, bands one after the other, and pages"
+    grey, colours = dict(photometric='minisblack'), dict(photometric='rgb')
+    kinds = {'16 bits, grey': ((512, 512), np.uint16, grey),
+        '16 bits with a sign, grey': ((512, 512), np.int16, grey),
+        '32 bits, grey': ((512, 512), np.uint32, grey),
+        '16 bits, colours': ((512, 512, 3), np.uint16, colours | dict(planarconfig=1)),
+        '16 bits, colours and alpha': ((512, 512, 4), np.uint16,
+            colours | dict(extrasamples=['unassalpha'])),
+        '16 bits, 7 bands': ((512, 512, 7), np.uint16, grey | dict(planarconfig=1)),
+        '16 bits, 13 bands apart': ((13, 512, 512), np.uint16, grey | dict(planarconfig=2)),
+        '16 bits, 13 pages': ((13, 512, 512), np.uint16, grey),
+        '8 bits, 4 bands': ((512, 512, 4), np.uint8, grey | dict(planarconfig=1))}
+    return [Case(f'TIFF of {name}', 'values', float(np.prod(shape)), f'512x512, {name}',
+            partial(deep_tiff, shape, dtype, how)) for name, (shape, dtype, how) in kinds.items()]
 
 
 def cases(smoke):

@@ -12,6 +12,7 @@ from ..files import stem_of
 from ..masks.arrays import read_mask
 from ..masks.folder import SegFolder, n_validation_images, random_validation
 from ..reading.facts import EXIF_TURNS, common_channels, common_range, image_facts
+from ..reading.placement import PLACE_CURE, placement_difference
 
 # %% auto #0
 __all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_range', 'set_facts', 'n_training_images',
@@ -31,7 +32,7 @@ def open_folder(path, images, labels, codes, valid):
 
 # %% ../../nbs/workshop/data/checks.ipynb #3f0f22f9
 def folder_facts(folder, channels=None):
-    "ImageFacts of all images; a SegbookError when an image and its mask differ in size."
+    "ImageFacts of all images; a SegbookError when a mask differs in size, or lies elsewhere."
     with ThreadPoolExecutor(8) as ex:
         xs = list(ex.map(lambda f: image_facts(f, channels), folder.images))
         ys = list(ex.map(image_facts, folder.labels))
@@ -42,6 +43,9 @@ def folder_facts(folder, channels=None):
             '{} is {}x{} and its mask {}x{} (height x width). '.format(f.name, *x.size, *y.size)
             + (EXIF_TURNS if x.size == y.size[::-1] and max(x.orientation, y.orientation) > 4 else
                 'Expected equal sizes: resize those masks with nearest, or the images.'))
+    for f,x,y in zip(folder.labels, xs, ys):
+        if why := placement_difference(x.placement, y.placement, x.size):
+            raise SegbookError(f'{f.name} does not lie where its image lies: {why}. {PLACE_CURE}')
     return xs
 
 # %% ../../nbs/workshop/data/checks.ipynb #4501ae63

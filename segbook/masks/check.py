@@ -20,6 +20,7 @@ from .problems import class_problems, count_files, split_problems
 from .problems import mask_problems, pair_problems, void_parts
 from .recode import recode_mask
 from .seen import LOSSY_FORMATS, holds_colours, see_all_files
+from ..reading.placement import placement_difference
 
 # %% auto #0
 __all__ = ['MaskReport', 'check_masks']
@@ -116,6 +117,7 @@ def _why_unusable(i, m, doubled):
     if i.error or m.error: return 'not to be read'
     if m.unfit: return 'no ids'
     if i.size != m.size: return 'two sizes'
+    if placement_difference(i.placement, m.placement, i.size): return 'of another place'
     if m.format in LOSSY_FORMATS: return 'JPEG masks'
     if {i.file, m.file} & doubled: return 'doubled names'
     if not (i.file.name.isprintable() and m.file.name.isprintable()): return 'odd letters'

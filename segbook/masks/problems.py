@@ -14,10 +14,11 @@ from .likeness import MOST_COMPARED, near_pairs
 from .seen import LOSSY_FORMATS, holds_colours
 from ..reading.facts import EXIF_TURNS
 from ..reading.failures import RESTORE
+from ..reading.placement import PLACE_CURE, placement_difference
 
 # %% auto #0
-__all__ = ['MaskProblem', 'pair_problems', 'left_out_problems', 'valid_problems', 'unreadable_files', 'mask_problems',
-           'split_problems', 'count_files', 'void_parts', 'class_problems']
+__all__ = ['MaskProblem', 'pair_problems', 'left_out_problems', 'valid_problems', 'unreadable_files', 'placement_problems',
+           'mask_problems', 'split_problems', 'count_files', 'void_parts', 'class_problems']
 
 # %% ../../nbs/workshop/masks/problems.ipynb #0e0316d7
 @dataclass
@@ -108,8 +109,23 @@ def unreadable_files(
     return ps
 
 # %% ../../nbs/workshop/masks/problems.ipynb #ca4684df
+_PATIENT_FORMATS = 'NIfTI', 'DICOM' # ids of many bits are usual there, and read in full
+
 _UNNOTED = ('No EXIF orientation says so in either file: turn one of the two, as the picture was '
     'taken.')
+
+# %% ../../nbs/workshop/masks/problems.ipynb #8aad7bf6
+def placement_problems(
+    pairs, # of SeenFile, image and mask
+) -> list: # of MaskProblem
+    "Masks that do not lie where their images lie, as the files of both state it."
+    off = [(i, m, why) for i,m in pairs if not (i.error or m.error) and i.size == m.size
+        and (why := placement_difference(i.placement, m.placement, i.size))]
+    if not off: return []
+    said = listed([f'{m.file.name} ({why})' for _,m,why in off])
+    return [MaskProblem('placement', [m.file for _,m,_ in off], f'{counted(len(off), "mask")} that '
+            f'do not lie where the image lies: {said}. Expected one place, or each pixel of the '
+            f'mask names another one of the image. {PLACE_CURE}')]
 
 # %% ../../nbs/workshop/masks/problems.ipynb #7fb39ac4
 def mask_problems(pairs):
@@ -130,9 +146,10 @@ def mask_problems(pairs):
     err('JPEG', [o for o in ms if o.format in LOSSY_FORMATS], 'stored as JPEG: {}. Expected PNG: '
         'JPEG blurs ids into values between them, and what is lost cannot be restored. Export the '
         'masks again as PNG.')
-    err('16 bit', [o for o in ms if o.bits > 8], 'with 16 bits or more a pixel: {}. Expected 8 '
-        'bits: readers cut larger values off. Are they instance ids rather than class ids? If '
-        'class ids, fix=FOLDER writes them as 8 bits.')
+    deep = [o for o in ms if o.bits > 8 and o.format not in _PATIENT_FORMATS]
+    err('16 bit', deep, 'with 16 bits or more a pixel: {}. Expected 8 bits: readers cut larger '
+        'values off. Are they instance ids rather than class ids? If class ids, fix=FOLDER writes '
+        'them as 8 bits.')
     err('channels', [o for o in ms if o.kind == 'repeated' and o.format not in LOSSY_FORMATS
             and not holds_colours(o)], 'with the ids repeated in several '
         'channels: {}. Expected one channel. fix=FOLDER writes one.')
@@ -147,7 +164,7 @@ def mask_problems(pairs):
             else f'{len(turned)} of them {"is" if len(turned) == 1 else "are"} turned by 90 '
             f'degrees. {EXIF_TURNS if any(turned) else _UNNOTED} ')
         + 'Export them again at the image\'s size; resample masks only with nearest.')
-    return ps
+    return ps + placement_problems(pairs)
 
 # %% ../../nbs/workshop/masks/problems.ipynb #9e41c0aa
 _FILM = ('Are they frames of one film, or pictures of one patient or street? Put all of them into '

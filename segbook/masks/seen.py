@@ -46,6 +46,7 @@ class SeenFile:
     colour: tuple | None = None # of a mask drawn in one colour on a transparent ground
     flat: int | None = None # of a mask of one colour and one alpha: that alpha
     palette: dict | None = None # of a palette mask: the colour of each value
+    placement: object = None # where it lies in the patient, see `Placement`
     measured: object = None # what the caller measured of the pixels
     top: dict | None = None # of a mask with too many colours: the commonest and their pixels
 
@@ -60,6 +61,7 @@ def see_image(
         s = open_stored(file, quick=True)
         o.facts, o.bits, o.format = facts_of(s, file), s.bits, s.format
         o.size, o.orientation, o.pages = o.facts.size, s.orientation, s.pages
+        o.placement = s.placement
         n = o.facts.channels
         o.mode = (s.mode if s.mode not in ('array', 'bands')
             else {1: 'L', 3: 'RGB'}.get(n, f'{n} channels'))
@@ -104,7 +106,7 @@ def see_mask(
     try:
         m = open_mask(file)
         o.mode, o.bits, o.format, o.size = m.mode, m.bits, m.format, m.size
-        o.orientation, o.pages = m.orientation, m.pages
+        o.orientation, o.pages, o.placement = m.orientation, m.pages, m.placement
         v = mask_values(m)
         o.kind, o.colour, o.flat, o.size = v.kind, v.colour, v.flat, v.x.shape
         if o.mode in ('array', 'bands') and v.kind == 'ids': o.mode = 'L'

@@ -34,12 +34,24 @@ def needed(package, kind, file):
             f"installed", "pip install 'segbook[medical]'.") from e
 
 # %% ../../nbs/workshop/reading/dicom.ipynb #d903ab40
+_SEGMENTATIONS = '1.2.840.10008.5.1.4.1.1.66.4', '1.2.840.10008.5.1.4.1.1.66.7'
+
+def _refuse_segmentation(file, ds):
+    "Raise an UnreadableFile for a DICOM segmentation, whose frames are no slices of an image."
+    if ds.get('SOPClassUID') in _SEGMENTATIONS or ds.get('Modality') == 'SEG':
+        raise UnreadableFile(file, 'it is a DICOM segmentation (SEG), which holds a picture for '
+            'each segment in each slice where it occurs, in an order of its own; expected a '
+            'picture', "Export it as a NIfTI volume of labels, with 3D Slicer or dcmqi's "
+            'segimage2itkimage; volume_slices(labels, folder, name=..., like=image) cuts that as '
+            'its image lies.')
+
 def open_dataset(
     file:Path,
 ): # pydicom's Dataset, its file_meta with a transfer syntax
     "The elements of a DICOM file. Raises UnreadableFile when it holds no pixels."
     pydicom = needed('pydicom', 'DICOM', file)
     ds = pydicom.dcmread(file, force=True)
+    _refuse_segmentation(file, ds)
     if 'PixelData' not in ds and 'FloatPixelData' not in ds and 'DoubleFloatPixelData' not in ds:
         what = getattr(ds.get('SOPClassUID'), 'name', '') or ds.get('Modality', '')
         raise UnreadableFile(file, f'it is DICOM without pixels{f" ({what})" if what else ""}',

@@ -14,6 +14,7 @@ from ..errors import SegbookError, counted, listed
 from .failures import first_bytes
 from .orientation import ORIENTATION_TAG, exif_orientation, turned_size
 from .orientation import valid_orientation
+from .placement import Placement, described_placement
 from .pixels import GREY_MODES, colour_array, is_grey
 from .stored import StoredImage, open_stored, pillow_spacing, stored_bits
 from .tiff import beyond_pillow
@@ -35,6 +36,7 @@ class ImageFacts:
     spacing: tuple | None = None # height and width of a pixel in mm, where the file states them
     axes: str = '' # of NIfTI: where rows and columns run in the patient, such as 'RA'
     window: tuple | None = None # of DICOM: the values of black and white that the file proposes
+    placement: Placement | None = None # of NIfTI and its slices: where it lies in the patient
 
     @property
     def wide(self):
@@ -50,7 +52,8 @@ def facts_of(
 ) -> ImageFacts:
     "The facts of a picture. Raises SegbookError for an array that is no one image."
     x = stored.pixels
-    beside = {o: getattr(stored, o) for o in ('orientation', 'spacing', 'axes', 'window')}
+    beside = {o: getattr(stored, o) for o in ('orientation', 'spacing', 'axes', 'window',
+        'placement')}
     if stored.mode not in ('array', 'bands') and x.dtype in (np.uint8, bool):
         return ImageFacts(stored.size, 1 if is_grey(stored) else 3, **beside)
     x = colour_array(stored, channels, where)
@@ -85,7 +88,7 @@ def _from_header(file):
     if file.suffix.lower() == '.npy': return None
     try:
         with Image.open(file) as im:
-            deep, mm = stored_bits(im) > 8, None
+            deep, mm, place = stored_bits(im) > 8, None, None
             plain = im.mode in GREY_MODES | {'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr'}
             if not plain or im.mode in ('I', 'F'): return None
             if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO': return None
@@ -94,6 +97,7 @@ def _from_header(file):
                 o, hw = valid_orientation(im.tag_v2.get(ORIENTATION_TAG, 1)), (im.tag_v2[257],
                     im.tag_v2[256])
                 mm = pillow_spacing(im)
+                if o == 1: place = described_placement(im.tag_v2.get(270))
             else:
                 if im.format in ('PPM', 'JPEG2000'): return None
                 if im.format == 'PNG' and deep and im.mode == 'RGBA': return None
@@ -103,7 +107,7 @@ def _from_header(file):
                 o, hw = exif_orientation(im), im.size[::-1]
             return ImageFacts(turned_size(hw, o), 1 if im.mode in GREY_MODES else 3,
                 *(('uint16', 0., 65535.) if deep else ()), orientation=o,
-                spacing=mm[::-1] if mm and o > 4 else mm)
+                spacing=mm[::-1] if mm and o > 4 else mm, placement=place)
     except Exception: return None
 
 # %% ../../nbs/workshop/reading/facts.ipynb #bdebb7b8

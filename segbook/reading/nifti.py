@@ -10,9 +10,11 @@ import numpy as np
 
 from .dicom import needed
 from .failures import UnreadableFile
+from .placement import Placement, placement_of
 
 # %% auto #0
-__all__ = ['NIFTI_ENDINGS', 'is_nifti', 'image_axes', 'slice_spacing', 'nifti_values', 'open_nifti', 'read_nifti']
+__all__ = ['NIFTI_ENDINGS', 'is_nifti', 'image_axes', 'slice_spacing', 'nifti_values', 'volume_affine', 'image_placement',
+           'open_nifti', 'read_nifti']
 
 # %% ../../nbs/workshop/reading/nifti.ipynb #e93ac274
 NIFTI_ENDINGS = '.nii', '.nii.gz'
@@ -55,6 +57,23 @@ def nifti_values(
         return x
     return x.astype(np.float32)
 
+def volume_affine(im) -> np.ndarray | None: # [4,4]
+    "The matrix of a nibabel image from voxels to mm; None where its file states none."
+    head = im.header
+    if not (int(head.get('sform_code', 1)) or int(head.get('qform_code', 1))): return None
+    mm = _UNIT_IN_MM.get(head.get_xyzt_units()[0], 1.)
+    affine = im.affine*[[mm], [mm], [mm], [1.]]
+    return affine if placement_of(affine, (0,1,2)) else None
+
+def image_placement(
+    im, # a nibabel image
+    axes, # which of its axes are rows, columns and slices
+    k=0, # slice
+) -> Placement | None:
+    "Where a slice of a nibabel image lies; None where its file does not say."
+    affine = volume_affine(im)
+    return None if affine is None or max(axes) > 2 else placement_of(affine, axes, k)
+
 def open_nifti(
     file:Path,
 ): # an image of nibabel
@@ -76,7 +95,7 @@ def _flat_axes(shape):
 
 def read_nifti(
     file:Path, # a NIfTI file of one slice
-) -> tuple: # pixels, mode, bits that are stored, spacing, axes
+) -> tuple: # pixels, mode, bits that are stored, spacing, axes, placement
     "The slice in a NIfTI file. Raises UnreadableFile with the cause, else what nibabel raises."
     im = open_nifti(file)
     kept = _flat_axes(im.shape)
@@ -90,4 +109,5 @@ def read_nifti(
     mode = 'RGB' if x.ndim == 3 else 'L' if x.dtype == np.uint8 else 'F'
     if x.dtype.kind not in 'f' and x.dtype != np.uint8: mode = 'array'
     return (x[..., :3] if x.ndim == 3 else x, mode, 8*im.get_data_dtype().itemsize,
-        slice_spacing([axes[i] for i in kept]), ''.join(axes[i][0] for i in kept))
+        slice_spacing([axes[i] for i in kept]), ''.join(axes[i][0] for i in kept),
+        image_placement(im, (*kept, *{0, 1, 2}.difference(kept))[:3]))

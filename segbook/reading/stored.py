@@ -14,6 +14,7 @@ from PIL import Image
 from .failures import NoPicture, UnreadableFile, failure, first_bytes, plugin_for
 from .dicom import is_dicom, read_dicom
 from .nifti import is_nifti, read_nifti
+from .placement import Placement, described_placement
 from .orientation import exif_orientation, turned, turned_size
 from segbook.reading.tiff import (
     TIFF_MARKS, beyond_pillow, described_spacing, read_deep_tiff, read_tiff,
@@ -38,6 +39,7 @@ class StoredImage:
     spacing: tuple | None = None # height and width of a pixel in mm, where the file states them
     axes: str = '' # of NIfTI: where rows and columns run in the patient, such as 'RA'
     window: tuple | None = None # of DICOM: the values of black and white that the file proposes
+    placement: Placement | None = None # of NIfTI and its slices: where it lies in the patient
 
     def __post_init__(self): self.size = tuple(self.size or self.pixels.shape[:2])
 
@@ -151,16 +153,18 @@ def pillow_spacing(im):
     tags = im.tag_v2
     return described_spacing(tags.get(270), [tags.get(o) for o in (283, 282)])
 
-def _from_tiff(x, mode, bits, orientation, pages, spacing=None):
-    "What was read of a TIFF as a StoredImage."
+def _from_tiff(x, mode, bits, orientation, pages, stated=(None, None)):
+    "What was read of a TIFF as a StoredImage; its spacing and placement as `stated`."
+    spacing, placement = stated
     if orientation > 4 and spacing: spacing = spacing[::-1]
-    return StoredImage(x, mode, bits, 'TIFF', orientation, pages, spacing=spacing)
+    return StoredImage(x, mode, bits, 'TIFF', orientation, pages, spacing=spacing,
+        placement=placement if orientation == 1 else None)
 
 def _open_patient(file, head):
     "A DICOM or NIfTI file of one picture; None for other files."
     if is_nifti(head, file.name):
-        x, mode, bits, spacing, axes = read_nifti(file)
-        return StoredImage(x, mode, bits, 'NIfTI', spacing=spacing, axes=axes)
+        x, mode, bits, spacing, axes, place = read_nifti(file)
+        return StoredImage(x, mode, bits, 'NIfTI', spacing=spacing, axes=axes, placement=place)
     if not is_dicom(head, file.name): return None
     x, mode, bits, spacing, window = read_dicom(file)
     return StoredImage(x, mode, bits, 'DICOM', spacing=spacing, window=window)
@@ -171,22 +175,24 @@ def _open_picture(file, head, quick):
     with Image.open(file) as im:
         _check_frames(file, im)
         mode, bits, form, hw = im.mode, stored_bits(im), im.format, im.size[::-1]
-        pages, o, spacing = getattr(im, 'n_frames', 1) if form == 'MPO' else 1, 1, None
+        pages, o = getattr(im, 'n_frames', 1) if form == 'MPO' else 1, 1
+        spacing = place = None
         if form == 'TIFF':
-            spacing = pillow_spacing(im)
-            if beyond_pillow(im): return _from_tiff(*read_tiff(file), spacing)
+            spacing, place = pillow_spacing(im), described_placement(im.tag_v2.get(270))
+            if beyond_pillow(im): return _from_tiff(*read_tiff(file), (spacing, place))
             o = exif_orientation(im)
             im.filename = '' # mapped into memory, Pillow would give rows of the wrong length
         rawmode = im.tile[0][3] if im.tile else ''
         rawmode = rawmode if isinstance(rawmode, str) else str((rawmode or ('',))[0])
         deep = _sixteen_bits(file, rawmode) if bits == 16 and not mode.startswith('I') else None
-        if quick and form in ('JPEG', 'MPO') and min(hw) >= 64:
-            im.draft('RGB', (hw[1]//8, hw[0]//8))
+        if quick and form in ('JPEG', 'MPO') and (part := min(8, min(hw)//32)) > 1:
+            im.draft('RGB', (hw[1]//part, hw[0]//part)) # 32 rows and columns stay, for a sketch
         x = np.asarray(im) if deep is None else deep
         turn = exif_orientation(im) # of a TIFF, newer Pillows have turned the pixels already
         if turn > 1: x = np.ascontiguousarray(turned(x, turn))
         return StoredImage(x, 'LA' if rawmode == 'LA;16B' else mode, bits, form,
-            max(o, turn), pages, _palette_of(im), turned_size(hw, turn), spacing)
+            max(o, turn), pages, _palette_of(im), turned_size(hw, turn), spacing,
+            placement=place if max(o, turn) == 1 else None)
 
 # %% ../../nbs/workshop/reading/stored.ipynb #85e1daa8
 def _load_plugin(file, head):
@@ -216,7 +222,7 @@ def _open_any(file, head, quick):
 # %% ../../nbs/workshop/reading/stored.ipynb #24fb849a
 def open_stored(
     file, # path of an image or a mask
-    quick:bool=False, # of a JPEG read all bytes, but make an eighth of the pixels
+    quick:bool=False, # of a JPEG read all bytes, but make 1/8 of rows and columns, 32 at least
 ) -> StoredImage:
     """What a file holds, as a viewer displays it: its EXIF orientation is applied.
 

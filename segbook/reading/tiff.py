@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .failures import RESTORE, UnreadableFile
+from .placement import described_placement
 from .orientation import ORIENTATION_TAG, turned, valid_orientation
 
 # %% auto #0
@@ -85,24 +86,28 @@ TIFF_MARKS = b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'
 logging.getLogger('PIL.TiffImagePlugin').addFilter(
     lambda o: 'More samples per pixel' not in str(o.msg))
 
-def _check_strips(file, pages):
-    "Raise an UnreadableFile when a strip or tile of a page would end behind the file."
+def _check_strips(file, pages, last=0):
+    "Raise an UnreadableFile when `last`, a strip or tile of a page would end behind the file."
     size = os.stat(file).st_size
     for p in pages:
-        ends = [o + n for o,n in zip(p.dataoffsets, p.databytecounts)]
-        if len(p.dataoffsets) != len(p.databytecounts) or not ends or max(ends) > size:
-            raise UnreadableFile(file, f'it is cut off: its pixels need {max(ends, default=0):,} '
+        ends = [last, *(o + n for o,n in zip(p.dataoffsets, p.databytecounts))]
+        if not 0 < len(p.dataoffsets) == len(p.databytecounts) or max(ends) > size:
+            raise UnreadableFile(file, f'it is cut off: its pixels need {max(ends):,} '
                 f'bytes, it has {size:,}', RESTORE)
         if p.nbytes > 2000*size + 2**20:
             raise UnreadableFile(file, f'its header promises {p.nbytes:,} bytes of pixels in a '
                 f'file of {size:,}', RESTORE)
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #b571ac68
+def _pages_to_check(s):
+    "The pages of a series; of one whose pixels lie in one piece the first and the last."
+    return s.pages[:] if s.dataoffset is None else [s.keyframe, s.pages[len(s.pages) - 1]]
+
 def _one_series(file, tif):
     "The one picture of an open TIFF: a series of tifffile, thumbnails and masks left out."
     series = [s for s in tif.series if not int(s.keyframe.subfiletype) & _REDUCED]
     if not series: raise UnreadableFile(file, 'no picture is left in it', RESTORE)
-    if len(series) != 1 or None in series[0].pages[:]:
+    if len(series) != 1 or None in _pages_to_check(series[0]):
         raise UnreadableFile(file, f'it holds {len(series)} pictures of different kinds; expected '
             'one' if len(series) != 1 else 'pages of it are missing, or stand in other files',
             'Save each as a file of its own.')
@@ -127,7 +132,7 @@ def _picture_in(file, tif):
     "As `read_tiff`, of a file that tifffile has open."
     s = _one_series(file, tif)
     page, pages = s.keyframe, len(s.pages)
-    _check_strips(file, s.pages)
+    _check_strips(file, _pages_to_check(s), (s.dataoffset or -s.nbytes) + s.nbytes)
     x, axes, bits = s.asarray(), s.axes, int(page.bitspersample)
     tag = page.tags.get(ORIENTATION_TAG)
     o = valid_orientation(tag.value if tag else 1)
@@ -139,15 +144,23 @@ def _picture_in(file, tif):
     return np.moveaxis(x, -1, 0), 'array', bits, o, pages
 
 # %% ../../nbs/workshop/reading/tiff.ipynb #73f06f06
+# (kind of number, bits) -> mode of one band; kinds are 1 for whole, 2 for signed, 3 for floats
+_GREY_IN_DEPTH = {(1, 16): 'I;16', (3, 32): 'F', (2, 16): 'I', (2, 32): 'I'}
+
 def _mode_in_depth(page):
     "The mode of a page that tifffile reads in full and without a detour; None for the others."
-    bits, bands = page.bitspersample, page.samplesperpixel
-    if page.photometric not in (1, 2): return None # black is zero, or red, green, blue
-    if bands > 4: return 'bands'
-    if bits == 32 and page.sampleformat == 3 and bands == page.photometric == 1: return 'F'
-    if bits != 16 or page.sampleformat != 1: return None
-    if page.photometric == 1: return 'I;16' if bands == 1 else 'bands'
-    return 'RGB' if bands == 3 and page.planarconfig == 1 else None
+    bits, kind, bands = page.bitspersample, page.sampleformat, page.samplesperpixel
+    white, colours = page.photometric == 0, page.photometric == 2
+    if page.photometric not in (0, 1, 2) or kind not in (1, 2, 3): return None
+    if bits not in (16, 32, 64) and (bits, kind) != (8, 2): # bits and bytes
+        usual = 4 if colours else 3 - page.planarconfig # side by side two, one after the other one
+        return 'bands' if bits == 8 and bands > usual else None
+    if bands == 1:
+        mode = _GREY_IN_DEPTH.get((kind, bits), 'array')
+        return 'array' if white and mode == 'I' else mode
+    if colours and (bits, kind, page.planarconfig) == (16, 1, 1):
+        return {(): 'RGB', (2,): 'RGBA'}.get(page.extrasamples, 'bands')
+    return 'bands'
 
 def _resolution(page):
     "Pixels in a unit, downwards and to the right; () where a page does not say."
@@ -157,19 +170,20 @@ def _resolution(page):
 # %% ../../nbs/workshop/reading/tiff.ipynb #2340128a
 def read_deep_tiff(
     file:Path, # a TIFF
-) -> tuple | None: # pixels, mode, bits, orientation, pages, spacing; None: left to Pillow
-    "A TIFF of 16 bits, of floats or of five bands and more, at the speed of tifffile."
+) -> tuple | None: # as `read_tiff`, and (spacing, placement); None: left to Pillow
+    "A TIFF of more than 8 bits, or of more bands than colours, at the speed of tifffile."
     import tifffile
     try:
-        with tifffile.TiffFile(file) as tif:
+        with tifffile.TiffFile(str(file)) as tif:
             page = tif.pages.first
             if (mode := _mode_in_depth(page)) is None: return None
             x, plain, *rest = _picture_in(file, tif)
             told = page.description
             spacing = described_spacing(told, _resolution(page)) if told else None
+            place = described_placement(told)
     except UnreadableFile: raise
     except Exception as e: # what tifffile finds damaged, Pillow may read, or name
         logging.getLogger(__name__).debug('%s: %s', file, e)
         return None
-    one = x.ndim == (3 if mode == 'RGB' else 2)
-    return x, mode if one or plain == 'bands' else plain, *rest, spacing
+    one = x.ndim == (3 if mode in ('RGB', 'RGBA') else 2)
+    return x, mode if one or plain == 'bands' else plain, *rest, (spacing, place)

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SegbookError
+from ..errors import SegbookError, counted
 from ..files import check_writable, progress_bar, replace_file, stem_of
 from segbook.reading.dicom import (
     check_decoder, dataset_spacing, frame_pixels, is_dicom, n_frames, open_dataset,
 )
 from .facts import image_facts
 from .failures import UnreadableFile, first_bytes
-from .nifti import image_axes, is_nifti, nifti_values, open_nifti, slice_spacing
+from segbook.reading.nifti import (
+    image_axes, image_placement, is_nifti, nifti_values, open_nifti, slice_spacing, volume_affine,
+)
+from segbook.reading.placement import (
+    PLACE_CURE, placement_difference, placement_of, placement_record,
+)
 from .pixels import MOST_CHANNELS
 
 # %% auto #0
@@ -35,22 +40,76 @@ def spacing_of(
         'pixdim in NIfTI, or a description with a unit in TIFF. If you know it, write '
         'spacing=(height, width) yourself; in pixels, leave spacing out.')
 
+# %% ../../nbs/workshop/reading/volumes.ipynb #c76ee1df
+_NEAREST = ('Resample the labels to the image with nearest: '
+    'nibabel.processing.resample_from_to(labels, image, order=0).')
+
+def _label_ids(file, x):
+    "The ids of a volume of labels, in one or two bytes; an UnreadableFile where they are none."
+    near = x if x.dtype.kind in 'iu' else np.rint(x)
+    if near is not x and (bad := ~(np.abs(x - near) <= 1e-3)).any():
+        raise UnreadableFile(file, f'{counted(int(bad.sum()), "voxel")} of {x.size:,} are no whole '
+            f'number, such as {x[bad][0]:g}; expected class ids', _NEAREST)
+    low, high = near.min(), near.max()
+    if int(low) < 0 or int(high) > 65535:
+        raise UnreadableFile(file, f'its ids go from {low:g} to {high:g}; expected 0 to 65,535',
+            'Give each class a number from 0 on.')
+    return near.astype(np.uint8 if high < 256 else np.uint16)
+
+def _both_affines(file, im, like, ref):
+    "Where labels and image lie: two matrices, or None twice; an UnreadableFile for one alone."
+    own, other = volume_affine(im), volume_affine(ref)
+    if (own is None) != (other is None):
+        raise UnreadableFile(file, f'{(file if own is None else like).name} does not state where '
+            'it lies (no sform or qform), and the other does; expected both', PLACE_CURE)
+    return own, other
+
+# %% ../../nbs/workshop/reading/volumes.ipynb #08c1b32a
+def _labels_like(file, im, like, ref):
+    "The ids of a volume of labels, its axes turned into those of the image `ref`."
+    from nibabel.orientations import (apply_orientation, inv_ornt_aff, io_orientation,
+        ornt_transform)
+    if len(im.shape) < 3 or any(n > 1 for n in im.shape[3:]):
+        raise UnreadableFile(file, f'it holds an array of shape {im.shape}; expected labels '
+            '[X,Y,Z], one id a voxel', 'Of a map for each class, save x.argmax(-1) where they do '
+            'not overlap.')
+    x = np.asanyarray(im.dataobj).reshape(im.shape[:3])
+    own, other = _both_affines(file, im, like, ref)
+    if own is not None:
+        turn = ornt_transform(io_orientation(own), io_orientation(other))
+        x, own = apply_orientation(x, turn), own @ inv_ornt_aff(turn, x.shape)
+    if x.shape != ref.shape[:3]:
+        raise UnreadableFile(file, f'it has {"x".join(map(str, x.shape))} voxels along the axes of '
+            f'its image, and {like.name} {"x".join(map(str, ref.shape[:3]))}', _NEAREST)
+    why = own is not None and placement_difference(placement_of(other, (0,1,2)),
+        placement_of(own, (0,1,2)), x.shape)
+    if why: raise UnreadableFile(file, f'it does not lie as {like.name}: {why}', _NEAREST)
+    return _label_ids(file, x)
+
 # %% ../../nbs/workshop/reading/volumes.ipynb #d4001d14
-def _nifti_slices(file, axis):
+def _nifti_slices(file, axis, like=None):
     "Slices of a NIfTI volume along an axis: how many, and a function of the number of one."
     im = open_nifti(file)
+    if like:
+        ref = open_nifti(like)
+        return _slices_of(_labels_like(file, im, like, ref), ref, axis)
     shape = im.shape
     if len(shape) == 5 and shape[3] == 1: shape = (*shape[:3], shape[4])
     if len(shape) not in (3, 4) or len(shape) == 4 and shape[3] > MOST_CHANNELS:
         raise UnreadableFile(file, f'it holds an array of shape {im.shape}; expected a volume '
             f'[X,Y,Z], or [X,Y,Z,C] of at most {MOST_CHANNELS} channels', 'A series in time: save '
             'one moment of it as a file of its own.')
-    axes, kept = image_axes(im), [i for i in range(3) if i != axis]
     whole = nifti_values(np.asanyarray(im.dataobj))
-    whole = whole.reshape(*shape, *whole.shape[im.ndim:])
+    return _slices_of(whole.reshape(*shape, *whole.shape[im.ndim:]), im, axis)
+
+def _slices_of(whole, im, axis):
+    "Slices of the voxels `whole`, which lie as those of the nibabel image `im`."
+    axes, kept = image_axes(im), [i for i in range(3) if i != axis]
     about = dict(spacing=slice_spacing([axes[i] for i in kept]),
         axes=''.join(axes[i][0] for i in kept))
-    return whole.shape[axis], lambda k: (np.take(whole, k, axis), about)
+    def one(k):
+        return np.take(whole, k, axis), about | dict(place=image_placement(im, (*kept, axis), k))
+    return whole.shape[axis], one
 
 # %% ../../nbs/workshop/reading/volumes.ipynb #41211f15
 def _dicom_frames(file):
@@ -70,6 +129,7 @@ def _write_slice(file, x, source, k, about):
     told = {'source': source, 'slice': k}
     if about.get('spacing'): told['spacing_mm'] = list(about['spacing'])
     if about.get('axes'): told['body_axes'] = about['axes']
+    if about.get('place'): told['placement'] = placement_record(about['place'])
     colours = x.ndim == 3 and x.shape[-1] == 3 and x.dtype == np.uint8
     replace_file(file, lambda f: tifffile.imwrite(f, np.ascontiguousarray(x), compression='zlib',
             photometric='rgb' if colours else 'minisblack', metadata=told,
@@ -91,18 +151,25 @@ def volume_slices(
     axis:int=2, # of NIfTI: 0, 1 or 2, the axis along which it is cut
     *,
     name:str|None=None, # with which the files' names begin; None: the name of `file`
+    like:str|Path|None=None, # of labels: the NIfTI volume of the image, as which they are to lie
     progress:bool|None=None, # show a bar; None: for many slices
 ) -> list: # of paths: NAME_s000.tif, NAME_s001.tif, ...
     """Write each slice of a volume as a TIFF with its spacing: bytes as bytes, others as float32.
 
-    Label volumes take the same call and the same `name`. As a patient's slices begin with one
-    name, `segbook_train --group-by "(.*)_s[0-9]+"` keeps them on one side of a split. Raises
-    SegbookError, before a file is written, for what is no volume, and for files there already."""
+    Label volumes take the same call, the same `name`, and the image as `like`: they are turned as
+    it lies, and written as bytes. Labels that would have to be resampled are refused. As a
+    patient's slices begin with one name, `segbook_train --group-by "(.*)_s[0-9]+"` keeps them on
+    one side of a split. Raises SegbookError, before a file is written, for what is no volume, and
+    for files there already."""
     file, out = Path(file), Path(out)
     if axis not in (0, 1, 2):
         raise SegbookError(f'axis={axis!r}; expected 0, 1 or 2, the axis that is cut along.')
     head = first_bytes(file, 160)
-    if is_nifti(head, file.name): n, one = _nifti_slices(file, axis)
+    like = like and Path(like)
+    if like and not (is_nifti(head, file.name) and is_nifti(first_bytes(like, 160), like.name)):
+        raise SegbookError(f'like={str(like)!r} for {file.name}; expected NIfTI for both, the '
+            'labels and the image as which they are to lie.')
+    if is_nifti(head, file.name): n, one = _nifti_slices(file, axis, like)
     elif is_dicom(head, file.name): n, one = _dicom_frames(file)
     else:
         raise SegbookError(f'{file} is neither NIfTI nor DICOM; expected a volume, .nii, .nii.gz '
