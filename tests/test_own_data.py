@@ -144,3 +144,23 @@ def test_a_folder_of_photographs_is_told_what_is_missing(photos):
 
 def test_an_empty_folder_is_not_told_about_tools(tmp_path):
     assert 'from_labelme' not in message(check_masks, tmp_path)
+
+
+# ---- photographs are JPEG files, and not all of them are large
+
+@pytest.mark.parametrize('side', [40, 64, 100, 128, 300])
+def test_near_twins_among_jpeg_photographs(side, tmp_path):
+    "A copy that went through a messenger is found at any size of the pictures"
+    for d in ('images', 'labels'): (tmp_path/d).mkdir()
+    (tmp_path/'codes.txt').write_text('wall\nroof\n')
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        grain = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+        photo = grain.resize((side + side//8, side), Image.BICUBIC)
+        photo.save(tmp_path/'images'/f'{i}.jpg', quality=92)
+        mask = Image.fromarray((np.arange(photo.size[0])*np.ones((side, 1)) > side/2).astype('u1'))
+        mask.save(tmp_path/'labels'/f'{i}.png')
+    photo.point(lambda v: v*.9).save(tmp_path/'images'/'copy.jpg', quality=75)
+    mask.save(tmp_path/'labels'/'copy.png')
+    found = [p for p in check_masks(tmp_path, progress=False).problems if p.kind == 'near twins']
+    assert [sorted(f.name for f in p.files) for p in found] == [['3.jpg', 'copy.jpg']]
