@@ -178,8 +178,8 @@ def _image_of(image, cfg) -> Tensor:
     levels = x*255
     if (levels - levels.round()).abs().max() > 1e-3: # these were no bytes
         warnings.warn(f'the brightest value of this image is {top:.1%} of what its numbers can '
-            'hold, so the network sees it nearly black. Where 10, 12 or 14 bits stand in 16, '
-            'divide by the value that means white: predict_image(learn, x/4095)')
+            'hold, so the network sees it nearly black. Where they hold less on purpose (12 bits '
+            'in 16, bytes in int64), divide by the value of white: predict_image(learn, x/4095)')
     return x
 
 # %% ../nbs/13_inference.ipynb #e10be97d

@@ -127,6 +127,9 @@ def images_with_masks(
     if isinstance(codes, (str, Path)):
         raise SegbookError(f'codes={codes!r}: expected a list of class names, such as dls.vocab')
     if len(codes) < 2: raise SegbookError(f'{len(codes)} class names; expected two at least')
+    if twice := [o for k, o in enumerate(codes) if o in list(codes)[:k]]:
+        raise SegbookError(f'the class name {twice[0]!r} stands twice in codes, so its scores '
+            'could not be told apart; expected each name once')
     return JudgedImages(list(codes), lists['images'],
         lambda i: mask_array(lists['truths'][i]), lambda i: mask_array(lists['predictions'][i]),
         lists['names'])

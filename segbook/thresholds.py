@@ -29,7 +29,7 @@ def class_pair(
 def check_threshold(threshold:float|None, channels:int, ignore_index:int|None) -> float|None:
     "The threshold, if it can be one for so many channels; else a SegbookError."
     if threshold is None: return None
-    number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
+    number = isinstance(threshold, (int, float, np.floating)) and not isinstance(threshold, bool)
     if not number or not 0 < threshold < 1:
         raise SegbookError(f'threshold={threshold!r}: expected a probability between 0 and 1')
     if class_pair(channels, ignore_index): return float(threshold)

@@ -147,3 +147,16 @@ def test_one_model_is_no_ensemble_under_two_names(tmp_path, monkeypatch):
     assert list(map(str, member_folders(['a', 'b']))) == ['a', 'b']
     for other in ('a', './a/', 'a/model', tmp_path/'a', 'link', 'b/../a', 'link/model'):
         with pytest.raises(SegbookError, match='named twice'): member_folders(['b', 'a', other])
+
+
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(SegbookError, match="'a' stands twice"):
+        SegInterpretation.from_masks([BYTES], [BYTES[..., 0] % 2], [BYTES[..., 0] % 2], ['a', 'a'])
+
+
+def test_bytes_in_wide_numbers_are_told_and_thresholds_are_any_real_number():
+    for x in (BYTES.astype(np.int64), BYTES.tolist()):
+        assert 'bytes in int64' in warned(predict_image, learnt(), x)[0]
+    cut = np.float32(.3)
+    one = predict_image(learnt(1, codes=['a', 'b']), BYTES, threshold=cut)
+    assert (one == predict_image(learnt(1, codes=['a', 'b']), BYTES, threshold=float(cut))).all()
