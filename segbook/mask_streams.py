@@ -61,6 +61,7 @@ def rows_of_answers(
                 else gaussian_weight(part.shape[1:], 'cpu'))
         held.scores[:, rows, columns].addcmul_(part.cpu(), weight)
         held.weights[rows, columns] += weight
+        del logits, part # so that the next batch has the room
     yield held.finished(size[0] - held.first)
 
 # %% ../nbs/workshop/mask_streams.ipynb #0bf49925

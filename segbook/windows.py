@@ -110,6 +110,7 @@ def window_answers(
                 'would mean nothing. Cure: look for odd values in the image; or train again, with '
                 'a smaller learning rate')
         yield from zip(part, out)
+        del out # or it would still lie there while the next batch passes
 
 # %% ../nbs/workshop/windows.ipynb #eb588049
 def joined_answers(
@@ -126,10 +127,12 @@ def joined_answers(
             top, left = o.rows[0], o.columns[0]
             total[:, rows, columns] = logits[:, rows.start - top:rows.stop - top,
                 columns.start - left:columns.stop - left].cpu()
+            del logits
             continue
         if weight is None or weight.shape != logits.shape[1:]:
             weight = gaussian_weight(logits.shape[1:], 'cpu')
         if weights is None: weights = torch.zeros(size)
         total[:, rows, columns].addcmul_(logits.cpu(), weight)
         weights[rows, columns] += weight
+        del logits
     return total if alone else total.div_(weights)

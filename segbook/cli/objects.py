@@ -151,6 +151,35 @@ def _probabilities_of_classes(p, classes) -> dict:
     "How likely each of the classes is at each pixel: {id: [H,W]}; one channel is that of class 1."
     return {k: p[k] if len(p) > 1 else p[0] if k else 1 - p[0] for k in classes}
 
+# %% ../../nbs/workshop/cli/objects.ipynb #0a13f6a2
+def _prepared_image(cfg, file, device):
+    "An image as a network takes it, [1,C,h,w], and its own height and width."
+    import torch
+    from segbook.data.images import read_image
+    x = read_image(file, cfg['in_channels'], cfg.get('value_range'))
+    x = torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32))
+    x, own = x.permute(2, 0, 1)[None].to(device), x.shape[:2]
+    if cfg['size'] is not None and tuple(cfg['size']) != tuple(own):
+        x = torch.nn.functional.interpolate(x, tuple(cfg['size']), mode='bilinear', antialias=True)
+    mean, std = (torch.tensor(cfg[o], device=device)[:, None, None] for o in ('mean', 'std'))
+    return (x - mean)/std, tuple(own)
+
+def _found_things(model, file, classes, min_area, min_score=.5):
+    "What a network finds by itself: numbers [H,W], the class of each, and [H,W] their scores."
+    import torch
+    device = next(model.model.parameters()).device
+    x, own = _prepared_image(model.segmenter, file, device)
+    found = model.model.instances(x, min_score)[0]
+    ids, kinds, sure = np.zeros(own, np.int32), {}, np.zeros(own, np.float32)
+    for m, k, score in zip(found.masks, found.classes.tolist(), found.scores.tolist()):
+        if k not in classes: continue
+        m = torch.nn.functional.interpolate(m[None, None].float(), own, mode='nearest')[0, 0] > 0
+        free = m.cpu().numpy() & (ids == 0)
+        if not free.any() or free.sum() < min_area: continue
+        kinds[len(kinds) + 1] = k
+        ids[free], sure[free] = len(kinds), score
+    return ids, kinds, sure
+
 # %% ../../nbs/workshop/cli/objects.ipynb #481ee19a
 class ObjectCounts:
     "Counts objects over images, and writes what is about all images when it is left."
@@ -162,9 +191,9 @@ class ObjectCounts:
         self.names = [model.codes[k] for k in self.classes]
         self.coco = CocoObjects(self.names, a.get('simplify', 0))
         self.root = os.path.commonpath([Path(f).resolve().parent for f in files] or ['/'])
-        if finds_things(model.model):
-            tell('segbook_predict', 'note: this network finds things by itself; the objects '
-                'written here are parted from its mask of classes')
+        self.own = finds_things(model.model) and 'separate' not in a
+        if self.own: tell('segbook_predict', 'note: this network finds things by itself, and they '
+            'are the objects; --separate parts its mask of classes instead')
 
     def count(self, name, table):
         "Note how many objects an image has, and say it."
@@ -207,10 +236,13 @@ class ObjectFiles(ObjectCounts):
         "Write the objects of one image."
         from segbook.objects import objects_table, save_geojson
         a, by = self.a, self.a.get('separate', 'distance')
-        p = _probabilities_of_classes(probabilities, self.classes)
-        ids, kinds = _separated(mask, p, self.classes, by, a.get('min_area', 1))
+        least = a.get('min_area', 1)
+        if self.own: ids, kinds, sure = _found_things(self.model, file, self.classes, least)
+        else:
+            p = _probabilities_of_classes(probabilities, self.classes)
+            ids, kinds = _separated(mask, p, self.classes, by, least)
+            sure = np.select([mask == k for k in p], list(p.values()), 0.)
         names = {i: self.model.codes[k] for i, k in kinds.items()}
-        sure = np.select([mask == k for k in p], list(p.values()), 0.)
         table = objects_table(ids, names, sure, a.get('spacing'))
         write_ids(ids, self.out/f'{base}_instances')
         write_table(table, self.out/f'{base}_objects.csv')
