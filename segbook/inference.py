@@ -23,7 +23,7 @@ from segbook.thresholds import (
     ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
     margin_of,
 )
-from .tiles import answer_parts
+from .tiles import answer_parts, window_sides
 from .windows import joined_answers, planned_windows, window_answers
 
 # %% auto #0
@@ -292,24 +292,7 @@ def _tensor_reader(model, x):
         return x[:, slice(*rows), slice(*columns)].to(p.device, p.dtype)
     return read, *x.shape[1:], len(x)
 
-# %% ../nbs/13_inference.ipynb #782dfba7
-def _sides(v, what, least) -> tuple[int, int]:
-    "A number of pixels, or one for height and width, as two."
-    both = tuple(v) if isinstance(v, (tuple, list)) else (v, v)
-    if len(both) == 2 and all(isinstance(o, (int, np.integer)) and o >= least for o in both):
-        return int(both[0]), int(both[1])
-    raise SegbookError(f'{what}={v!r}: expected a number of pixels, or (height, width), of at '
-        f'least {least}')
-
 # %% ../nbs/13_inference.ipynb #9e0d0bdd
-def _window_sides(tile, overlap) -> tuple:
-    "Both sides of a window, and of what neighbours share, or None."
-    tile = _sides(tile, 'tile', 8)
-    if overlap is None: return tile, None
-    overlap = _sides(overlap, 'overlap', 0)
-    if all(o < t for o, t in zip(overlap, tile)): return tile, overlap
-    raise SegbookError(f'overlap={overlap}: expected less than the tile, {tile}')
-
 def _window_threshold(cfg, bare, out, threshold) -> float|None:
     "The threshold of ids in windows; raises SegbookError where none is taken."
     if out is not None and not bare: return _threshold_of(cfg, threshold)
@@ -345,7 +328,7 @@ def predict_tiled(
     network sees, else windows share half of their sides and are weighted by a Gaussian. Raises
     SegbookError: a tile or overlap that cannot be, an image that does not fit, an `out` that
     cannot be written or exists."""
-    tile, overlap = _window_sides(tile, overlap)
+    tile, overlap = window_sides(tile, overlap)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise SegbookError(f'batch_size={batch_size!r}: expected a whole number of at least 1')
     bare = isinstance(model, nn.Module)

@@ -18,7 +18,8 @@ from .receptive_field.recorder import analyse
 from .strips import cut_layer, forget_maps, strips_of, whole_part
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'spans', 'Sight', 'sight_of', 'tiles_of', 'StripPlan', 'cheapest_spans', 'way_for', 'answer_parts']
+__all__ = ['MOST_BYTES', 'spans', 'Sight', 'sight_of', 'tiles_of', 'StripPlan', 'cheapest_spans', 'way_for', 'answer_parts',
+           'window_sides']
 
 # %% ../nbs/workshop/tiles.ipynb #ad74f933
 def spans(
@@ -258,3 +259,23 @@ def answer_parts(
             n = len(how[1])*sum(-(-(d - c)//strip) for _, _, c, d in how[0])
         long = n > 8 and math.prod(x.shape[-2:]) > _SMALL
         yield from progress_bar(parts, n, 'parts of the image', long)
+
+# %% ../nbs/workshop/tiles.ipynb #eec16d27
+def _sides(v, what, least) -> tuple[int, int]:
+    "A number of pixels, or one for height and width, as two."
+    both = tuple(v) if isinstance(v, (tuple, list)) else (v, v)
+    if len(both) == 2 and all(isinstance(o, (int, np.integer)) and o >= least for o in both):
+        return int(both[0]), int(both[1])
+    raise SegbookError(f'{what}={v!r}: expected a number of pixels, or (height, width), of at '
+        f'least {least}')
+
+def window_sides(
+    tile, # pixels, or (height, width)
+    overlap, # the same, or None
+) -> tuple: # (height, width) of a window, and of what neighbours share or None
+    "Both sides of windows. Raises SegbookError for sides that cannot be."
+    tile = _sides(tile, 'tile', 8)
+    if overlap is None: return tile, None
+    overlap = _sides(overlap, 'overlap', 0)
+    if all(o < t for o, t in zip(overlap, tile)): return tile, overlap
+    raise SegbookError(f'overlap={overlap}: expected less than the tile, {tile}')
