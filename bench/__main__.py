@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.topics import ROOT, draw, read_rows, run_topic
 
-TOPICS = ('loading', 'augmentation', 'step', 'namesakes', 'epoch', 'metrics', 'losses',
+TOPICS = ('loading', 'planning', 'augmentation', 'step', 'namesakes', 'epoch', 'metrics', 'losses',
     'receptive_field', 'weight_map', 'windows', 'objects',
     'startup')  # modules of bench/ with a TOPIC
 

@@ -59,9 +59,9 @@ def deep_tiff(shape, dtype, how):
         assert np.array_equal(open_stored(file).pixels.ravel(), (x if how.get('planarconfig') != 2
                     else np.moveaxis(x, 0, -1)).ravel())
         return dict(bytes=file.stat().st_size)
-    top = np.iinfo(dtype).max
+    span = None if dtype in (np.uint8, np.uint16) else (0, np.iinfo(dtype).max)
     return Contest({'segbook open_stored': lambda: partial(open_stored, file),
-        'segbook read_image': lambda: partial(read_image, file, value_range=(0, top)),
+        'segbook read_image': lambda: partial(read_image, file, value_range=span),
         'tifffile imread': lambda: partial(tifffile.imread, file)}, facts, 'tifffile imread')
 
 

@@ -67,15 +67,27 @@ def _whole_numbers(x):
     if x.dtype.kind not in 'iu': raise NoIds(f'holds values of dtype {x.dtype}', 'Save whole ids.')
     return x
 
+def _maps_axis(x):
+    "The axis of maps of 0 and 1, one a class, in an array; None where they are no such maps."
+    if x.ndim != 3 or x.dtype.kind not in 'biuf' or not ((x == 0) | (x == 1)).all(): return None
+    fits = [i for i in (0, -1) if (x.sum(i) == 1).all()]
+    return fits[0] if fits else 0 if x.shape[0] < x.shape[-1] else -1
+
 def _no_channel(stored, x):
     "The NoIds for an array of channels that are no colours."
-    axis = next((i for i in (0,-1) if x.ndim == 3 and x.dtype.kind in 'biuf'
-        and ((x == 0) | (x == 1)).all() and (x.sum(i) == 1).all()), None)
-    if axis is not None: cure = f'Its maps are one-hot: save x.argmax({axis}).'
+    axis = _maps_axis(x)
+    n = np.zeros(1) if axis is None else x.sum(axis)
+    several = f', maps of 0 and 1 that overlap in {counted(int((n > 1).sum()), "pixel")}'
+    if (n > 1).any():
+        cure = ('One class a pixel is learned here. Let the first map cover the others, '
+            f'np.where(x.any({axis}), 1 + x.argmax({axis}), 0), where 0 is what no map marks; or '
+            'train a model for each map.')
+    elif axis is not None and (n == 1).all(): cure = f'Its maps are one-hot: save x.argmax({axis}).'
     elif stored.pages > 1: cure = 'Save the page with the ids as a file of its own.'
     else: cure = 'Save the channel with the ids alone.'
     pages = f', {stored.pages} pages' if stored.pages > 1 else ''
-    return NoIds(f'has mode {stored.mode}, shape {x.shape}{pages}', cure)
+    return NoIds(f'has mode {stored.mode}, shape {x.shape}{pages}'
+        + (several if (n > 1).any() else ''), cure)
 
 # %% ../../nbs/workshop/masks/channels.ipynb #7d22c9bb
 def _of_bytes(x):

@@ -141,7 +141,8 @@ def mask_problems(pairs):
     ps += unreadable_files([o for o in ms if o.error], 'mask')
     err('no ids', [o for o in ms if o.unfit], 'with values that are no class ids: {}. Expected one '
         'whole number a pixel. Write the ids again, as PNG of 8 bits: for one-hot maps the argmax, '
-        'for pixels without a value the id of Void.')
+        'for maps that overlap one class that covers the other, for pixels without a value the id '
+        'of Void.')
     ms = [o for o in ms if not (o.error or o.unfit)]
     err('JPEG', [o for o in ms if o.format in LOSSY_FORMATS], 'stored as JPEG: {}. Expected PNG: '
         'JPEG blurs ids into values between them, and what is lost cannot be restored. Export the '
