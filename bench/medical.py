@@ -32,16 +32,21 @@ RECIPES = dict(
     retina=dict(windows=dict(WINDOWS, crops_per_image=5), loss='cross_entropy+dice', epochs=28),
     membranes=dict(windows=dict(WINDOWS, crops_per_image=4), loss='cross_entropy+dice', epochs=38),
     nuclei=dict(windows={}, loss='border+dice', epochs=29))
+# what a plan might have chosen instead
+OTHERWISE = dict(nuclei={'without border weights': dict(loss='cross_entropy+dice')})
 SETTINGS = dict(arch='dynamic_unet_lean', encoder='tf_efficientnet_lite0 with ImageNet weights',
     batch=4, rate=2e-3, augmentation='dihedral', judged='the last weights, on whole images')
 
 
 def overlap(p, truth, inside):
-    "Dice, IoU and pixel error of probabilities above one half, over all pixels that count"
-    found = np.concatenate([(o > .5)[i] for o, i in zip(p, inside)])
-    true = np.concatenate([o[i] for o, i in zip(truth, inside)]).astype(bool)
-    both, either = (found & true).sum(), (found | true).sum()
-    return dict(dice=2*both/(both + either), iou=both/either, pixel_error=(found != true).mean())
+    "Dice, IoU and pixel error of probabilities above one half: over all pixels, and image by image"
+    found = [(o > .5)[i] for o, i in zip(p, inside)]
+    true = [o[i].astype(bool) for o, i in zip(truth, inside)]
+    both, either, wrong, pixels = (np.array([op(a, b).sum() for a, b in zip(found, true)]) for op in
+        (np.logical_and, np.logical_or, np.not_equal, lambda a, b: np.ones(len(a))))
+    b, e = both.sum(), either.sum()
+    return dict(dice=2*b/(b + e), iou=b/e, pixel_error=wrong.sum()/pixels.sum(),
+        dice_by_image=(2*both/(both + either)).mean(), iou_by_image=(both/either).mean())
 
 
 def vessel_scores(p, truth, inside):
@@ -85,9 +90,10 @@ def scores(name, folder, p, files):
     return {k: round(float(v), 4) for k, v in {**overlap(p, truth, inside), **more[name]()}.items()}
 
 
-def trained(seed, name, data, out):
+def trained(seed, name, data, out, run='plan'):
     "Scores of a run on the validation images"
-    began, how, out = time.process_time(), RECIPES[name], out/f'{name}-{seed}'
+    how = {**RECIPES[name], **OTHERWISE.get(name, {}).get(run, {})}
+    began, out = time.process_time(), out/f'{name}-{seed}{"" if run == "plan" else "-otherwise"}'
     dls = seg_dataloaders(data/name, bs=4, seed=seed, device='cpu', cache='auto',
         batch_tfms=transforms_named('dihedral'), **how['windows'])
     learn = seg_learner(dls, SETTINGS['arch'], SETTINGS['encoder'].split()[0], seed=seed,
@@ -113,8 +119,10 @@ def main():
     a = p.parse_args()
     if a.data is None: p.error('--data FOLDER is missing')
     torch.set_flush_denormal(True)
-    plan = {k: {'plan': lambda s, k=k: trained(s, k, a.data, a.out)} for k in RECIPES}
-    runs.run_plan(FILE, plan, settings=dict(SETTINGS, recipes=RECIPES), most=a.runs,
+    plan = {k: {run: lambda s, k=k, run=run: trained(s, k, a.data, a.out, run) for run in ('plan',
+        *OTHERWISE.get(k, {}))} for k in RECIPES}
+    runs.run_plan(FILE, plan, settings=dict(SETTINGS, recipes=RECIPES, otherwise=OTHERWISE),
+        most=a.runs,
         groups=a.group, what='scores on the validation images, seeds 1 to 3, one thread')
 
 

@@ -38,8 +38,8 @@ def _continued(n, multiple, smallest) -> Tensor:
 # %% ../nbs/workshop/onnx_files.ipynb #3bc8ef75
 def _fitted(self, x):
     "As `AnySize.fitted`, for every size."
-    if self.multiple == 1 and self.smallest == 1: return x
-    h, w = (_continued(n, self.multiple, self.smallest) for n in x.shape[-2:])
+    if self.side_step == 1 and self.smallest == 1: return x
+    h, w = (_continued(n, self.side_step, self.smallest) for n in x.shape[-2:])
     return x.index_select(-2, h).index_select(-1, w)
 
 # %% ../nbs/workshop/onnx_files.ipynb #d00c0d50

@@ -24,16 +24,24 @@ class AnySize(nn.Module):
     "A network that continues an image to a size that its encoder takes."
     # sides of an image that the encoder takes: multiples of so many pixels, and the least
     multiple, smallest = 1, 1
+    # sides at which the maps lie over the same pixels in every image are multiples of so many
+    grid = 1
     padding_told = False
+
+    @property
+    def side_step(self) -> int:
+        "Images are continued to sides that are multiples of so many pixels."
+        return math.lcm(self.multiple, self.grid)
 
     def fitted(self, x:Tensor) -> Tensor:
         "`x`, continued at its lower and right edge to a size that the encoder takes."
         h, w = x.shape[-2:]
-        down, right = -h % self.multiple, -w % self.multiple
+        down, right = -h % self.side_step, -w % self.side_step
         if h + down < self.smallest: down = self.smallest - h
         if w + right < self.smallest: right = self.smallest - w
         if not (down or right): return x
-        if not self.padding_told:
+        taken = min(h, w) >= self.smallest and not (h % self.multiple or w % self.multiple)
+        if not (taken or self.padding_told):
             warnings.warn(f'images of {h}x{w} are continued to {h + down}x{w + right} inside the '
                 f'model, and its answer is cropped: this encoder takes sides of {self.smallest} '
                 f'pixels or more, in steps of {self.multiple}', stacklevel=3)
@@ -116,6 +124,7 @@ def set_sizes(
 ):
     "Note at a network which sizes of images its encoder takes."
     model.multiple, model.smallest = sizes_taken(body, in_channels)
+    model.grid = _padding_grid(body, in_channels)
     if hasattr(getattr(body[0], 'net', None), 'patch_embed'): # windows of a transformer
         model.multiple, model.smallest = max(32, model.multiple), max(32, model.smallest)
 
@@ -197,6 +206,19 @@ def with_output_stride(
             m.kernel_size, m.padding, m.count_include_pad = 3, 1, False
         elif step > 1: raise ValueError(f'the stride of {type(m).__name__} cannot be taken out')
     return body
+
+# %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0e02
+def _pads_by_size(m) -> bool:
+    "Does a layer of timm pad by TensorFlow's rule, which depends on the size of the map?"
+    return type(m).__name__.endswith('Same') or any(getattr(m, o, False)
+        for o in ('same_pad', 'dynamic_padding'))
+
+def _padding_grid(body, in_channels) -> int:
+    "Maps lie over the same pixels in all images whose sides are multiples of so many."
+    if not any(map(_pads_by_size, body.modules())): return 1
+    return max((int(stride*max(_along_both(m.stride)))
+        for m, stride in _strided_layers(body, in_channels).items()
+        if _pads_by_size(m) and max(_along_both(m.stride)) > 1), default=1)
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #682ed97f
 def encoder_pyramid(

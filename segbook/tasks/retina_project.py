@@ -155,7 +155,7 @@ def _(rng):
 ex3 = Exercise('retina.3', 'Vessel against background', """
 The area under the ROC curve (AUC) is a chance: draw one vessel pixel and one background pixel; \
 how often has the vessel pixel the higher probability? Write `auc`: the share of all such pairs \
-in which it has, where a pair with equal probabilities counts one half. If there is no pair, `nan`.""")
+in which it has, where a pair with equal probabilities counts one half. Without a pair, `nan`.""")
 
 @ex3.stub
 def auc(
