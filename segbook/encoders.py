@@ -4,7 +4,6 @@
 
 # %% ../nbs/workshop/encoders.ipynb #4aa23fb7
 from __future__ import annotations
-import copy
 import fnmatch
 import logging
 import urllib.request
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .convolution import conv_cost, conv_output_size
+from .convolution import conv_cost
 from .errors import SegbookError, first_line, listed, nearest_names
 from .files import progress_bar
 from .late_compiler import import_without_compiler
@@ -25,7 +24,7 @@ from .weights import packaged_state
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['OWN_ENCODER', 'find_encoder', 'torchvision_encoder', 'channels_asked', 'timm_encoder', 'sizes_taken', 'encoder_stats',
+__all__ = ['OWN_ENCODER', 'find_encoder', 'torchvision_encoder', 'channels_asked', 'timm_encoder', 'encoder_stats',
            'default_encoder', 'chosen_encoder', 'encoders']
 
 # %% ../nbs/workshop/encoders.ipynb #c3d38397
@@ -264,61 +263,6 @@ def timm_encoder(name, in_channels, pretrained) -> nn.Sequential:
             "such as 'resnet34d' or 'convnext_tiny'")
     first = _Maps(net, in_channels)
     return nn.Sequential(first, *[_Pick(first) for _ in maps[1:]])
-
-# %% ../nbs/workshop/encoders.ipynb #9cee356b
-_KEEP_SIZES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Dropout)
-
-def _is_plain(layer) -> bool:
-    "Is a layer a convolution whose answer's shape is known without a pass, or one that keeps it?"
-    if isinstance(layer, _KEEP_SIZES): return True
-    same = type(layer).__name__ == 'Conv2dSame' # timm's
-    return (same or type(layer) is nn.Conv2d and not isinstance(layer.padding, str)
-        and layer.padding_mode == 'zeros')
-
-def _shape_only(conv):
-    "The forward of a convolution, without the sums: zeros of its answer's shape."
-    def shape_of(x):
-        if x.shape[1] != conv.in_channels: raise ValueError(f'{conv} takes no {list(x.shape)}')
-        if type(conv) is nn.Conv2d: sides = conv_output_size(tuple(x.shape[2:]),
-            conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        else: sides = (-(-n//s) for n, s in zip(x.shape[2:], conv.stride))
-        return x.new_zeros(len(x), conv.out_channels, *sides)
-    return shape_of
-
-# %% ../nbs/workshop/encoders.ipynb #92665c58
-def _without_sums(body) -> tuple[nn.Module, str]:
-    "A copy of an encoder for passes that only tell shapes, and the device of their images."
-    own = [o for o in body.modules() if next(o.parameters(False), None) is not None]
-    plain = all(map(_is_plain, own))
-    shared = {id(o): o for o in [*body.parameters(), *body.buffers()] if plain}
-    bare = copy.deepcopy(body, shared).eval()
-    for m in bare.modules():
-        if isinstance(m, _KEEP_SIZES): m.forward = lambda x: x
-        elif plain and isinstance(m, nn.Conv2d): m.forward = _shape_only(m)
-    return (bare, 'cpu') if plain else (bare.to('meta'), 'meta')
-
-def sizes_taken(
-    body:nn.Module, # an encoder
-    in_channels:int=3, # channels of the image
-) -> tuple[int, int]: # sides are multiples of the first, and not below the second, in pixels
-    """The sizes of images that an encoder takes, found by passes without values.
-
-    Raises SegbookError where it takes none of those that were tried."""
-    bare, device = _without_sums(body)
-    def takes(h, w):
-        try:
-            with torch.no_grad(): y = bare(torch.empty(1, in_channels, h, w, device=device))
-        except Exception: return False # whatever a network says to a size
-        return y.numel() > 0
-    for multiple in (1, 2, 4, 8, 16, 32, 64):
-        sides = [192 + multiple*k for k in (0, 1, 2, 3, 5, 7, 11, 18, 31) if multiple*k <= 64]
-        if all(takes(h, w) for h, w in zip(sides, [*sides[2:], *sides[:2]])): break
-    else: raise SegbookError('it takes images of hardly any size')
-    least, most = 1, -(-256//multiple)
-    while least < most:
-        mid = (least + most)//2
-        least, most = (least, mid) if takes(mid*multiple, mid*multiple) else (mid + 1, most)
-    return multiple, least*multiple
 
 # %% ../nbs/workshop/encoders.ipynb #d52cfe66
 OWN_ENCODER = 'own' # in place of a name: the encoder that belongs to an architecture

@@ -47,10 +47,9 @@ def train_segmenter(
     if box is not None and process_rank() == 0: box.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(learn, box, run) if resume else {}
     done, history = state.get('done', 0), History(state.get('history', ()), table_columns(learn))
-    for o in learn.cbs:
+    for o in [*learn.cbs, *cycle]:
         if isinstance(o, SeedEpochs): o.n = done
-        if isinstance(o, StopDiverged): o.done = done
-    for o in cycle: o.done = done
+        if o in cycle or isinstance(o, StopDiverged): o.done = done
     watched = state.get('smooth'), state.get('watched', ())
     check = [] if box is None else [Checkpoint(box, run, done, history, *watched)]
     if done < epochs and not state.get('ended'):

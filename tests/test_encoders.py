@@ -4,7 +4,8 @@ import warnings
 import pytest, torch
 from torch import nn
 from segbook.encoders import chosen_encoder, default_encoder, encoders
-from segbook.encoders import sizes_taken, timm_encoder, torchvision_encoder
+from segbook.encoder_sizes import sizes_taken
+from segbook.encoders import timm_encoder, torchvision_encoder
 from segbook.errors import SegbookError
 from segbook.models import seg_model
 

@@ -31,7 +31,7 @@ LAYERS = [['errors'], ['files'], ['fastai_names', 'late_compiler'], ['apart'], [
         'receptive_field.element_sums', 'receptive_field.traceable', 'receptive_field.recorder',
         'receptive_field.answers', 'receptive_field.gradients', 'receptive_field.field',
         'receptive_field'], ['drawing.canvas', 'drawing.street', 'drawing.folder', 'drawing.scenes',
-        'drawing.films', 'drawing.cells', 'drawing'], ['weights'], ['encoders'],
+        'drawing.films', 'drawing.cells', 'drawing'], ['weights'], ['encoder_sizes'], ['encoders'],
     ['architectures.blocks'], ['architectures'],
     ['data.images', 'data.sources', 'data.transfer', 'data.archives', 'data.download',
         'data.regions', 'data.polygons', 'data.run_lengths', 'data.annotation_files',

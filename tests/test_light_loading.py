@@ -152,7 +152,7 @@ def test_the_table_of_architectures_is_one():
 def test_sizes_that_an_encoder_takes(name):
     "Against passes with values and all layers, around the numbers that were found"
     from segbook.architectures.blocks import encoder_body
-    from segbook.encoders import sizes_taken
+    from segbook.encoder_sizes import sizes_taken
     body = encoder_body(name, 3).eval()
     multiple, smallest = sizes_taken(body)
     def takes(h, w):

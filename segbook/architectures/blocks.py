@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import find_encoder, sizes_taken, timm_encoder, torchvision_encoder
+from ..encoder_sizes import sizes_taken
+from ..encoders import find_encoder, timm_encoder, torchvision_encoder
 from ..errors import SegbookError, first_line
 
 # %% auto #0

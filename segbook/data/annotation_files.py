@@ -24,8 +24,8 @@ __all__ = ['number_of', 'tool_of_text', 'tool_of_json', 'read_annotations', 'too
 _AS_COCO = 'Export it there as COCO, for from_coco.'
 _FOR_XML = ('It is XML. CVAT: export "COCO 1.0", for from_coco, or "Segmentation mask 1.1", for '
     'check_masks. Pascal VOC: its masks are the PNG files in SegmentationClass, for check_masks.')
-_FOR_YOLO = ('It looks like a file of YOLO, numbers without the size of the image. Export COCO from '
-    'the tool that wrote it, for from_coco.')
+_FOR_YOLO = ('It looks like a file of YOLO, numbers without the size of the image. Export COCO '
+    'from the tool that wrote it, for from_coco.')
 
 def number_of(x):
     "A finite number, also from text; None for anything else."
