@@ -13,7 +13,7 @@ from .convolution import conv_output_size
 from .errors import SegbookError
 
 # %% auto #0
-__all__ = ['sizes_taken']
+__all__ = ['without_sums', 'sizes_taken']
 
 # %% ../nbs/workshop/encoder_sizes.ipynb #9cee356b
 _KEEP_SIZES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Dropout)
@@ -36,7 +36,9 @@ def _shape_only(conv):
     return shape_of
 
 # %% ../nbs/workshop/encoder_sizes.ipynb #92665c58
-def _without_sums(body) -> tuple[nn.Module, str]:
+def without_sums(
+    body:nn.Module, # an encoder
+) -> tuple[nn.Module, str]:
     "A copy of an encoder for passes that only tell shapes, and the device of their images."
     own = [o for o in body.modules() if next(o.parameters(False), None) is not None]
     plain = all(map(_is_plain, own))
@@ -54,7 +56,7 @@ def sizes_taken(
     """The sizes of images that an encoder takes, found by passes without values.
 
     Raises SegbookError where it takes none of those that were tried."""
-    bare, device = _without_sums(body)
+    bare, device = without_sums(body)
     def takes(h, w):
         try:
             with torch.no_grad(): y = bare(torch.empty(1, in_channels, h, w, device=device))

@@ -3,11 +3,11 @@ refused when it is built."""
 import warnings
 import pytest, torch
 from torch import nn
-from segbook.encoders import chosen_encoder, default_encoder, encoders
 from segbook.encoder_sizes import sizes_taken
-from segbook.encoders import timm_encoder, torchvision_encoder
+from segbook.encoders import (chosen_encoder, default_encoder, encoders, timm_encoder,
+    torchvision_encoder)
 from segbook.errors import SegbookError
-from segbook.models import seg_model
+from segbook.models import MODELS, has_own_encoder, seg_model
 
 SIZES = (1, 1), (31, 33), (97, 113)
 # that need sides in steps; that need large images; that rearrange the image first; windows
@@ -127,3 +127,17 @@ def test_the_default_is_what_is_on_this_machine(nobody_there, monkeypatch, capsy
 def test_no_notice_of_a_missing_classifier(caplog):
     timm_encoder('tf_efficientnet_lite0', 3, True)
     assert not caplog.records
+
+@pytest.mark.parametrize('arch', [o for o in MODELS if not has_own_encoder(o)
+    and o not in ('panet', 'panoptic_fpn')])
+def test_where_padding_goes_by_the_size_an_image_is_answered_as_the_larger_one(arch):
+    "TensorFlow's padding moves the maps of other sizes against those of the training windows"
+    torch.manual_seed(0)
+    net = seg_model(arch, 3, 'tf_efficientnet_lite0').eval()
+    x = torch.rand(1, 3, 85, 69)
+    assert net.side_step in (8, 16, 32)
+    larger = torch.nn.functional.pad(x, (0, -69 % net.side_step, 0, -85 % net.side_step),
+        mode='replicate')
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('error')
+        assert torch.equal(net(x), net(larger)[..., :85, :69])

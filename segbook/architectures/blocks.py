@@ -4,7 +4,6 @@
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #e9f103a1
 from __future__ import annotations
-import copy
 import math
 import warnings
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoder_sizes import sizes_taken
+from ..encoder_sizes import sizes_taken, without_sums
 from ..encoders import find_encoder, timm_encoder, torchvision_encoder
 from ..errors import SegbookError, first_line
 
@@ -173,11 +172,11 @@ class EncoderPyramid(nn.Module):
 # %% ../../nbs/workshop/architectures/blocks.ipynb #b10c0006
 def _strided_layers(body, in_channels) -> dict:
     "Convolutions and poolings of an encoder, and how many times smaller the maps are they read."
-    bare, sides = copy.deepcopy(body).to('meta').eval(), {}
+    (bare, device), sides = without_sums(body), {}
     names = {m: n for n, m in bare.named_modules() if hasattr(m, 'stride') and not [*m.children()]}
     def note(m, x): sides.setdefault(names[m], x[0].shape[-1])
     for m in names: m.register_forward_pre_hook(note)
-    with torch.no_grad(): bare(torch.empty(1, in_channels, 256, 256, device='meta'))
+    with torch.no_grad(): bare(torch.empty(1, in_channels, 256, 256, device=device))
     layers = dict(body.named_modules())
     return {layers[n]: 256/side for n, side in sides.items()}
 
