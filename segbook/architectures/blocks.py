@@ -26,6 +26,8 @@ class AnySize(nn.Module):
     multiple, smallest = 1, 1
     # sides at which the maps lie over the same pixels in every image are multiples of so many
     grid = 1
+    # does a decoder cut its enlarged maps, so that a cell keeps its pixels, or stretch them?
+    cuts_maps = False
     padding_told = False
 
     @property
@@ -124,7 +126,7 @@ def set_sizes(
 ):
     "Note at a network which sizes of images its encoder takes."
     model.multiple, model.smallest = sizes_taken(body, in_channels)
-    model.grid = _padding_grid(body, in_channels)
+    model.grid = _padding_grid(body, in_channels, model.cuts_maps)
     if hasattr(getattr(body[0], 'net', None), 'patch_embed'): # windows of a transformer
         model.multiple, model.smallest = max(32, model.multiple), max(32, model.smallest)
 
@@ -213,12 +215,12 @@ def _pads_by_size(m) -> bool:
     return type(m).__name__.endswith('Same') or any(getattr(m, o, False)
         for o in ('same_pad', 'dynamic_padding'))
 
-def _padding_grid(body, in_channels) -> int:
+def _padding_grid(body, in_channels, cuts_maps) -> int:
     "Maps lie over the same pixels in all images whose sides are multiples of so many."
-    if not any(map(_pads_by_size, body.modules())): return 1
-    return max((int(stride*max(_along_both(m.stride)))
-        for m, stride in _strided_layers(body, in_channels).items()
-        if _pads_by_size(m) and max(_along_both(m.stride)) > 1), default=1)
+    if cuts_maps and not any(map(_pads_by_size, body.modules())): return 1
+    found = _strided_layers(body, in_channels).items()
+    return max((round(stride*max(_along_both(m.stride))) for m, stride in found
+        if max(_along_both(m.stride)) > 1 and (not cuts_maps or _pads_by_size(m))), default=1)
 
 # %% ../../nbs/workshop/architectures/blocks.ipynb #682ed97f
 def encoder_pyramid(

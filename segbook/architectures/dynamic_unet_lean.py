@@ -60,6 +60,7 @@ class FullSize(nn.Module):
 # %% ../../nbs/architectures/06a_dynamic_unet_lean.ipynb #9a6fbd97
 class LeanUnet(PyramidSegmenter):
     "A U-Net whose decoder is thin where the image is large: [B,C,H,W] to logits [B,K,H,W]."
+    cuts_maps = True
     def __init__(self,
         n_classes:int, # K
         encoder:str, # name as in `find_encoder`

@@ -48,6 +48,7 @@ class Doubled(nn.ConvTranspose2d):
 # %% ../../nbs/architectures/03_fcn.ipynb #9de7ad2e
 class FCN(PyramidSegmenter):
     "Scores of an encoder's maps, added from coarse to fine: [B,C,H,W] to logits [B,K,H,W]."
+    cuts_maps = True
     def __init__(self,
         n_classes:int, # K
         encoder:str, # name as in `find_encoder`

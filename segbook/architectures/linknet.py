@@ -69,6 +69,7 @@ def _with_pooled_stem(pyramid, linked, in_channels) -> tuple[list[int], int]:
 # %% ../../nbs/architectures/11_linknet.ipynb #d6bc6274
 class LinkNet(PyramidSegmenter):
     "An encoder, and blocks that add what went into its stages: [B,C,H,W] to logits [B,K,H,W]."
+    cuts_maps = True
     def __init__(self,
         n_classes:int, # K
         encoder:str, # name as in `find_encoder`
