@@ -20,6 +20,7 @@ from segbook.inference import (
     best_threshold, image_logits, predict_image, predict_tiled, predict_tta,
 )
 from segbook.mask_streams import rows_of_answers
+from segbook.tiles import window_sides
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (61, 47, 3), dtype=np.uint8)
 
@@ -346,7 +347,7 @@ def test_windows_of_a_network_that_saw_resized_images():
 @pytest.mark.parametrize('tile, overlap', [(32, None), (16, 8), ((24, 40), (0, 8))])
 def test_rows_as_they_come_are_the_logits(tile, overlap):
     "Not only their highest: a weight that is wrong for all classes of a pixel alike shows, too"
-    learn, ways = Learnt(), inference._window_sides(tile, overlap)
+    learn, ways = Learnt(), window_sides(tile, overlap)
     read, h, w, channels = inference._window_reader(learn, IMAGE)
     with inference._evaluating(learn.model):
         windows, alone = inference.planned_windows(learn.model, (h, w), channels, *ways)
