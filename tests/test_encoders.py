@@ -128,14 +128,17 @@ def test_no_notice_of_a_missing_classifier(caplog):
     timm_encoder('tf_efficientnet_lite0', 3, True)
     assert not caplog.records
 
+@pytest.mark.parametrize('encoder', ['tf_efficientnet_lite0', 'resnet18'])
 @pytest.mark.parametrize('arch', [o for o in MODELS if not has_own_encoder(o)
     and o not in ('panet', 'panoptic_fpn')])
-def test_where_padding_goes_by_the_size_an_image_is_answered_as_the_larger_one(arch):
-    "TensorFlow's padding moves the maps of other sizes against those of the training windows"
+def test_an_image_of_any_size_is_answered_as_the_larger_one(arch, encoder):
+    """TensorFlow's padding moves the maps of other sizes against those of the training windows, and
+    a decoder that stretches a map to the size of the image moves its answer."""
     torch.manual_seed(0)
-    net = seg_model(arch, 3, 'tf_efficientnet_lite0').eval()
+    net = seg_model(arch, 3, encoder).eval()
     x = torch.rand(1, 3, 85, 69)
-    assert net.side_step in (8, 16, 32)
+    if encoder == 'resnet18' and net.cuts_maps: assert net.side_step == 1
+    else: assert net.side_step in (8, 16, 32)
     larger = torch.nn.functional.pad(x, (0, -69 % net.side_step, 0, -85 % net.side_step),
         mode='replicate')
     with warnings.catch_warnings(), torch.no_grad():
