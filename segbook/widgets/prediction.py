@@ -76,8 +76,8 @@ def _sent_picture(made, i):
     k = -(-max(y.shape)//_SENT_SIDE)
     small = lambda x: np.ascontiguousarray(x[::k, ::k]).astype(np.uint8)
     return dict(position=int(i), title=made.judged.names[i], wrong=wrong,
-        image=data_url(small(image_array(image))), truth=data_url(small(y)),
-        prediction=data_url(small(p)))
+        image=data_url(small(image_array(image)), exact=False),
+        truth=data_url(small(y)), prediction=data_url(small(p)))
 
 # %% ../../nbs/workshop/widgets/prediction.ipynb #525527a5
 def _sent_pictures(made, order):

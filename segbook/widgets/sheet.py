@@ -70,11 +70,12 @@ def package(
 # %% ../../nbs/workshop/widgets/sheet.ipynb #9c089080
 def data_url(
     x:np.ndarray, # uint8 [H,W], [H,W,3] or [H,W,4]
+    exact:bool=True, # False: a smaller JPEG, for pictures that are only looked at
 ) -> str:
-    "The array as a PNG in an address, exactly."
-    b = io.BytesIO()
-    Image.fromarray(x).save(b, format='PNG')
-    return 'data:image/png;base64,' + base64.b64encode(b.getvalue()).decode()
+    "The array in an address, as a PNG or as a JPEG."
+    b, kind = io.BytesIO(), 'png' if exact else 'jpeg'
+    Image.fromarray(x).save(b, format=kind, **({} if exact else {'quality': 90}))
+    return f'data:image/{kind};base64,' + base64.b64encode(b.getvalue()).decode()
 
 def png_of(
     figure, # matplotlib figure, or a PNG file as bytes
