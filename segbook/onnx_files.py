@@ -32,7 +32,7 @@ def _as_long(n) -> Tensor:
 def _continued(n, multiple, smallest) -> Tensor:
     "Indices 0 to n-1, and the last one again until there are as many as an encoder takes."
     n = _as_long(n)
-    wanted = ((n + multiple - 1)//multiple*multiple).clamp(min=smallest)
+    wanted = (n.clamp(min=smallest) + multiple - 1)//multiple*multiple
     return torch.minimum(torch.arange(wanted), n - 1)
 
 # %% ../nbs/workshop/onnx_files.ipynb #3bc8ef75

@@ -3,6 +3,7 @@ refused when it is built."""
 import warnings
 import pytest, torch
 from torch import nn
+from segbook.architectures.blocks import AnySize
 from segbook.encoder_sizes import sizes_taken
 from segbook.encoders import (chosen_encoder, default_encoder, encoders, timm_encoder,
     torchvision_encoder)
@@ -144,3 +145,10 @@ def test_an_image_of_any_size_is_answered_as_the_larger_one(arch, encoder):
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('error')
         assert torch.equal(net(x), net(larger)[..., :85, :69])
+
+def test_the_least_image_lies_on_the_grid_too():
+    "alexnet takes 63 pixels and more; a decoder that stretches wants multiples of its stride"
+    net = AnySize()
+    net.smallest, net.grid = 63, 32
+    with pytest.warns(UserWarning, match='continued to 64x96'):
+        assert net.fitted(torch.rand(1, 3, 31, 70)).shape == (1, 3, 64, 96)

@@ -38,9 +38,8 @@ class AnySize(nn.Module):
     def fitted(self, x:Tensor) -> Tensor:
         "`x`, continued at its lower and right edge to a size that the encoder takes."
         h, w = x.shape[-2:]
-        down, right = -h % self.side_step, -w % self.side_step
-        if h + down < self.smallest: down = self.smallest - h
-        if w + right < self.smallest: right = self.smallest - w
+        down, right = (-max(n, self.smallest) % self.side_step + max(0, self.smallest - n)
+            for n in (h, w))
         if not (down or right): return x
         taken = min(h, w) >= self.smallest and not (h % self.multiple or w % self.multiple)
         if not (taken or self.padding_told):
