@@ -21,10 +21,17 @@ def versions(*packages) -> dict:
     return found
 
 
-def about(*packages) -> dict:
-    "Date, processor, cores and versions."
+def gpu(device) -> str | None:
+    "What the GPU calls itself; None for a processor."
+    import torch
+    return torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else None
+
+
+def about(*packages, device='cpu') -> dict:
+    "Date, processor, cores, GPU where one was used, and versions."
     return dict(date=str(date.today()), cpu=cpu(), cores=os.cpu_count(),
-        python=platform.python_version(), versions=versions(*packages))
+        **({'gpu': gpu(device)} if gpu(device) else {}), python=platform.python_version(),
+        versions=versions(*packages))
 
 
 def load() -> float:

@@ -49,12 +49,13 @@ def edges(learn):
     return torch.cat(found).nanmean(0).nanmean().item()
 
 
-def trained(seed, arch, data):
+def trained(seed, arch, data, device='cpu'):
     "Scores of a run on the validation images"
     began = time.process_time()
-    dls = seg_dataloaders(data/'camvid_tiny', bs=4, seed=seed, device='cpu')
+    dls = seg_dataloaders(data/'camvid_tiny', bs=4, seed=seed, device=device, num_workers=0)
     own = has_own_encoder(arch)
-    learn = seg_learner(dls, arch, encoder_of(arch), seed=seed, pretrained=not own)
+    learn = seg_learner(dls, arch, encoder_of(arch), seed=seed, pretrained=not own,
+        precision='float32')
     with learn.no_bar(), learn.no_logging():
         history = train_segmenter(learn, EPOCHS, lr=2e-3 if own else slice(8e-4, 2e-3))
     curve = [round(float(o), 4) for o in history.column('mean_iou')]
@@ -117,18 +118,19 @@ def facts(seed, arch):
         answers_a_second=round(4/answering, 2))
 
 
-def plan(data, archs):
+def plan(data, archs, device='cpu'):
     "group -> name of a run -> a function of the seed"
     return {'facts': {k: lambda s, k=k: facts(s, k) for k in archs},
-        'camvid': {k: lambda s, k=k: trained(s, k, data) for k in archs}}
+        'camvid': {k: lambda s, k=k: trained(s, k, data, device) for k in archs}}
 
 
 def main():
-    p = runs.parser(__doc__, SETTINGS)
+    p = runs.parser(__doc__, SETTINGS, devices=True)
     p.add_argument('--arch', nargs='*', choices=ARCHS, default=ARCHS)
     a = p.parse_args()
     if a.data is None and 'camvid' in a.group: p.error('camvid needs --data FOLDER')
-    runs.run_plan(FILE, plan(a.data, a.arch), settings=SETTINGS, most=a.runs, groups=a.group,
+    runs.run_plan(FILE, plan(a.data, a.arch, a.device), settings=SETTINGS, most=a.runs,
+        groups=a.group, device=a.device,
         what='scores on the validation images, and facts, seeds 1 to 3, one thread')
 
 

@@ -36,16 +36,16 @@ SETTINGS = dict(arch='dynamic_unet_lean', encoder='tf_efficientnet_lite0', batch
     loss='cross entropy with class weights by the inverse root of their frequency, plus Lovász')
 
 
-def learner(folder, seed, how):
+def learner(folder, seed, how, device):
     "The learner of a run"
     windows = dict(crops='random') if how['crops'] else {}
-    dls = seg_dataloaders(folder, bs=4, size=how['size'], seed=seed, device='cpu', cache='auto',
-        batch_tfms=mild_tfms(min_zoom=.8, max_zoom=1.5), **windows)
+    dls = seg_dataloaders(folder, bs=4, size=how['size'], seed=seed, device=device, cache='auto',
+        num_workers=0, batch_tfms=mild_tfms(min_zoom=.8, max_zoom=1.5), **windows)
     void, weights = dls.ignore_index, class_weights(dls)
     loss = CrossEntropyLoss(weights, void)
     if how['lovasz']: loss = CombinedLoss(loss, LovaszLoss(ignore_index=void))
     return seg_learner(dls, SETTINGS['arch'], SETTINGS['encoder'], loss=loss, seed=seed,
-        pretrained=how['pretrained'], ema=how['ema'])
+        pretrained=how['pretrained'], ema=how['ema'], precision='float32')
 
 
 def scored(learn):
@@ -60,10 +60,10 @@ def scored(learn):
         iou=iou)
 
 
-def one_run(folder, out, seed, how):
+def one_run(folder, out, seed, how, device='cpu'):
     "Train, from the checkpoint where there is one; the scores."
     began = time.process_time()
-    learn = learner(folder, seed, how)
+    learn = learner(folder, seed, how, device)
     resume = (out/'checkpoint').exists() and any((out/'checkpoint').iterdir())
     low, high = SETTINGS['encoder_rate'], SETTINGS['rate']
     with learn.no_bar():
@@ -81,14 +81,17 @@ def main():
     p.add_argument('--out', type=Path, required=True)
     p.add_argument('--run', nargs='*', choices=list(RUNS), default=['recipe'])
     p.add_argument('--seed', nargs='*', type=int, default=[1])
+    p.add_argument('--device', default='cpu', help='cpu or cuda')
     a = p.parse_args()
     torch.set_flush_denormal(True)
     for name, seed in ((n, s) for s in a.seed for n in a.run):
         runs = json.loads(FILE.read_text())['runs'] if FILE.exists() else {}
         if str(seed) in runs.get(name, {}): continue
-        row = one_run(a.data/'camvid', a.out/f'{list(RUNS).index(name)}-{seed}', seed, RUNS[name])
+        row = one_run(a.data/'camvid', a.out/f'{list(RUNS).index(name)}-{seed}', seed, RUNS[name],
+            a.device)
         runs.setdefault(name, {})[str(seed)] = row
-        out = dict(about('segbook', 'timm'), settings=SETTINGS, variants=RUNS, runs=runs)
+        out = dict(about('segbook', 'timm', device=a.device), settings=SETTINGS, variants=RUNS,
+            runs=runs)
         replace_file(FILE, lambda f: f.write_text(json.dumps(out, indent=1) + '\n'))
         print(name, seed, row, flush=True)
 

@@ -90,14 +90,15 @@ def scores(name, folder, p, files):
     return {k: round(float(v), 4) for k, v in {**overlap(p, truth, inside), **more[name]()}.items()}
 
 
-def trained(seed, name, data, out, run='plan'):
+def trained(seed, name, data, out, run='plan', device='cpu'):
     "Scores of a run on the validation images"
     how = {**RECIPES[name], **OTHERWISE.get(name, {}).get(run, {})}
     began, out = time.process_time(), out/f'{name}-{seed}{"" if run == "plan" else "-otherwise"}'
-    dls = seg_dataloaders(data/name, bs=4, seed=seed, device='cpu', cache='auto',
-        batch_tfms=transforms_named('dihedral'), **how['windows'])
+    dls = seg_dataloaders(data/name, bs=4, seed=seed, device=device, cache='auto',
+        num_workers=0, batch_tfms=transforms_named('dihedral'), **how['windows'])
     learn = seg_learner(dls, SETTINGS['arch'], SETTINGS['encoder'].split()[0], seed=seed,
-        pretrained=True, loss=loss_named(how['loss'], None, dls.ignore_index), keep_best=False)
+        pretrained=True, loss=loss_named(how['loss'], None, dls.ignore_index), keep_best=False,
+        precision='float32')
     resume = (out/'checkpoint').exists() and any((out/'checkpoint').iterdir())
     with learn.no_bar():
         history = train_segmenter(learn, how['epochs'], lr=2e-3, folder=out,
@@ -114,16 +115,17 @@ def trained(seed, name, data, out, run='plan'):
 
 
 def main():
-    p = runs.parser(__doc__, RECIPES)
+    p = runs.parser(__doc__, RECIPES, devices=True)
     p.add_argument('--out', type=Path, required=True)
     a = p.parse_args()
     if a.data is None: p.error('--data FOLDER is missing')
     torch.set_flush_denormal(True)
-    plan = {k: {run: lambda s, k=k, run=run: trained(s, k, a.data, a.out, run) for run in ('plan',
+    plan = {k: {run: lambda s, k=k, run=run: trained(s, k, a.data, a.out,
+                run, a.device) for run in ('plan',
         *OTHERWISE.get(k, {}))} for k in RECIPES}
     runs.run_plan(FILE, plan, settings=dict(SETTINGS, recipes=RECIPES, otherwise=OTHERWISE),
-        most=a.runs,
-        groups=a.group, what='scores on the validation images, seeds 1 to 3, one thread')
+        most=a.runs, groups=a.group, device=a.device,
+        what='scores on the validation images, seeds 1 to 3, one thread')
 
 
 if __name__ == '__main__': main()

@@ -1,8 +1,9 @@
 """One pass forward and backward of an architecture beside its namesake of
 segmentation-models-pytorch, both with a ResNet-34 and the options that make them the same network.
 
-Two are not the same: DynamicUnet's lean form runs beside their Unet, and SegFormer's decoder around
-a ResNet is 256 wide in both."""
+Three are not the same: DynamicUnet's lean form runs beside their Unet; SegFormer's decoder around
+a ResNet is 256 wide in both; and of DeepLab v3+'s two separable convolutions theirs has one at the
+size of the coarse map, where the paper has both at a quarter of the image's."""
 from __future__ import annotations
 from functools import partial
 

@@ -8,6 +8,7 @@ that the validation images choose nothing. Writes bench/results/transfer.json af
 that stands there is not repeated. With --runs the script ends after N new runs."""
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,15 @@ def new_first_layer(learn, seed):
 
 
 def one_run(seed, folder, n=40, pretrained=True, way='a tenth of the rate', *, stats=None,
-        channels=3, fresh=False):
+        channels=3, fresh=False, device='cpu'):
     "Scores of the last weights on the validation images"
     began = time.process_time()
     with tempfile.TemporaryDirectory() as tmp:
         path = some_images(folder, Path(tmp)/'some', n, seed, channels)
         size = (128, 128) if folder.name == 'nuclei' else None
-        dls = seg_dataloaders(path, bs=8, size=size, seed=seed, device='cpu')
-        learn = seg_learner(dls, ARCH, ENCODER, pretrained=pretrained, seed=seed, keep_best=False)
+        dls = seg_dataloaders(path, bs=8, size=size, seed=seed, device=device, num_workers=0)
+        learn = seg_learner(dls, ARCH, ENCODER, pretrained=pretrained, seed=seed, keep_best=False,
+            precision='float32')
         if stats: normalise(learn, *stats)
         if fresh: new_first_layer(learn, seed)
         lr = slice(SHARES.get(way, 1)*RATE, RATE) if pretrained else RATE
@@ -91,29 +93,31 @@ def one_run(seed, folder, n=40, pretrained=True, way='a tenth of the rate', *, s
         seconds_of_computing=round(time.process_time() - began))
 
 
-def plan(data):
+def plan(data, device='cpu'):
     "group -> name of a run -> a function of the seed"
     tiny, nuclei = data/'camvid_tiny', data/'nuclei'
+    run = partial(one_run, device=device)
     ways = ('frozen', 'frozen, then all', *SHARES, 'the same rate')
     stats = {'its own: mean 0.5, deviation 0.5': ([.5]*3, [.5]*3),
         'other networks\': mean 0.485 ..., deviation 0.229 ...': imagenet_stats,
         'none: 0 to 1': ([0.]*3, [1.]*3), 'none: 0 to 255': ([0.]*3, [1/255]*3)}
     return {
-        'amount': {f'{f.name}, {n} images, {k}': lambda s, f=f, n=n, p=p: one_run(s, f, n, p)
+        'amount': {f'{f.name}, {n} images, {k}': lambda s, f=f, n=n, p=p: run(s, f, n, p)
             for f in (tiny, nuclei) for n in (10, 20, 40, 80)
             for k, p in (('random weights', False), ('ImageNet weights', True))},
-        'way': {k: lambda s, k=k: one_run(s, tiny, way=k) for k in ways},
-        'normalisation': {k: lambda s, v=v: one_run(s, tiny, stats=v) for k, v in stats.items()},
+        'way': {k: lambda s, k=k: run(s, tiny, way=k) for k in ways},
+        'normalisation': {k: lambda s, v=v: run(s, tiny, stats=v) for k, v in stats.items()},
         'channels': {f'{c} channel{"s"*(c > 1)}, first layer {k}':
-            lambda s, c=c, v=v: one_run(s, tiny, channels=c, fresh=v)
+            lambda s, c=c, v=v: run(s, tiny, channels=c, fresh=v)
             for c in (1, 4) for k, v in (('adapted', False), ('new', True))}}
 
 
 def main():
-    p = runs.parser(__doc__, SETTINGS)
+    p = runs.parser(__doc__, SETTINGS, devices=True)
     a = p.parse_args()
     if a.data is None: p.error('--data FOLDER is needed: it holds camvid_tiny and nuclei')
-    runs.run_plan(FILE, plan(a.data), settings=SETTINGS, most=a.runs, groups=a.group,
+    runs.run_plan(FILE, plan(a.data, a.device), settings=SETTINGS, most=a.runs,
+        groups=a.group, device=a.device,
         what=f'{ARCH} on {ENCODER}, {EPOCHS} epochs of 10 batches of 8, rate {RATE}; scores '
             'of the last weights on the validation images, seeds 1 to 3, one thread')
 

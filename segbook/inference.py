@@ -24,7 +24,7 @@ from segbook.thresholds import (
     margin_of,
 )
 from .tiles import answer_parts, window_sides
-from .windows import joined_answers, planned_windows, window_answers
+from .windows import finite_logits, joined_answers, planned_windows, window_answers
 
 # %% auto #0
 __all__ = ['image_logits', 'predict_image', 'predict_tiled', 'predict_tta', 'best_threshold']
@@ -69,22 +69,12 @@ def _prepared(model, x, mean, std, size) -> Tensor:
     norm = lambda v: torch.tensor(v, device=p.device)[None, :, None, None]
     return (x - norm(mean)).div_(norm(std)).to(p.dtype)
 
-# %% ../nbs/13_inference.ipynb #66949b76
-def _finite(part) -> Tensor:
-    "The logits as float32; raises SegbookError for numbers that are not finite."
-    part = Tensor(part).as_subclass(Tensor).float()
-    if not part.isfinite().all():
-        raise SegbookError('the network answers with numbers that are not finite, so its mask '
-            'would mean nothing. Cure: look for odd values in the image; or train again, with a '
-            'smaller learning rate')
-    return part
-
 # %% ../nbs/13_inference.ipynb #7ff86e92
 def _all_logits(model, x) -> Tensor:
     "Logits [K,h,w] of a prepared image, put together from their parts."
     out = None
     for top, left, part in answer_parts(model, x):
-        part = _finite(part)
+        part = finite_logits(part)
         if part.shape[-2:] == x.shape[-2:]: return part
         if out is None: out = part.new_empty(len(part), *x.shape[-2:], device='cpu')
         h, w = part.shape[-2:]
@@ -145,7 +135,7 @@ def _mask(model, x, own, ignore, threshold) -> Tensor:
         return _enlarged_ids(_all_logits(model, x), own, ignore, threshold).cpu()
     mask = None
     for top, left, part in answer_parts(model, x):
-        ids = _best_ids(_finite(part), ignore, threshold)
+        ids = _best_ids(finite_logits(part), ignore, threshold)
         # bytes until the work is done: an eighth of the memory
         if mask is None: mask = torch.empty(own, dtype=_id_type(len(part)))
         mask[top:top + len(ids), left:left + ids.shape[1]] = ids.cpu()
@@ -209,7 +199,7 @@ def _probabilities(model, x, own, ignore, kind) -> Tensor:
     else: parts = _enlarged_rows(_all_logits(model, x), own)
     out = None
     for top, left, part in parts:
-        p = probabilities_of(_finite(part), ignore)
+        p = probabilities_of(finite_logits(part), ignore)
         if out is None: out = torch.empty(len(p), *own, dtype=kind)
         out[:, top:top + p.shape[1], left:left + p.shape[2]] = p.cpu()
     return out

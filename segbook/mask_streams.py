@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import SegbookError
 from .files import replace_file
-from .windows import gaussian_weight
+from .windows import finite_logits, gaussian_weight
 
 # %% auto #0
 __all__ = ['rows_of_answers', 'fill_rows', 'check_mask_output', 'write_rows']
@@ -34,7 +34,7 @@ class _RowsHeld:
 
     def finished(self, n) -> tuple[int, Tensor]:
         "The first `n` rows, their first row and logits; the others move up."
-        done, top = self.scores[:, :n]/self.weights[:n], self.first
+        done, top = finite_logits(self.scores[:, :n]/self.weights[:n]), self.first
         rest = self.scores.shape[1] - n
         for held in (self.scores.transpose(0, 1), self.weights):
             held[:rest] = held[n:].clone()

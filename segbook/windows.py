@@ -16,7 +16,7 @@ from .tiles import sight_of, spans
 
 # %% auto #0
 __all__ = ['ImageWindow', 'overlapping', 'weighted_windows', 'centred_windows', 'gaussian_weight', 'planned_windows',
-           'window_answers', 'joined_answers']
+           'finite_logits', 'window_answers', 'joined_answers']
 
 # %% ../nbs/workshop/windows.ipynb #25d68d82
 @dataclass
@@ -90,6 +90,27 @@ def _batches(windows, batch_size):
         for i in range(0, len(same), batch_size): yield same[i:i + batch_size]
 
 # %% ../nbs/workshop/windows.ipynb #40ddeae6
+def finite_logits(
+    logits, # of a network, of any shape
+) -> Tensor: # the same as float32
+    "Logits that are numbers; raises SegbookError for others, whose mask would mean nothing."
+    logits = Tensor(logits).as_subclass(Tensor).float()
+    # one pass over the numbers: what is not finite stays so in a sum
+    if not logits.sum().isfinite() and not logits.isfinite().all():
+        raise SegbookError('the network answers with numbers that are not finite, so its mask '
+            'would mean nothing. Cure: look for odd values in the image; or train again, with a '
+            'smaller learning rate')
+    return logits
+
+def _stacked(tiles, last) -> Tensor:
+    "A batch of windows, in the memory of the one before where they have its shape."
+    shape = (len(tiles), *tiles[0].shape)
+    fits = last is not None and (last.shape, last.dtype) == (shape, tiles[0].dtype)
+    return torch.stack(tiles, out=last if fits else None)
+
+def _same_memory(a, b) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
 @torch.no_grad()
 def window_answers(
     model:nn.Module, # in evaluation mode
@@ -99,16 +120,14 @@ def window_answers(
     told:bool|None=None, # a progress bar; None: where there are many windows
 ): # gives (window, logits [K,h,w] of all that it reads, on the network's device)
     "The answers of a network, window by window, in batches."
-    batches = list(_batches(windows, batch_size))
+    batches, x = list(_batches(windows, batch_size)), None
     long = len(batches) > 8 if told is None else told
     for part in progress_bar(batches, len(batches), 'windows of the image', long):
-        out = model(torch.stack([read(o.rows, o.columns) for o in part])).as_subclass(
-            Tensor).float()
-        # one pass over the numbers: what is not finite stays so in a sum
-        if not out.sum().isfinite() and not out.isfinite().all():
-            raise SegbookError('the network answers with numbers that are not finite, so its mask '
-                'would mean nothing. Cure: look for odd values in the image; or train again, with '
-                'a smaller learning rate')
+        x = _stacked([read(o.rows, o.columns) for o in part], x)
+        out = model(x).as_subclass(Tensor).float()
+        if _same_memory(out, x): out = out.clone() # the next batch takes its place
+        # so that nobody waits for nothing; the others are looked at when they are joined
+        if part is batches[0]: finite_logits(out[0])
         yield from zip(part, out)
         del out # or it would still lie there while the next batch passes
 
@@ -135,4 +154,4 @@ def joined_answers(
         total[:, rows, columns].addcmul_(logits.cpu(), weight)
         weights[rows, columns] += weight
         del logits
-    return total if alone else total.div_(weights)
+    return finite_logits(total if alone else total.div_(weights))

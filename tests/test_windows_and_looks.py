@@ -86,6 +86,15 @@ def test_memory_is_one_batch():
     assert max(s[0] for s in seen) == 3 and {tuple(s[-2:]) for s in seen} == {(32, 40)}
     assert torch.allclose(got, net.conv(x[None])[0], atol=1e-5)
 
+@pytest.mark.parametrize('net', [nn.Identity(), nn.ReLU(inplace=True)])
+def test_answers_outlive_the_next_batch(net):
+    "Batches share their memory, and an answer may lie in it"
+    x = torch.rand(3, 75, 101)
+    read = lambda rows, columns: x[:, slice(*rows), slice(*columns)]
+    parts = weighted_windows((75, 101), (32, 32), (16, 16))
+    for part, answer in list(window_answers(net, read, parts, 4)):
+        assert torch.equal(answer, read(part.rows, part.columns))
+
 @pytest.fixture(scope='module')
 def learn(tmp_path_factory):
     path = make_scenes(tmp_path_factory.mktemp('scenes')/'scenes', n=10, size=(48, 64), seed=1)

@@ -118,6 +118,9 @@ class Operation:
 # %% ../../nbs/workshop/receptive_field/recorder.ipynb #f8960c9c
 def bare_operation(func, args, kwargs):
     "An operation whose tensors are all without values."
+    # the name in traced networks, which PyTorch 2.12 does not carry out without values
+    if func._schema.name == 'aten::_convolution':
+        func, args = torch.ops.aten.convolution.default, args[:9]
     flat,outside = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)],{}
     if any(o.is_meta for o in flat) and not all(o.is_meta for o in flat):
         def bare(o):
