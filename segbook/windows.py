@@ -111,6 +111,7 @@ def _stacked(tiles, last) -> Tensor:
 def _same_memory(a, b) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
+# %% ../nbs/workshop/windows.ipynb #a2d0f3c1
 @torch.no_grad()
 def window_answers(
     model:nn.Module, # in evaluation mode

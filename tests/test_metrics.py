@@ -551,3 +551,22 @@ def test_bench_results_are_equal(monkeypatch):
     ours = torch.stack([boundary_f1(p, t, race.K, race.VOID, 1.5),
             hausdorff95(p, t, race.K, race.VOID)], -1)
     assert np.allclose(ours, race.transforms(p, t, 1.5), equal_nan=True)
+
+
+FLUSHED = """
+import numpy as np, torch
+from segbook.metrics.distances import nearest_distances
+rng = np.random.default_rng(679)
+n = int(rng.integers(250, 330))
+line = np.stack([np.arange(n) % 96, np.cumsum(rng.integers(0, 2, n)) % 128], 1)
+points = np.unique(line, axis=0)*(1., 1.)
+want = nearest_distances(points + (0, 5), points)
+torch.set_flush_denormal(True)
+assert np.allclose(nearest_distances(points + (0, 5), points), want, atol=1e-12)
+"""
+
+
+def test_distances_where_the_smallest_numbers_are_zero():
+    "SciPy's tree of these points ends Python then, so this runs in a process of its own"
+    done = subprocess.run([sys.executable, '-c', FLUSHED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

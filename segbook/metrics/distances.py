@@ -38,8 +38,11 @@ def validate_boundary_pair(pred, mask, n_classes, ignore_index):
 def nearest_distances(points, others):
     "float64 [n]: how far each of `points` [n,2] is from the nearest of `others`; inf without any."
     from scipy.spatial import KDTree
-    if len(points) and len(others): return KDTree(others).query(points)[0]
-    return np.full(len(points), np.inf)
+    if not len(points) or not len(others): return np.full(len(points), np.inf)
+    # where the smallest numbers count as 0 (torch.set_flush_denormal), points at 0 end SciPy's tree
+    # with a segmentation fault
+    if np.nextafter(0., 1.) == 0: points, others = points + 1, others + 1
+    return KDTree(others).query(points)[0]
 
 def rows_of_scores(distances, score):
     "float64 [B,K]: `score` of the two lists of distances of each image and class."
