@@ -120,9 +120,8 @@ def main():
     a = p.parse_args()
     if a.data is None: p.error('--data FOLDER is missing')
     torch.set_flush_denormal(True)
-    plan = {k: {run: lambda s, k=k, run=run: trained(s, k, a.data, a.out,
-                run, a.device) for run in ('plan',
-        *OTHERWISE.get(k, {}))} for k in RECIPES}
+    plan = {k: {run: lambda s, k=k, run=run: trained(s, k, a.data, a.out, run, a.device)
+            for run in ('plan', *OTHERWISE.get(k, {}))} for k in RECIPES}
     runs.run_plan(FILE, plan, settings=dict(SETTINGS, recipes=RECIPES, otherwise=OTHERWISE),
         most=a.runs, groups=a.group, device=a.device,
         what='scores on the validation images, seeds 1 to 3, one thread')

@@ -5,6 +5,7 @@ from segbook.data import make_scenes, seg_dataloaders
 from segbook.errors import SegbookError
 from segbook.inference import image_logits, predict_image, predict_tiled, predict_tta
 from segbook.learner import seg_learner
+from segbook.mask_streams import rows_of_answers
 from segbook.windows import (
     gaussian_weight, joined_answers, planned_windows, weighted_windows, window_answers,
 )
@@ -94,6 +95,25 @@ def test_answers_outlive_the_next_batch(net):
     parts = weighted_windows((75, 101), (32, 32), (16, 16))
     for part, answer in list(window_answers(net, read, parts, 4)):
         assert torch.equal(answer, read(part.rows, part.columns))
+
+class Logarithm(nn.Module):
+    "No number where the image is below 0"
+    def forward(self, x): return x.log()
+
+@pytest.mark.parametrize('alone', [True, False])
+def test_what_is_not_finite_in_the_last_window_is_refused(alone):
+    "The first batch says nothing of it"
+    size, x = (75, 101), torch.rand(3, 75, 101) + 1
+    read = lambda rows, columns: x[:, slice(*rows), slice(*columns)]
+    parts, found = planned_windows(Logarithm(), size, 3, (32, 32), None if alone else (16, 16))
+    assert found == alone and len(parts) > 8
+    joined = lambda: joined_answers(window_answers(Logarithm(), read, parts, 4), size, alone)
+    in_rows = lambda: torch.cat([o for _, o in rows_of_answers(
+        window_answers(Logarithm(), read, parts, 4), size, alone)], 1)
+    for answer in (joined, in_rows): assert torch.allclose(answer(), x.log(), atol=1e-5)
+    x[1, -1, -1] = -1
+    for answer in (joined, in_rows):
+        with pytest.raises(SegbookError, match='not finite'): answer()
 
 @pytest.fixture(scope='module')
 def learn(tmp_path_factory):
