@@ -22,12 +22,13 @@ from segbook.learner import seg_learner, train_segmenter
 FILE = Path(__file__).parent/'results'/'transfer.json'
 ARCH, ENCODER = 'dynamic_unet_lean', 'tf_efficientnet_lite0'
 ALL, EPOCHS, RATE = 80, 15, 2e-3
-# how much of the rate the encoder gets
+# how much of the rate the encoder gets, where it is not all of it
 SHARES = {'a tenth of the rate': .1, 'four tenths of the rate': .4}
 SETTINGS = dict(
-    amount='so many images, random or ImageNet weights',
-    way='camvid_tiny, 40 images, ImageNet weights: which layers learn, and how fast',
-    normalisation='camvid_tiny, 40 images, ImageNet weights: images normalised in other ways',
+    amount='so many images; random weights, or ImageNet weights with a tenth of the rate',
+    way='camvid_tiny, 40 images, ImageNet weights: which layers learn, and how fast; a tenth of '
+        'the rate stands in `amount`',
+    normalisation='as `way`: images normalised in other ways; the right way stands in `amount`',
     channels='camvid_tiny, 40 images, with 1 and 4 channels (red, green, blue and their mean): the '
         'first layer made from the one of ImageNet, or new')
 
@@ -97,9 +98,8 @@ def plan(data, device='cpu'):
     "group -> name of a run -> a function of the seed"
     tiny, nuclei = data/'camvid_tiny', data/'nuclei'
     run = partial(one_run, device=device)
-    ways = ('frozen', 'frozen, then all', *SHARES, 'the same rate')
-    stats = {'its own: mean 0.5, deviation 0.5': ([.5]*3, [.5]*3),
-        'other networks\': mean 0.485 ..., deviation 0.229 ...': imagenet_stats,
+    ways = 'frozen', 'frozen, then all', 'four tenths of the rate', 'the same rate'
+    stats = {'other networks\': mean 0.485 ..., deviation 0.229 ...': imagenet_stats,
         'none: 0 to 1': ([0.]*3, [1.]*3), 'none: 0 to 255': ([0.]*3, [1/255]*3)}
     return {
         'amount': {f'{f.name}, {n} images, {k}': lambda s, f=f, n=n, p=p: run(s, f, n, p)

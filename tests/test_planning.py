@@ -123,6 +123,22 @@ def test_measuring_leaves_everything_as_it_was(tmp_path):
         dls.train.rng.getstate())
     assert 0 < o.train < took and 0 < o.valid < took and (o.steps, o.valid_batches) == (3, 1)
 
+@pytest.mark.parametrize('most, seen', [(0., {2}), (1e9, {2, 6})])
+def test_two_images_stand_for_a_batch_whose_steps_take_long(tmp_path, most, seen):
+    from segbook.data import seg_dataloaders
+    dls = seg_dataloaders(save(tmp_path/'d', discs(14), ['a', 'b'], valid=(12, 13)), bs=6,
+        num_workers=0)
+    class Slow(torch.nn.Conv2d):
+        sizes = []
+        def forward(self, x):
+            self.sizes.append(len(x))
+            time.sleep(.01*len(x))
+            return super().forward(x)
+    o = cost.measured_cost(Slow(3, 2, 1), dls, recipes.loss_named('cross_entropy'),
+        most_seconds=most)
+    assert {*Slow.sizes} == seen and o.train >= .06 # what six images sleep, at the least
+    assert o.valid >= .02
+
 
 # -- the rules
 # ---------------------------------------------------------------------------------------------
