@@ -98,7 +98,7 @@ def seg_dataloaders(
     cache = None, # decode files once: bytes to keep, 'auto' for half of the free memory; None: no
     instances: str | None = None, # folder of ids of things: batches are then image, ids and mask
     overlapping: bool = False, # a pixel may be of several classes: masks are a map for each
-) -> DataLoaders: # with .vocab, .ignore_index, .channels, .overlapping, and .size (None unless resized)
+) -> DataLoaders: # with .vocab, .ignore_index, .channels, .overlapping, .size (None: not resized)
     """fastai DataLoaders for images and masks: images 0..1, not normalised, masks int64 [B,H,W],
     or with `overlapping` maps uint8 [B,K,H,W].
 
