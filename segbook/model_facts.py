@@ -97,7 +97,7 @@ RUN_FACTS = dict(
     data=('an object with a fingerprint', lambda v: isinstance(v, dict)
         and _is_text(v.get('fingerprint')), False),
     best_epoch=('null, or a whole number of at least 1', none_or(whole_from(1)), False),
-    mean_iou=_SCORE, pixel_accuracy=_SCORE)
+    mean_iou=_SCORE, pixel_accuracy=_SCORE, mean_dice=_SCORE)
 
 # %% ../nbs/workshop/model_facts.ipynb #9d652dfd
 _OPTIONAL_TEXT = ('null, or a text', none_or(_is_text), True)

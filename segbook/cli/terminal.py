@@ -149,7 +149,10 @@ class EpochLines:
     On a terminal a bar moves within the epoch."""
     columns = dict(train_loss=('train loss', 11, 4), valid_loss=('valid loss', 11, 4),
         pixel_accuracy=('accuracy', 9, 3), mean_iou=('mean IoU', 9, 3))
-    def __init__(self, total, done=0, best=-1., out=None):
+    def __init__(self, total, done=0, best=-1., out=None, overlapping=False):
+        if overlapping:  # there is no pixel accuracy
+            self.columns = {**self.columns, 'mean_dice': ('mean Dice', 9, 3)}
+            del self.columns['pixel_accuracy']
         self.total, self.done, self.first, self.best = total, done, done, best
         self.out = out or sys.stdout
         self.live = self.out.isatty() and os.environ.get('TERM') != 'dumb'

@@ -21,7 +21,7 @@ __all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_ra
            'split_indices', 'check_training_set']
 
 # %% ../../nbs/workshop/data/checks.ipynb #9569a382
-def open_folder(path, images, labels, codes, valid, *, overlapping=False):
+def open_folder(path, images, labels, codes, valid, overlapping=False):
     "`path` as SegFolder; what is left out, and images without a mask, are said."
     if isinstance(path, SegFolder): folder = path
     else: folder = SegFolder(path, images, labels, codes, valid, overlapping=overlapping)

@@ -62,6 +62,7 @@ def pair_block(folder, channels, split, item_tfms, batch_tfms, value_range=None,
     """The DataBlock of a folder: `split` are the indices of its training and validation images.
 
     With the name of a folder of `instances`, their ids stand between image and mask."""
+    if instances: check_one_class(folder, 'instances=', 'leave it out')
     if isinstance(batch_tfms, str) and batch_tfms == 'default': batch_tfms = mild_tfms()
     x = TransformBlock(type_tfms=[OpenImage(channels, value_range)], batch_tfms=IntToFloatTensor)
     opener, last = (OpenMaps, [UnpackMaps(len(folder.codes))]) if folder.overlapping else (
@@ -99,13 +100,10 @@ def seg_dataloaders(
     instances: str | None = None, # folder of ids of things: batches are then image, ids and mask
     overlapping: bool = False, # a pixel may be of several classes: masks are a map for each
 ) -> DataLoaders: # with .vocab, .ignore_index, .channels, .overlapping, .size (None: not resized)
-    """fastai DataLoaders for images and masks: images 0..1, not normalised, masks int64 [B,H,W],
-    or with `overlapping` maps uint8 [B,K,H,W].
+    """fastai DataLoaders: images 0..1, not normalised, masks int64, or maps uint8 [B,K,H,W].
 
     Raises SegbookError before training when folder, sizes, split, masks or windows are wrong."""
-    folder = open_folder(path, images, labels, codes, valid, overlapping=overlapping)
-    if instances: check_one_class(folder, 'instances=', 'leave it out')
-    device = own_device(device)
+    folder,device = open_folder(path, images, labels, codes, valid, overlapping),own_device(device)
     train,val = split_indices(folder, valid_pct, seed)
     shapes,channels,value_range = set_facts(folder, channels, value_range)
     window, hw = window_or_size(folder, train, shapes, size, (crops, crop_classes, crops_per_image))

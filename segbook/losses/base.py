@@ -76,8 +76,9 @@ def _unknown_ids(mask, K, ignore_index):
 
 # %% ../../nbs/workshop/losses/base.ipynb #5b3e990f
 def training_pixels_by_class(dls):
-    """Pixels of each class in each training mask of DataLoaders, float64 [N,K]; ignored ones are 0,
-    those of several classes count for each."""
+    """Pixels of each class in each training mask of DataLoaders, float64 [N,K]; ignored ones are 0.
+
+    Of maps [N,K+1]: pixels of several classes count for each, and all pixels stand last."""
     codes = vocab_of(dls)
     if codes is None:
         raise SegbookError('the DataLoaders have no vocab, the list of class names; expected those '
@@ -89,7 +90,9 @@ def training_pixels_by_class(dls):
         def count(i):
             mask = pairs[i][-1] if masks is None else masks[i]
             mask = np.array(mask)
-            if maps: return torch.from_numpy(unpack_maps(mask, K).sum((1, 2), dtype=np.int64))
+            if maps:
+                n = unpack_maps(mask, K).sum((1, 2), dtype=np.int64)
+                return torch.from_numpy(np.append(n, mask.size))
             return pixels_by_class(torch.as_tensor(mask).long(), K, ignore)
         with ThreadPoolExecutor(4) as ex:
             dls._segbook_counts = torch.stack(list(ex.map(count, range(len(masks))))).double()

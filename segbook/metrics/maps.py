@@ -73,6 +73,11 @@ class MapCounts(PixelCounts):
         return (n if per_image else n.sum(0)).chunk(3, -1)
 
     @property
+    def matrix(self):
+        raise SegbookError('where a pixel may be of several classes, no matrix says for which one '
+            'it was taken. Cure: regions(), iou(), dice(), precision(), recall()')
+
+    @property
     def n_pixels(self) -> int:
         "Pixels of all images, whatever they are of."
         return int(self.tables()[:, -1].sum())
