@@ -292,6 +292,7 @@ def _tensor_reader(model, x):
 # %% ../nbs/13_inference.ipynb #9e0d0bdd
 def _window_threshold(cfg, bare, out, threshold) -> float|None:
     "The threshold of ids in windows; raises SegbookError where none is taken."
+    if out is not None: check_one_class(cfg, 'out=', 'np.save(file, predict_tiled(...) > 0)')
     if out is not None and not bare: return _threshold_of(cfg, threshold)
     if threshold is None: return None
     raise SegbookError(f'threshold={threshold!r} is for ids, and '
@@ -331,7 +332,6 @@ def predict_tiled(
     bare = isinstance(model, nn.Module)
     read, h, w, channels = (_tensor_reader if bare else _window_reader)(model, image)
     net, cfg = (model, {'ignore_index': None}) if bare else (model.model, _preparation(model))
-    if out is not None: check_one_class(cfg, 'out=', 'np.save(file, predict_tiled(...) > 0)')
     cut = _window_threshold(cfg, bare, out, threshold)
     if out is not None:
         kind = np.uint8 if cfg.get('n_classes', 256) <= 256 else np.uint16

@@ -105,10 +105,10 @@ def _seeded_model(seed, facts) -> nn.Module:
             facts['pretrained'], **facts['model_kwargs'])
 
 # %% ../nbs/12_learner.ipynb #ad16312a
-def _usual_loss(dls, ignore, n_classes, maps) -> nn.Module:
+def _usual_loss(dls, ignore, n_classes) -> nn.Module:
     """Cross entropy without Void, its class weights counted on the training masks; for maps cross
     entropy and Dice of each class."""
-    if maps: return PerClassLoss()
+    if getattr(dls, 'overlapping', False): return PerClassLoss()
     weight = class_weights(dls, ignore_index=ignore)[:n_classes]
     return CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
 
@@ -167,16 +167,15 @@ def seg_learner(
     names, weights, a precision that cannot be had; a loss, a metric or codes that do not fit."""
     dls = named_loaders(dls, codes)
     codes, channels, ignore = [str(o) for o in dls.vocab], dls.channels, void_of(dls)
-    maps = getattr(dls, 'overlapping', False)
     if one_channel: check_one_channel(codes, ignore, dls)
     encoder, pretrained = encoder_for(arch, encoder, pretrained)
     facts = dict(arch=arch, encoder=encoder, in_channels=channels, n_classes=1 if one_channel
         else len(codes), pretrained=pretrained, model_kwargs=model_kwargs or {})
     own = _own_callbacks(dls, seed, keep_best, ema, accumulate, precision, compile=compile)
-    check_loss(loss, facts['n_classes'], ignore, maps)
+    check_loss(loss, facts['n_classes'], ignore, dls)
     metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes, dls)
     model, new = _seeded_model(seed, facts), _normalized(dls, facts['encoder'], channels)
-    if loss is None: loss = _usual_loss(dls, ignore, max(facts['n_classes'], 2), maps)
+    if loss is None: loss = _usual_loss(dls, ignore, max(facts['n_classes'], 2))
     learn = SegLearner(new, model, loss_func=loss, metrics=metrics, cbs=own + list(L(cbs)),
         path=path, **{'splitter': seg_splitter, 'opt_func': fast_adam, **kwargs})
     return _described(learn, facts, codes, ignore)

@@ -73,10 +73,10 @@ def check_one_channel(codes, ignore, dls=None):
         '--fix --map writes a copy with other ids), or one_channel=False')
 
 # %% ../nbs/workshop/learner_checks.ipynb #c851036d
-def check_loss(loss, n_classes, ignore, overlapping=False):
+def check_loss(loss, n_classes, ignore, dls=None):
     """Raise a SegbookError for class weights of another number than the classes, for one channel
     with a loss that does not leave Void out, and for a loss that the kind of masks is not for."""
-    if overlapping: return check_map_loss(loss, n_classes)
+    if getattr(dls, 'overlapping', False): return check_map_loss(loss, n_classes)
     check_no_map_loss(loss)
     expected, one = max(n_classes, 2), n_classes == 1
     for o in loss.modules() if isinstance(loss, nn.Module) else [loss]:

@@ -34,6 +34,7 @@ def _check_weights(loss, n_classes):
                 'numbers; expected 2, for pixels that are not of a class and for those that are. '
                 'Cure: PerClassLoss(loss, weight=[...]) weighs the classes')
 
+# %% ../nbs/workshop/learner_maps.ipynb #ec0d479f
 def check_map_loss(
     loss, # what a learner was given; None: the usual one
     n_classes:int, # K
@@ -54,6 +55,7 @@ def check_map_loss(
             f'({type(e).__name__}: {str(e)[:120]}). Expected one number from logits and maps of 0 '
             'and 1, uint8. Cure: PerClassLoss(CrossEntropyLoss()) of segbook.losses') from e
 
+# %% ../nbs/workshop/learner_maps.ipynb #df90bc5a
 def check_no_map_loss(
     loss, # of a learner of one class a pixel
 ):

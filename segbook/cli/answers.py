@@ -120,6 +120,7 @@ def _answered_maps(model, file, options) -> tuple:
     maps = (p > (model.segmenter.get('threshold') or .5)).numpy().astype(np.uint8)
     return maps, p.numpy() if options.probabilities else None
 
+# %% ../../nbs/workshop/cli/answers.ipynb #e3dc72a0
 def _ids_in_windows(model, file, tile) -> np.ndarray:
     "Ids [H,W], written as windows come."
     from segbook.inference import predict_tiled

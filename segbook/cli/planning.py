@@ -25,6 +25,7 @@ def _check_maps_asked(given):
         raise SegbookError(f'--arch {given["arch"]} learns things of one class a pixel, and with '
             '--overlapping a pixel may be of several. Cure: another --arch, such as dynamic_unet')
 
+# %% ../../nbs/workshop/cli/planning.ipynb #5efa4b7f
 def check_plan_arguments(
     given:dict, # the arguments that were given
 ):

@@ -123,11 +123,13 @@ def _with_notes(name, work):
 
 # %% ../../nbs/workshop/cli/predict.ipynb #b35b8d18
 def mask_endings(
-    maps, # may classes overlap?
+    model, # a Segmenter; None: not known yet
 ) -> tuple: # of the names of a mask and its picture
     "How the files of an image end."
+    maps = model is not None and model.segmenter.get('overlapping')
     return ('maps.npy' if maps else 'mask.png'), 'overlay.png'
 
+# %% ../../nbs/workshop/cli/predict.ipynb #d74347fe
 def _check_for_maps(a, model):
     "Raise a SegbookError for options that a segmenter of classes that overlap has no answer to."
     cure = 'leave it out; NAME_maps.npy holds a map for each class'
@@ -146,9 +148,6 @@ class _Batch:
     objects: object = None # ObjectFiles, where objects are asked for
     options: AnswerOptions = AnswerOptions()
 
-    @property
-    def maps(self): return bool(self.model and self.model.segmenter.get('overlapping'))
-
     def attempt(self, work, what):
         "The result of `work`; None, and a line more in `lost`, when it fails."
         try: return work()
@@ -161,7 +160,7 @@ class _Batch:
     def predict(self, file, base):
         "Write mask and overlay of one image; the line that tells of it, or None."
         name = printable(file.name)
-        paths = [self.out/f'{base}_{o}' for o in mask_endings(self.maps)]
+        paths = [self.out/f'{base}_{o}' for o in mask_endings(self.model)]
         asked = replace(self.options, probabilities=True) if self.objects else self.options
         work = lambda: _with_notes(name, lambda: answered(self.model, file, asked))
         mask, p = self.attempt(work, f'{name} was left out') or (None, None)
@@ -179,9 +178,9 @@ class _Batch:
             f'{told or ""}')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #ac4570cf
-def _targets_of(a, bases, out, maps=False):
+def _targets_of(a, bases, out, model=None):
     "The files that will be written."
-    endings = (*mask_endings(maps), *AnswerOptions.of(a).endings)
+    endings = (*mask_endings(model), *AnswerOptions.of(a).endings)
     return [out/f'{b}_{o}' for b in bases for o in endings] + object_targets(a, bases, out)
 
 def _check_targets(files, targets, out, overwrite):
@@ -217,7 +216,7 @@ def _predict_files(a, files, bases, done, batch):
     out = batch.out
     batch.model = load_segmenter(a['model'], 'cuda' if torch.cuda.is_available() else 'cpu',
         'partial' in a)
-    if batch.maps: _check_for_maps(a, batch.model)
+    _check_for_maps(a, batch.model)
     if objects_asked(a): batch.objects = ObjectFiles(a, batch.model, files, out)
     check_writable(out)
     made = [o for o in (out, *out.parents) if not o.exists()]
@@ -225,7 +224,8 @@ def _predict_files(a, files, bases, done, batch):
     try:
         clear_leftovers(out)
         with locked(out/'predictions'), batch.objects or nullcontext():
-            _check_targets(files, _targets_of(a, bases, out, batch.maps), out, 'overwrite' in a)
+            _check_targets(files, _targets_of(a, bases, out, batch.model), out,
+                'overwrite' in a)
             done.append((batch, len(files)))
             for i, (f, b) in enumerate(zip(files, bases), 1):
                 batch.signals.ask()

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from ..errors import SegbookError
 
 # %% auto #0
-__all__ = ['tell', 'guarded', 'EpochLines']
+__all__ = ['tell', 'guarded', 'EpochLines', 'MapEpochLines']
 
 # %% ../../nbs/workshop/cli/terminal.ipynb #e42e9254
 class _Stopped(BaseException):
@@ -149,10 +149,7 @@ class EpochLines:
     On a terminal a bar moves within the epoch."""
     columns = dict(train_loss=('train loss', 11, 4), valid_loss=('valid loss', 11, 4),
         pixel_accuracy=('accuracy', 9, 3), mean_iou=('mean IoU', 9, 3))
-    def __init__(self, total, done=0, best=-1., out=None, overlapping=False):
-        if overlapping:  # there is no pixel accuracy
-            self.columns = {**self.columns, 'mean_dice': ('mean Dice', 9, 3)}
-            del self.columns['pixel_accuracy']
+    def __init__(self, total, done=0, best=-1., out=None):
         self.total, self.done, self.first, self.best = total, done, done, best
         self.out = out or sys.stdout
         self.live = self.out.isatty() and os.environ.get('TERM') != 'dumb'
@@ -185,3 +182,9 @@ class EpochLines:
             f'{star}')
         self.wipe()
         print(line.rstrip(), file=self.out, flush=True)
+
+# %% ../../nbs/workshop/cli/terminal.ipynb #e846c472
+class MapEpochLines(EpochLines):
+    "The lines of a run whose classes may overlap: mean Dice in place of pixel accuracy."
+    columns = {k: v for k, v in EpochLines.columns.items() if k != 'pixel_accuracy'} | dict(
+        mean_dice=('mean Dice', 10, 3))

@@ -27,7 +27,7 @@ from .run_results import write_run_results
 from segbook.cli.team import (
     Team, check_processes, command_to_resume, tell_of_launcher, together, train_along,
 )
-from .terminal import EpochLines, guarded, tell
+from .terminal import EpochLines, MapEpochLines, guarded, tell
 from ..errors import SegbookError
 from ..results import score_text
 from ..masks.check import check_masks
@@ -139,8 +139,8 @@ def _epoch_recorder(run):
             self.check = next(o for o in self.learn.cbs if isinstance(o, Checkpoint))
             n, done = run.record['arguments']['epochs'], self.check.done
             if done: print(f'going on after epoch {done} of {n}')
-            run.lines = EpochLines(n, done, self.best(),
-                overlapping=run.record['arguments'].get('overlapping', False))
+            maps = run.record['arguments']['overlapping']
+            run.lines = (MapEpochLines if maps else EpochLines)(n, done, self.best())
             self.save()
         def rows(self):
             return [dict(zip(self.check.history.names, r)) for r in self.check.history]

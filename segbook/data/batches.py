@@ -52,8 +52,7 @@ TOLD = ('vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances',
 # %% ../../nbs/workshop/data/batches.ipynb #c06f6970
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
-    vocab = ignore_index = channels = size = value_range = instances = None
-    overlapping = False
+    vocab = ignore_index = channels = size = value_range = instances = overlapping = None
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
         for o in TOLD: setattr(res, o, getattr(self, o))

@@ -47,6 +47,7 @@ def _facts_of_maps(folder):
             placement=stored.placement)
     return facts
 
+# %% ../../nbs/workshop/data/checks.ipynb #b23f8847
 def _check_maps_of(folder, part, which):
     "Raise a SegbookError where all maps of a part of the split are empty."
     if any(read_maps(folder.labels[i], len(folder.codes)).any() for i in part): return

@@ -87,6 +87,7 @@ class OpenMaps(OpenMask):
         "The packed maps of an image."
         return pack_maps(read_maps(self.folder.label_of(o), len(self.folder.codes)))
 
+# %% ../../nbs/workshop/data/items.ipynb #24e5b474
 class UnpackMaps(Transform):
     "Masks [B,H,W] of packed maps become maps uint8 [B,K,H,W], after all that moves them."
     order = 98
@@ -121,6 +122,7 @@ class MapWindow(RandomWindow):
         if not there: return RandomWindow(self.size).place(mask)
         return RandomWindow(self.size, [1]).place(mask >> random.choice(there) & 1)
 
+# %% ../../nbs/workshop/data/items.ipynb #2c356047
 def _wanted_maps(folder, train, classes):
     "Ids of the classes that windows are cut for: those asked for, or all."
     K = len(folder.codes)

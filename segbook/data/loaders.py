@@ -71,8 +71,8 @@ def pair_block(folder, channels, split, item_tfms, batch_tfms, value_range=None,
         batch_tfms=[IntToFloatTensor, *last])
     ids = [] if instances is None else [TransformBlock(
         type_tfms=[OpenInstances(folder, instances)], batch_tfms=IntToFloatTensor)]
-    return DataBlock((x,*ids,y), splitter=lambda items: split, dl_type=SegDL, item_tfms=item_tfms,
-        batch_tfms=list(L(batch_tfms)))
+    return DataBlock((x,*ids,y), splitter=lambda items: split, dl_type=SegDL,
+        item_tfms=[o for o in L(item_tfms) if o is not None], batch_tfms=list(L(batch_tfms)))
 
 # %% ../../nbs/03_data.ipynb #41961bcc
 def seg_dataloaders(
@@ -109,9 +109,8 @@ def seg_dataloaders(
     window, hw = window_or_size(folder, train, shapes, size, (crops, crop_classes, crops_per_image))
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
-    tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(L(item_tfms))
-    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms, value_range,
-        instances=instances)
+    block = pair_block(folder, channels, (train*crops_per_image,val), [hw and ResizeBoth(hw),
+        window, *L(item_tfms)], batch_tfms, value_range, instances=instances)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
     return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed)

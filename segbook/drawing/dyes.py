@@ -38,6 +38,7 @@ def _dyed(rng, where):
     x = Image.fromarray((x.clip(0, 1)*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(h/128))
     return np.clip(np.asarray(x) + 12*rng.standard_normal((h, w)), 0, 255).astype(np.uint8)
 
+# %% ../../nbs/workshop/drawing/dyes.ipynb #991ad6f9
 def _draw_dyes(rng, h, w):
     "One picture: uint8 [h,w,3] red, green and blue, uint8 [h,w,3] maps of the `DYE_CODES`."
     r = min(h, w)

@@ -17,7 +17,7 @@ from .pixels import CrossEntropyLoss
 __all__ = ['PerClassLoss']
 
 # %% ../../nbs/workshop/losses/maps.ipynb #24768a9d
-def _check_maps(x, maps):
+def _check_map_shapes(x, maps):
     "Raise a SegbookError unless logits and maps are both [B,K,H,W] on one device, the maps whole."
     wanted = 'expected logits [B,K,H,W] (float) and maps [B,K,H,W] of 0 and 1 (integer)'
     if x.ndim != 4 or x.shape != maps.shape or maps.is_floating_point():
@@ -29,11 +29,56 @@ def _check_maps(x, maps):
         raise SegbookError(f'the logits are on {x.device} and the maps on {maps.device}; expected '
             'one device: maps.to(logits.device)')
 
-def _usual_question():
-    return CombinedLoss(CrossEntropyLoss(), DiceLoss())
+# %% ../../nbs/workshop/losses/maps.ipynb #906cd340
+def _checked_question(loss):
+    "The loss, if it can ask for one class; cross entropy and Dice for None."
+    if loss is None: return CombinedLoss(CrossEntropyLoss(), DiceLoss())
+    if not isinstance(loss, SegLoss):
+        raise SegbookError(f'PerClassLoss got {loss!r}; expected a loss of segbook.losses, made: '
+            'PerClassLoss(DiceLoss())')
+    if loss.ignore_index is None and loss.reduction != 'none': return loss
+    raise SegbookError(f'{type(loss).__name__} has ignore_index={loss.ignore_index} and '
+        f'reduction={loss.reduction!r}; expected a loss that counts every pixel, as maps have no '
+        "Void, and gives one number. Cure: ignore_index=None, reduction='mean'")
 
-# %% ../../nbs/workshop/losses/maps.ipynb #57749818
-class PerClassLoss(nn.Module):
+# %% ../../nbs/workshop/losses/maps.ipynb #b8c06bf1
+def _shares_of(weight):
+    "Weights of the classes as a tensor, or None; raises SegbookError for what is no weight."
+    if weight is None: return None
+    w = torch.as_tensor(weight).float()
+    if w.ndim == 1 and (w >= 0).all() and 0 < w.sum() < torch.inf: return w
+    raise SegbookError(f'weight is {weight}; expected a number of at least 0 for each class, not '
+        'all 0')
+
+# %% ../../nbs/workshop/losses/maps.ipynb #d0b8d9da
+class _LossOfMaps(nn.Module):
+    "What a loss of maps makes of logits, and the mean over the classes."
+    def activation(self,
+        x:torch.Tensor, # [B,K,H,W] logits
+    ) -> torch.Tensor: # [B,K,H,W] probability of each class, by itself
+        "The sigmoid: the probabilities of a pixel need not add up to 1."
+        return x.sigmoid()
+
+    def decodes(self,
+        x:torch.Tensor, # [B,K,H,W] probabilities
+    ) -> torch.Tensor: # uint8 [B,K,H,W] maps of 0 and 1
+        "1 where a class has more than one half."
+        return (x > .5).to(torch.uint8)
+
+    def _mean(self, logits, maps, ask):
+        "The weighted mean of `ask(logits, mask)` over the classes."
+        x, y = (o.as_subclass(torch.Tensor) for o in (logits, maps))
+        _check_map_shapes(x, y)
+        w, K = self.class_shares, x.shape[1]
+        if w is not None and len(w) != K:
+            raise SegbookError(f'weight has {len(w)} numbers and the logits have '
+                f'{counted(K, "class")}; expected one for each')
+        w = torch.ones(K, device=x.device) if w is None else w.to(x.device)
+        each = torch.stack([ask(x[:, k:k + 1], y[:, k]) for k in range(K)])
+        return (each*w).sum()/w.sum()
+
+# %% ../../nbs/workshop/losses/maps.ipynb #1b70a003
+class PerClassLoss(_LossOfMaps):
     """Each class by itself, as a question of yes or no, and the mean over the classes.
 
     `loss(logits, maps)` takes logits [B,K,H,W] and maps [B,K,H,W] of 0 and 1 (any integer dtype);
@@ -46,35 +91,15 @@ class PerClassLoss(nn.Module):
         weight=None, # [K] how much each class counts in the mean; None: all the same
     ):
         super().__init__()
-        loss = _usual_question() if loss is None else loss
-        if not isinstance(loss, SegLoss):
-            raise SegbookError(f'PerClassLoss got {loss!r}; expected a loss of segbook.losses, '
-                'made: PerClassLoss(DiceLoss())')
-        if loss.ignore_index is not None or loss.reduction == 'none':
-            raise SegbookError(f'{type(loss).__name__} has ignore_index={loss.ignore_index} and '
-                f'reduction={loss.reduction!r}; expected a loss that counts every pixel, as maps '
-                "have no Void, and gives one number. Cure: ignore_index=None, reduction='mean'")
-        self.loss = loss
-        weight = None if weight is None else torch.as_tensor(weight).float()
-        if weight is not None and (weight.ndim != 1 or not (weight >= 0).all()
-                or not 0 < weight.sum() < torch.inf):
-            raise SegbookError(f'weight is {weight}; expected a number of at least 0 for each '
-                'class, not all 0')
-        self.register_buffer('class_shares', weight)
+        self.loss = _checked_question(loss)
+        self.register_buffer('class_shares', _shares_of(weight))
 
-    def forward(self, logits, maps): return self._mean(logits, maps, self.loss)
-
-    def _mean(self, logits, maps, ask):
-        "The weighted mean of `ask(logits, mask)` over the classes."
-        x, y = (o.as_subclass(torch.Tensor) for o in (logits, maps))
-        _check_maps(x, y)
-        w = self.class_shares
-        if w is not None and len(w) != x.shape[1]:
-            raise SegbookError(f'weight has {len(w)} numbers and the logits have '
-                f'{counted(x.shape[1], "class")}; expected one for each')
-        w = torch.ones(x.shape[1], device=x.device) if w is None else w.to(x.device)
-        each = torch.stack([ask(x[:, k:k + 1], y[:, k]) for k in range(x.shape[1])])
-        return (each*w).sum()/w.sum()
+    def forward(self,
+        logits:torch.Tensor, # [B,K,H,W] any float dtype
+        maps:torch.Tensor, # [B,K,H,W] of 0 and 1, any integer dtype
+    ) -> torch.Tensor: # one number
+        "The loss of a batch."
+        return self._mean(logits, maps, self.loss)
 
     def of_part(self,
         logits:torch.Tensor, # [b,K,H,W] of a part of the batch
@@ -84,15 +109,3 @@ class PerClassLoss(nn.Module):
         "What a part adds to the loss of its batch, as the loss inside shares it out."
         rest = iter(whole.as_subclass(torch.Tensor).unbind(1))
         return self._mean(logits, maps, lambda x, y: self.loss.of_part(x, y, next(rest)))
-
-    def activation(self,
-        x:torch.Tensor, # [B,K,H,W] logits
-    ) -> torch.Tensor: # [B,K,H,W] probability of each class, by itself
-        "The sigmoid: the probabilities of a pixel need not add up to 1."
-        return x.sigmoid()
-
-    def decodes(self,
-        x:torch.Tensor, # [B,K,H,W] probabilities
-    ) -> torch.Tensor: # uint8 [B,K,H,W] maps of 0 and 1
-        "1 where a class has more than one half."
-        return (x > .5).to(torch.uint8)

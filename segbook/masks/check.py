@@ -199,13 +199,14 @@ def _value_problems(read, sf):
     return problems, maps, grey
 
 # %% ../../nbs/workshop/masks/check.ipynb #f4f520e7
-def _held_out(sf, pairs):
+def _part_sizes(sf, pairs):
     "Sizes of all masks in pixels, and of those of both parts of the split."
     n = {i.file.name: m.size[0]*m.size[1] for i,m in pairs if m.values is not None}
     valid = sum(v for name,v in n.items() if name in (sf.valid or ()))
     return sum(n.values()), sum(n.values()) - valid, valid
 
-def _check_maps(sf, fix, mapping, progress, measure):
+# %% ../../nbs/workshop/masks/check.ipynb #2b8f8af0
+def _maps_report(sf, fix, mapping, progress, measure):
     "`check_masks` for maps of classes that overlap."
     if fix is not None or mapping is not None:
         raise SegbookError('fix= and mapping= (--fix, --map) write one class id a pixel, and these '
@@ -220,7 +221,7 @@ def _check_maps(sf, fix, mapping, progress, measure):
     if good: ps += overlap_problems(good) + class_problems(sf, good, *n)
     report = MaskReport(sf, ps, *n, np.array([sum(k in m.values for m in good)
         for k in range(len(sf.codes))]))
-    report.seen, report.sizes = pairs, _held_out(sf, pairs)
+    report.seen, report.sizes = pairs, _part_sizes(sf, pairs)
     return report
 
 # %% ../../nbs/workshop/masks/check.ipynb #1e883b49
@@ -243,7 +244,7 @@ def check_masks(
     `mapping` stands in place of the proposed one. Raises SegbookError when the folder as a whole
     cannot be read, see `SegFolder`, or when `fix` is not a new folder."""
     sf = SegFolder(path, images, labels, codes, valid, overlapping=overlapping)
-    if overlapping: return _check_maps(sf, fix, mapping, progress, measure)
+    if overlapping: return _maps_report(sf, fix, mapping, progress, measure)
     if fix is not None: fix = new_folder(fix, sf.path, 'fix')
     mapping = user_mapping(mapping, sf.codes)
     pairs = see_all_files(list(zip(sf.images, sf.labels)), progress, measure)

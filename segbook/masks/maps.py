@@ -65,6 +65,7 @@ def _zero_or_one(x, K):
         f'as {bad[0]:g}', K, 'Save x == value for each class; a value for "not labelled" is not '
         'known here.')
 
+# %% ../../nbs/workshop/masks/maps.ipynb #417ff44f
 def _maps_first(x, K):
     "Maps [H,W], [H,W,K] or [K,H,W] as [K,H,W]. Raises NoMaps for another number of maps."
     if x.ndim == 2 and K == 1: return x[None]
@@ -85,6 +86,7 @@ def maps_in(
         raise NoMaps('is a picture of palette colours', n_classes, 'Save the maps as an array.')
     return np.ascontiguousarray(_zero_or_one(_maps_first(stored.pixels, n_classes), n_classes))
 
+# %% ../../nbs/workshop/masks/maps.ipynb #3c6815ef
 def read_maps(
     file, # path of a mask file: an array, a TIFF of bands or pages
     n_classes:int, # K
@@ -105,6 +107,7 @@ def pack_maps(
     for k, o in enumerate(maps): res |= np.not_equal(o, 0).astype(np.int32) << k
     return res.astype(np.uint8) if len(maps) <= 8 else res
 
+# %% ../../nbs/workshop/masks/maps.ipynb #506b4eb0
 def unpack_maps(
     packed, # [...,H,W] numbers of `pack_maps`, an array or a tensor
     n_classes:int, # K
@@ -127,6 +130,7 @@ def striped_ids(
     chosen = maps & (maps.cumsum(0) == turn + 1)
     return np.where(n > 0, chosen.argmax(0), -1)
 
+# %% ../../nbs/workshop/masks/maps.ipynb #1d5c8ebc
 def _maps_array(maps, codes):
     "Maps [K,H,W] of an array or a tensor as bool; raises SegbookError unless there are K."
     x = np.asarray(maps.detach().cpu() if is_tensor(maps) else maps)
@@ -153,6 +157,7 @@ def overlay_maps(
     a = np.where(ids < 0, 0, alpha)[..., None]
     return (im*(1 - a) + palette(codes)[ids.clip(0)]*a + .5).astype(np.uint8)
 
+# %% ../../nbs/workshop/masks/maps.ipynb #b5c5f8c8
 def show_maps(
     maps, # numpy or tensor [K,H,W] of 0 and 1
     codes, # [K] class names

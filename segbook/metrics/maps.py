@@ -38,27 +38,9 @@ def count_maps(
     size = torch.full_like(sums[0][:, :1], true.shape[2])
     return torch.cat([*sums, size], 1)
 
-# %% ../../nbs/workshop/metrics/maps.ipynb #2d0f15fb
-class MapCounts(PixelCounts):
-    """Counts right, predicted and true pixels of each class, where a pixel may be of several.
-
-    `iou`, `dice`, `precision`, `recall`, `mean_iou` and `mean_dice` are those of `Confusion`.
-    Raises SegbookError as `count_maps`."""
-    def __init__(self,
-        n_classes:int, # K
-        ignore_index:None=None, # there is none
-        per_image:bool=False, # keep the counts of each image
-    ):
-        super().__init__(n_classes, None, per_image)
-        self.n_classes = n_classes
-
-    def update(self,
-        pred:torch.Tensor, # logits [B,K,H,W], or maps of 0 and 1
-        maps:torch.Tensor, # [B,K,H,W] of 0 and 1
-    ) -> MapCounts:
-        "Add the pixels of one batch."
-        return self.hold(self.plus(count_maps(pred, maps, self.n_classes)).rows)
-
+# %% ../../nbs/workshop/metrics/maps.ipynb #63e30778
+class _MapRegions(PixelCounts):
+    "What rows of `count_maps` add up to."
     def tables(self):
         "int64 [images,3K+1] on the CPU, or one row for all."
         n = self.n_classes
@@ -81,6 +63,27 @@ class MapCounts(PixelCounts):
     def n_pixels(self) -> int:
         "Pixels of all images, whatever they are of."
         return int(self.tables()[:, -1].sum())
+
+# %% ../../nbs/workshop/metrics/maps.ipynb #ec41b560
+class MapCounts(_MapRegions):
+    """Counts right, predicted and true pixels of each class, where a pixel may be of several.
+
+    `iou`, `dice`, `precision`, `recall`, `mean_iou` and `mean_dice` are those of `Confusion`.
+    Raises SegbookError as `count_maps`."""
+    def __init__(self,
+        n_classes:int, # K
+        ignore_index:None=None, # there is none
+        per_image:bool=False, # keep the counts of each image
+    ):
+        super().__init__(n_classes, None, per_image)
+        self.n_classes = n_classes
+
+    def update(self,
+        pred:torch.Tensor, # logits [B,K,H,W], or maps of 0 and 1
+        maps:torch.Tensor, # [B,K,H,W] of 0 and 1
+    ) -> MapCounts:
+        "Add the pixels of one batch."
+        return self.hold(self.plus(count_maps(pred, maps, self.n_classes)).rows)
 
     iou, dice, mean_iou, mean_dice = (Confusion.iou, Confusion.dice, Confusion.mean_iou,
         Confusion.mean_dice)

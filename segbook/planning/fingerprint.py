@@ -71,8 +71,10 @@ def piece_areas(
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #b64a1eb8
 CLOSE_PIXELS = 12_000_000 # of the masks of which blocks and pieces are noted
 
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #88718d65
 GROUND = 'the ground' # where classes overlap: pixels of none
 
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #720d2a99
 def _measured(ids, K, close) -> MaskMeasure:
     "What is measured of ids [H,W] below K; blocks and pieces where they are looked at closely."
     h = max(1, len(ids)//2)
@@ -80,6 +82,7 @@ def _measured(ids, K, close) -> MaskMeasure:
     return MaskMeasure(halves, facing_sides(ids, K), class_blocks(ids, K) if close else None,
         piece_areas(ids, K) if close else None)
 
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #8618cab1
 class Measuring:
     "What `check_masks` is to measure of the files of a folder: `check_masks(..., measure=o.both)`."
     def __init__(self,
@@ -171,6 +174,11 @@ class FolderFacts:
     blocks: list = field(repr=False, default_factory=list) # [K,h,w] of some masks
     overlapping: bool = False # maps: `the ground`, where no class is, is counted as one more class
 
+    @property
+    def n_outputs(self) -> int:
+        "Channels that a network answers with."
+        return len(self.codes) - self.overlapping
+
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #54d0eae9
 class Fingerprint(FolderFacts):
     "What was measured of a folder, and what follows from it."
@@ -179,11 +187,6 @@ class Fingerprint(FolderFacts):
         "Height and width in the middle of those of the images."
         sides = [[s[i] for s, n in self.sizes.items() for _ in range(n)] for i in (0, 1)]
         return tuple(int(np.median(o)) for o in sides)
-
-    @property
-    def n_outputs(self) -> int:
-        "Channels that a network answers with."
-        return len(self.codes) - self.overlapping
 
     @property
     def least_size(self) -> tuple[int, int]:
