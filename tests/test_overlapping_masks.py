@@ -347,7 +347,8 @@ def refusing(learn, tmp_path):
         share=lambda: informative_share(learn.dls))
 
 @pytest.mark.parametrize('name', ['interpretation', 'report', 'file', 'calibration', 'entropy',
-        'page', 'looks', 'models', 'ensemble', 'onnx', 'crf', 'out', 'threshold', 'weights', 'share'])
+        'page', 'looks', 'models', 'ensemble', 'onnx', 'crf', 'out', 'threshold', 'weights',
+        'share'])
 def test_the_rest_refuses(learn, tmp_path, name):
     with pytest.raises(SegbookError, match='is made for one class a pixel') as e:
         refusing(learn, tmp_path)[name]()
