@@ -184,6 +184,8 @@ def _unfit_together(facts) -> list[str]:
     "What in facts that are right each for itself contradicts another."
     n, codes, channels = facts['n_classes'], facts['codes'], facts['in_channels']
     void, found = facts['ignore_index'], []
+    if (facts['format'] > 1) is not facts.get('overlapping', False):
+        found.append(f'format is {facts["format"]}, expected 2 where classes may overlap, else 1')
     if facts.get('overlapping') and (void is not None or n != len(codes)):
         return [f'overlapping is true with ignore_index {void}, {n} channels and {len(codes)} '
             'codes, expected no Void, and a channel for each class']
