@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import SegbookError, counted
+from .masks.maps import check_one_class
 from .metrics.counting import find_bad_ids, validate_pair
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def labelled_answers(
     """Batch by batch: positions of the images, logits [B,K,H,W], masks [B,H,W].
 
     The model's parts are in evaluation mode meanwhile, and afterwards as they were."""
+    check_one_class(learn, 'labelled_answers', 'learn.get_preds(), which gives all maps')
     dl = learn.dls.valid if dl is None else dl
     modes, first = [(m, m.training) for m in learn.model.modules()], 0
     learn.model.eval()
@@ -276,6 +278,8 @@ def calibrate(
     """Calibration on one half of the images, before and after a temperature fitted on the other.
 
     Raises SegbookError: fewer than two images, or a half without a labelled pixel."""
+    check_one_class(learn, 'calibrate', 'predict_image(learn, image, probabilities=True), one map '
+        'beside its truth')
     dl, void = learn.dls.valid if dl is None else dl, learn.segmenter['ignore_index']
     n = len(dl.dataset)
     if n < 2:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .errors import SegbookError
 from .inference import predict_tta
+from .masks.maps import check_one_class
 
 # %% auto #0
 __all__ = ['entropy_map', 'image_entropy']
@@ -49,4 +50,6 @@ def image_entropy(
     image, # as in `predict_image`
 ) -> Tensor: # [H,W] float32, nats
     "Entropy of each pixel of an image, at its own size. Raises SegbookError as `predict_image`."
+    check_one_class(learn, 'image_entropy', 'entropy_map(p[k:k+1]) for map k of p = '
+        'predict_tta(learn, image, None)')
     return entropy_map(predict_tta(learn, image, None))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import SegbookError
+from .masks.maps import check_one_class
 from .masks.mask import overlay
 
 # %% auto #0
@@ -19,6 +20,7 @@ def shown_answer(
     image, # [H,W,3] bytes, as a browser sends it
 ) -> tuple[np.ndarray, dict]: # the tinted image [H,W,3] bytes; name -> share of the pixels, 0..1
     "What the page shows for one image; classes that do not occur are left out."
+    check_one_class(segmenter, 'the page', 'segmenter.predict(file) in a program')
     mask = segmenter.predict(image).numpy()
     counts = np.bincount(mask.ravel(), minlength=len(segmenter.codes))
     shares = {c: float(n/mask.size) for c, n in zip(segmenter.codes, counts) if n}
@@ -31,6 +33,7 @@ def segmenter_page(
     """A page in the browser: a photograph in, its mask and the share of each class out.
 
     Raises SegbookError: gradio is not installed, or the segmenter takes no photographs."""
+    check_one_class(segmenter, 'the page', 'segmenter.predict(file) in a program')
     if segmenter.segmenter['in_channels'] != 3:
         raise SegbookError(f"the segmenter takes {segmenter.segmenter['in_channels']} channels and "
             'a browser sends 3. Cure: segmenter.predict(file) in a program')

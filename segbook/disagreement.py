@@ -15,6 +15,7 @@ from .data.images import read_image
 from .errors import SegbookError, counted, listed
 from .inference import image_logits, predict_tta
 from .looks import looks_asked, probabilities_of
+from .masks.maps import check_one_class
 
 # %% auto #0
 __all__ = ['Answers', 'joined_answers_of', 'answers_of_looks', 'check_same_classes', 'answers_of_models']
@@ -88,6 +89,7 @@ def answers_of_looks(
     """How far a network contradicts itself when an image is mirrored, turned or scaled.
 
     Raises SegbookError as `predict_tta`, and where only one look is asked for."""
+    check_one_class(model, 'answers_of_looks', 'predict_tta, the mean of the looks')
     looks, cfg = looks_asked(flips, turns, scales), model.segmenter
     if len(looks) < 2:
         raise SegbookError('one look cannot disagree with itself. Cure: flips, turns or scales')
@@ -116,6 +118,7 @@ def check_same_classes(
         if not o or 'codes' not in o:
             raise SegbookError(f'model {i + 1} of the ensemble does not say which classes it '
                 'answers with. Cure: make it with seg_learner(dls), or load_segmenter(folder)')
+    for o in facts: check_one_class(o, 'answers_of_models', 'the mean of predict_tta of each model')
     first = facts[0]
     for i, o in enumerate(facts[1:], 2):
         a, b = list(first['codes']), list(o['codes'])

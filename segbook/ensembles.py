@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .errors import SegbookError, counted, listed
 from .files import read_text
 from .inference import predict_image
+from .masks.maps import check_one_class
 from .model_facts import MODEL_FACTS
 
 # %% auto #0
@@ -82,6 +83,8 @@ _SHARED = dict(codes='classes', in_channels='channels', n_classes='channels of t
 
 def _check_alike(members, names):
     "Raise a SegbookError that names two members which answer different questions."
+    for o in members: check_one_class(o, 'an ensemble', 'predict_image(member, image, '
+        'probabilities=True) of each member, and their mean')
     first = members[0].segmenter
     for member, name in zip(members[1:], names[1:]):
         for key, what in _SHARED.items():

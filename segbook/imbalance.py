@@ -14,6 +14,7 @@ from fastai.data.all import ItemTransform
 from .errors import SegbookError
 from .masks.arrays import class_id, read_mask
 from .masks.folder import SegFolder
+from .masks.maps import check_one_class
 
 # %% auto #0
 __all__ = ['wanted_classes', 'RandomWindow', 'informative_share', 'split_touching', 'match_instances']
@@ -86,6 +87,7 @@ def informative_share(
     epochs:int=1, # how often the training windows are drawn
 ) -> float: # share of the windows that hold at least one pixel of them
     "The share of training items, after the item transforms, that show anything but background."
+    check_one_class(dls, 'informative_share', 'the table of check_masks(path, overlapping=True)')
     codes = list(dls.vocab)
     ids = [k for k in range(1, len(codes)) if k != dls.ignore_index]
     if classes is not None: ids = _ids_of(classes, codes)

@@ -16,6 +16,7 @@ from .data.images import read_image
 from .errors import SegbookError
 from .files import progress_bar
 from .looks import looks_asked, mean_probabilities, probabilities_of
+from .masks.maps import check_one_class
 from .mask_streams import check_mask_output, rows_of_answers, write_rows
 from .pass_memory import free_bytes
 from .reading.pixels import check_finite
@@ -176,7 +177,8 @@ def _image_of(image, cfg) -> Tensor:
 def _threshold_of(cfg, threshold) -> float|None:
     "The threshold that was asked for, or that the segmenter was saved with; checked."
     if threshold is None: threshold = cfg.get('threshold')
-    return check_threshold(threshold, cfg.get('n_classes', 1), cfg['ignore_index'])
+    channels = 1 if cfg.get('overlapping') else cfg.get('n_classes', 1)
+    return check_threshold(threshold, channels, cfg['ignore_index'])
 
 def _probability_type(asked, cfg, size) -> torch.dtype|None:
     "The type of probabilities; None: a mask is wanted. Raises SegbookError: no room for them."
@@ -193,13 +195,15 @@ def _probability_type(asked, cfg, size) -> torch.dtype|None:
 
 # %% ../nbs/13_inference.ipynb #b3bb5d42
 @torch.no_grad()
-def _probabilities(model, x, own, ignore, kind) -> Tensor:
-    "Probabilities [K,H,W] at the size `own` of a prepared image, part by part."
+def _probabilities(model, x, own, cfg, kind, above=None) -> Tensor:
+    "Probabilities [K,H,W] of a prepared image, part by part; or whether they lie `above` a number."
+    how = cfg['ignore_index'], cfg.get('overlapping', False)
     if x.shape[-2:] == own: parts = answer_parts(model, x)
     else: parts = _enlarged_rows(_all_logits(model, x), own)
     out = None
     for top, left, part in parts:
-        p = probabilities_of(finite_logits(part), ignore)
+        p = probabilities_of(finite_logits(part), *how)
+        if above is not None: p = p > above
         if out is None: out = torch.empty(len(p), *own, dtype=kind)
         out[:, top:top + p.shape[1], left:left + p.shape[2]] = p.cpu()
     return out
@@ -225,7 +229,7 @@ def predict_image(
     probabilities:bool|torch.dtype=False,
     threshold:float|None=None, # two classes: probability of the second above which it is answered
     crf:bool|dict=False, # refine with a random field; a dict: options of `dense_crf`
-) -> Tensor: # [H,W] int64 class ids at the image's own size, on the CPU
+) -> Tensor: # [H,W] int64 class ids, on the CPU; of classes that overlap maps, bool [K,H,W]
     """The mask of one image, of its own height and width; Void is never predicted.
 
     A path is read as a viewer displays it, and the mask lies on what is displayed. Without
@@ -235,14 +239,17 @@ def predict_image(
     random field."""
     cfg = _preparation(learn)
     ignore, threshold = cfg['ignore_index'], _threshold_of(cfg, threshold)
+    if crf: check_one_class(cfg, 'crf=', 'predict_image(learn, image) without it')
     x = _image_of(image, cfg)
     kind = _probability_type(probabilities, cfg, x.shape[-2:])
     if crf: crf_step(x.shape[-2:])
     own, model, shown = x.shape[-2:], learn.model, x if crf else None
     x = _prepared(model, x, cfg['mean'], cfg['std'], cfg['size'])
     with _evaluating(model):
+        if cfg.get('overlapping') and not kind:
+            return _probabilities(model, x, own, cfg, torch.bool, threshold or .5)
         if not (kind or crf): return _mask(model, x, own, ignore, threshold).long()
-        p = _probabilities(model, x, own, ignore, kind or torch.float32)
+        p = _probabilities(model, x, own, cfg, kind or torch.float32)
     if crf:
         options = crf if isinstance(crf, dict) else {}
         p = refined_probabilities(shown, p, ignore, **options).to(kind or p.dtype)
@@ -285,6 +292,7 @@ def _tensor_reader(model, x):
 # %% ../nbs/13_inference.ipynb #9e0d0bdd
 def _window_threshold(cfg, bare, out, threshold) -> float|None:
     "The threshold of ids in windows; raises SegbookError where none is taken."
+    if out is not None: check_one_class(cfg, 'out=', 'np.save(file, predict_tiled(...) > 0)')
     if out is not None and not bare: return _threshold_of(cfg, threshold)
     if threshold is None: return None
     raise SegbookError(f'threshold={threshold!r} is for ids, and '
@@ -348,14 +356,15 @@ def predict_tta(
 ) -> Tensor: # [K,H,W] float32 probabilities on the CPU, at the image's own size
     """Mean probabilities over several looks at an image, each answer moved back; Void gets none.
 
-    `.argmax(0)` is the mask; with one channel, > 0.5. Raises SegbookError as `predict_image` does,
-    and for flips or scales that cannot be."""
+    `.argmax(0)` is the mask; with one channel, and for classes that overlap, > 0.5. Raises
+    SegbookError as `predict_image` does, and for flips or scales that cannot be."""
     looks, cfg = looks_asked(flips, turns, scales), _preparation(model)
     x = _image_of(image, cfg)
     own, net = x.shape[-2:], model.model
     x = _prepared(net, x, cfg['mean'], cfg['std'], cfg['size'])
     with _evaluating(net):
-        p = mean_probabilities(lambda o: _all_logits(net, o), x, looks, cfg['ignore_index'])
+        p = mean_probabilities(lambda o: _all_logits(net, o), x, looks, cfg['ignore_index'],
+            cfg.get('overlapping', False))
     return p if p.shape[-2:] == own else nn.functional.interpolate(p[None], size=own,
         mode='bilinear')[0]
 
@@ -374,6 +383,7 @@ def best_threshold(
     Choose it on other images than it is judged on. Raises SegbookError: other than two classes,
     an unknown score, no pixel of the second class."""
     cfg = _preparation(learn)
+    check_one_class(cfg, 'best_threshold', 'predict_image(learn, image, threshold=...), tried out')
     void, pair = cfg['ignore_index'], class_pair(cfg['n_classes'], cfg['ignore_index'])
     if score not in ('dice', 'iou'):
         raise SegbookError(f"score={score!r}: expected 'dice' or 'iou'")

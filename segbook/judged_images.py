@@ -14,6 +14,7 @@ from .errors import SegbookError, counted, listed
 from .inference import predict_image
 from .masks.arrays import mask_array, read_mask
 from .masks.folder import SegFolder
+from .masks.maps import check_one_class
 from .masks.mask import find_void
 
 # %% auto #0
@@ -42,6 +43,8 @@ class JudgedImages:
 # %% ../nbs/workshop/judged_images.ipynb #316fe8be
 def _codes_of_network(learn) -> list:
     "The class names that a Learner or Segmenter says it answers with."
+    check_one_class(learn, 'an interpretation, or a report,',
+        'evaluate(learn) of segbook.results for scores, learn.show_results() for pictures')
     codes = getattr(learn, 'segmenter', {}).get('codes')
     if codes: return list(codes)
     raise SegbookError(f'this {type(learn).__name__} does not say which classes it answers with. '

@@ -21,6 +21,7 @@ from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearn
 from .encoders import encoder_stats
 from .errors import SegbookError
 from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
+from .losses.maps import PerClassLoss
 from .losses.pixels import CrossEntropyLoss, class_weights
 from .masks.mask import void_of
 from .models import encoder_for, seg_model
@@ -104,8 +105,10 @@ def _seeded_model(seed, facts) -> nn.Module:
             facts['pretrained'], **facts['model_kwargs'])
 
 # %% ../nbs/12_learner.ipynb #ad16312a
-def _usual_loss(dls, ignore, n_classes) -> CrossEntropyLoss:
-    "Cross entropy without Void, its class weights counted on the training masks."
+def _usual_loss(dls, ignore, n_classes) -> nn.Module:
+    """Cross entropy without Void, its class weights counted on the training masks; for maps cross
+    entropy and Dice of each class."""
+    if getattr(dls, 'overlapping', False): return PerClassLoss()
     weight = class_weights(dls, ignore_index=ignore)[:n_classes]
     return CrossEntropyLoss(weight.to(dls.device or 'cpu'), ignore_index=ignore)
 
@@ -116,6 +119,7 @@ def _described(learn, facts, codes, ignore) -> Learner:
         size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())
     if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
+    if getattr(learn.dls, 'overlapping', False): learn.segmenter['overlapping'] = True
     add_things(learn)
     if hasattr(learn.model, 'training_loss') and not finds_things(learn.model):
         print(f"{facts['arch']} has a training_loss of its own, which a learner does not use: "
@@ -140,8 +144,8 @@ def seg_learner(
     dls:DataLoaders, # from `seg_dataloaders`, or fastai's own
     arch:str='dynamic_unet_lean', # a name in `segbook.models.MODELS`
     encoder:str|None=None, # a torchvision or timm name; None: one whose weights are here
-    loss=None, # of logits [B,K,H,W] and ids [B,H,W]; None: cross entropy with class weights
-    metrics=None, # None: PixelAccuracy, MeanIoU, MeanDice
+    loss=None, # of logits [B,K,H,W] and masks; None: cross entropy with weights, or PerClassLoss()
+    metrics=None, # None: PixelAccuracy (of one class a pixel), MeanIoU, MeanDice
     pretrained:bool=True, # start the encoder from ImageNet weights, and freeze it as fastai does
     *,
     codes=None, # class names for DataLoaders that have none: a list or a text file
@@ -163,12 +167,12 @@ def seg_learner(
     names, weights, a precision that cannot be had; a loss, a metric or codes that do not fit."""
     dls = named_loaders(dls, codes)
     codes, channels, ignore = [str(o) for o in dls.vocab], dls.channels, void_of(dls)
-    if one_channel: check_one_channel(codes, ignore)
+    if one_channel: check_one_channel(codes, ignore, dls)
     encoder, pretrained = encoder_for(arch, encoder, pretrained)
     facts = dict(arch=arch, encoder=encoder, in_channels=channels, n_classes=1 if one_channel
         else len(codes), pretrained=pretrained, model_kwargs=model_kwargs or {})
     own = _own_callbacks(dls, seed, keep_best, ema, accumulate, precision, compile=compile)
-    check_loss(loss, facts['n_classes'], ignore)
+    check_loss(loss, facts['n_classes'], ignore, dls)
     metrics = fitted_metrics(metrics, facts['n_classes'], ignore, codes, dls)
     model, new = _seeded_model(seed, facts), _normalized(dls, facts['encoder'], channels)
     if loss is None: loss = _usual_loss(dls, ignore, max(facts['n_classes'], 2))

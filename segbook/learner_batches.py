@@ -34,7 +34,8 @@ def _drawn_batch(dl, name):
     if [o.ndim for o in parts] != [4, 3] or parts[0].shape[2:] != parts[1].shape[1:]:
         raise SegbookError(f'a {name} batch holds {shapes or type(batch).__name__}; expected one '
             'image [B,C,H,W] and one mask [B,H,W] of its size. Cure: fastai\'s ImageBlock and '
-            'MaskBlock(codes), and for a mask with a channel of its own mask[0]')
+            'MaskBlock(codes), and for a mask with a channel of its own mask[0]; for maps of '
+            'classes that overlap seg_dataloaders(path, overlapping=True)')
     return parts, shapes
 
 # %% ../nbs/workshop/learner_batches.ipynb #cd026798
@@ -127,7 +128,7 @@ def try_metrics(metrics, dls, n_classes):
         'fastai.metrics', 'fastai.learner')]
     if not known: return
     x, *_, y = dls.valid.one_batch()
-    pred = TensorBase(torch.randn(len(y), n_classes, *y.shape[1:], device=y.device))
+    pred = TensorBase(torch.randn(len(y), n_classes, *y.shape[-2:], device=y.device))
     learn = SimpleNamespace(pred=pred, x=x, y=y, xb=(x,), yb=(y,), dls=dls, to_detach=to_detach)
     for m in known: _try_metric(m, learn)
 

@@ -19,6 +19,8 @@ from .files import read_text
 from segbook.learner_batches import (
     batch_channels, check_choice_of_class, made_metrics, try_metrics,
 )
+from .learner_maps import check_map_loss, check_no_map_loss, fitted_map_metrics
+from .masks.maps import check_one_class
 from .masks.mask import find_void, vocab_of
 from .metrics.training import MeanDice, MeanIoU, PixelAccuracy, class_of_name
 from .processes import n_processes
@@ -60,8 +62,9 @@ def named_loaders(dls, codes=None):
     return new
 
 # %% ../nbs/workshop/learner_checks.ipynb #45ea7221
-def check_one_channel(codes, ignore):
+def check_one_channel(codes, ignore, dls=None):
     "Raise a SegbookError unless ids 0 and 1 are the two classes, and at most Void follows."
+    check_one_class(dls, 'one_channel=True', 'leave it out: each class has a channel of its own')
     if [k for k in range(len(codes)) if k != ignore] == [0, 1]: return
     void = '' if ignore is None else f' (Void has id {ignore})'
     raise SegbookError('one_channel=True answers with one number a pixel, for class 1 against '
@@ -70,9 +73,11 @@ def check_one_channel(codes, ignore):
         '--fix --map writes a copy with other ids), or one_channel=False')
 
 # %% ../nbs/workshop/learner_checks.ipynb #c851036d
-def check_loss(loss, n_classes, ignore):
-    """Raise a SegbookError for class weights of another number than the classes, and for one
-    channel with a loss that does not leave Void out."""
+def check_loss(loss, n_classes, ignore, dls=None):
+    """Raise a SegbookError for class weights of another number than the classes, for one channel
+    with a loss that does not leave Void out, and for a loss that the kind of masks is not for."""
+    if getattr(dls, 'overlapping', False): return check_map_loss(loss, n_classes)
+    check_no_map_loss(loss)
     expected, one = max(n_classes, 2), n_classes == 1
     for o in loss.modules() if isinstance(loss, nn.Module) else [loss]:
         w, name = getattr(o, 'weight', None), type(o).__name__
@@ -100,6 +105,8 @@ def fitted_metrics(metrics, n_classes, ignore, codes, dls=None):
     """A list of the metrics, the usual ones for None, made where a class was given, told of one
     channel where they ask the codes; a SegbookError for those that count other classes, or fail on
     a batch of `dls`."""
+    if getattr(dls, 'overlapping', False):
+        return fitted_map_metrics(metrics, n_classes, codes, dls)
     expected = max(n_classes, 2)
     if metrics is None: metrics = [o(expected, ignore) for o in (PixelAccuracy, MeanIoU, MeanDice)]
     metrics = made_metrics(metrics)

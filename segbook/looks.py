@@ -67,9 +67,10 @@ def looks_asked(
 def probabilities_of(
     logits:Tensor, # [K,H,W]; K is 1 where one channel says how likely class 1 is
     ignore_index:int|None=None, # a class that gets none
+    overlapping:bool=False, # each class by itself: a pixel may be of several
 ) -> Tensor: # [K,H,W] float32
     "Probabilities of logits, over the classes that can be answered."
-    if len(logits) == 1: return logits.float().sigmoid()
+    if len(logits) == 1 or overlapping: return logits.float().sigmoid()
     if ignore_index is not None and 0 <= ignore_index < len(logits):
         closed = torch.arange(len(logits), device=logits.device) == ignore_index
         logits = logits.masked_fill(closed[:, None, None], -torch.inf)
@@ -82,11 +83,12 @@ def mean_probabilities(
     x:Tensor, # [1,C,H,W] prepared for the network
     looks:list[Look], # from `looks_asked`
     ignore_index:int|None=None, # a class that gets none
+    overlapping:bool=False, # each class by itself
 ) -> Tensor: # [K,H,W] float32 on the CPU
     "The mean over all looks at an image, each answer moved back."
     total = None
     for look in looks:
         y = look.undone(answer(look.moved(x)), tuple(x.shape[-2:]))
-        p = probabilities_of(y, ignore_index).cpu()
+        p = probabilities_of(y, ignore_index, overlapping).cpu()
         total = p if total is None else total.add_(p)
     return total/len(looks)

@@ -47,6 +47,8 @@ def _class_lines(facts) -> list[str]:
     "The classes with their ids, and what became of Void."
     void = facts['ignore_index']
     lines = [f'- {i}: {as_markdown_text(c)}' for i, c in enumerate(facts['codes']) if i != void]
+    if facts.get('overlapping'):
+        return [*lines, '', 'Classes may overlap: a mask is a map of 0 and 1 for each, [K,H,W].']
     if void is None: return [*lines, '', 'No class is Void: every pixel counts.']
     inside = 0 <= void < len(facts['codes'])
     name = as_markdown_text(facts['codes'][void]) if inside else 'not a class'
@@ -106,7 +108,7 @@ writes here what else is known: (nothing was added)'''
 _LOADING = '''```python
 from segbook.export import load_segmenter
 segmenter = load_segmenter('path/of/this/folder')
-mask = segmenter.predict('photo.jpg') # [H,W] class ids
+mask = segmenter.predict('photo.jpg') # [H,W] class ids; of classes that overlap maps [K,H,W]
 ```'''
 
 # %% ../nbs/workshop/model_card.ipynb #bea1ebca

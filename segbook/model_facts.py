@@ -72,6 +72,7 @@ MODEL_FACTS = dict(
     std=('numbers above 0, one for each channel', list_of(number_within(1e-6, 1e6)), True),
     size=('null, or [height, width] in pixels', none_or(_SIDES), True),
     value_range=('null, or [low, high] with low below high', none_or(is_increasing), False),
+    overlapping=('true or false', is_true_or_false, False),
     threshold=('null, or a probability between 0 and 1',
         lambda v: v is None or number_within(0, 1)(v) and 0 < v < 1, False),
     weights_sha256=('64 hexadecimal digits', lambda v: isinstance(v, str) and len(v) == 64
@@ -96,7 +97,7 @@ RUN_FACTS = dict(
     data=('an object with a fingerprint', lambda v: isinstance(v, dict)
         and _is_text(v.get('fingerprint')), False),
     best_epoch=('null, or a whole number of at least 1', none_or(whole_from(1)), False),
-    mean_iou=_SCORE, pixel_accuracy=_SCORE)
+    mean_iou=_SCORE, pixel_accuracy=_SCORE, mean_dice=_SCORE)
 
 # %% ../nbs/workshop/model_facts.ipynb #9d652dfd
 _OPTIONAL_TEXT = ('null, or a text', none_or(_is_text), True)
@@ -120,7 +121,8 @@ RUN_ARGUMENTS = dict(
     report=('true or false', is_true_or_false, False),
     folds=('null, or a whole number of at least 2', none_or(whole_from(2)), False),
     group_by=('null, or a text', none_or(_is_text), False),
-    hold_out=('null, true or false', none_or(is_true_or_false), False))
+    hold_out=('null, true or false', none_or(is_true_or_false), False),
+    overlapping=('true or false', is_true_or_false, False))
 
 # %% ../nbs/workshop/model_facts.ipynb #0d2e7c60
 def _shown(v) -> str:
@@ -182,6 +184,11 @@ def _unfit_together(facts) -> list[str]:
     "What in facts that are right each for itself contradicts another."
     n, codes, channels = facts['n_classes'], facts['codes'], facts['in_channels']
     void, found = facts['ignore_index'], []
+    if (facts['format'] > 1) is not facts.get('overlapping', False):
+        found.append(f'format is {facts["format"]}, expected 2 where classes may overlap, else 1')
+    if facts.get('overlapping') and (void is not None or n != len(codes)):
+        return [f'overlapping is true with ignore_index {void}, {n} channels and {len(codes)} '
+            'codes, expected no Void, and a channel for each class']
     if n == 1 and len(codes) > 1:
         if [k for k in range(len(codes)) if k != void] != [0, 1]:
             found.append(f'n_classes is 1 with the codes {_shown(codes)}, expected two of them, '

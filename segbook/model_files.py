@@ -42,7 +42,7 @@ def odd_weights(
     return found
 
 # %% ../nbs/workshop/model_files.ipynb #02f19928
-FORMAT = 1 # version of the folder's layout
+FORMAT = 2 # version of the folder's layout: 2 where classes may overlap, else 1
 WEIGHTS, FACTS = 'model.safetensors', 'segmenter.json'
 
 # %% ../nbs/workshop/model_files.ipynb #6aba1a49
@@ -83,7 +83,8 @@ def write_model(
         raise SegbookError(f'the weights cannot be used, so they are not saved: {listed(odd, 3)}. '
             'Cure: train again with a smaller learning rate')
     weights = save(state)
-    about = dict(format=FORMAT, segbook=__version__, torch=torch.__version__, **facts,
+    layout = FORMAT if facts.get('overlapping') else 1
+    about = dict(format=layout, segbook=__version__, torch=torch.__version__, **facts,
         weights_sha256=hashlib.sha256(weights).hexdigest())
     text = _as_json(about)
     check_model_facts(json.loads(text), folder/FACTS, FORMAT)

@@ -18,6 +18,7 @@ from .architectures.blocks import AnySize
 from .architectures.unet import MARGIN, UNet
 from .errors import SegbookError, first_line
 from .files import replace_file
+from .masks.maps import check_one_class
 from .strips import ResizeToOrig, UnetBlock
 from .thresholds import class_pair
 
@@ -269,6 +270,7 @@ def export_onnx(
     if facts is None:
         raise SegbookError('this Learner does not say how its images are prepared. Cure: make it '
             'with seg_learner(dls)')
+    check_one_class(facts, 'an ONNX file', 'save_segmenter(learn, folder)')
     if not isinstance(opset, int) or not 16 <= opset <= 20:
         raise SegbookError(f'opset={opset!r}; expected a whole number from 16 to 20. Cure: 17')
     _check_graph_file(file, overwrite)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import figure_text
 from .masks.arrays import image_array
+from .masks.maps import overlay_maps, show_maps
 from .masks.mask import find_void, legend_handles, overlay, show_mask
 
 if TYPE_CHECKING:
@@ -17,19 +18,29 @@ if TYPE_CHECKING:
     from segbook.metrics.confusion import Confusion
 
 # %% auto #0
-__all__ = ['WRONG_COLOUR', 'per_class', 'score_text', 'class_table', 'results_figure', 'evaluate', 'spread_ranks',
-           'overlay_figure']
+__all__ = ['WRONG_COLOUR', 'per_class', 'score_text', 'class_table', 'ids_and_pixels', 'results_figure', 'evaluate',
+           'spread_ranks', 'overlay_figure']
 
 # %% ../nbs/workshop/results.ipynb #e7035523
+def _per_map(counts, codes, train_pixels) -> list[dict]:
+    "`per_class` for classes that overlap: shares are of all pixels."
+    iou, dice, true = counts.iou(), counts.dice(), counts.regions()[2]
+    train = np.full(len(codes) + 1, np.nan) if train_pixels is None else np.asarray(train_pixels)
+    return [{'id': k, 'class': c, 'iou': iou[k].item(), 'dice': dice[k].item(),
+        'train_share': float(train[k]/train[-1]), 'valid_share': true[k].item()/counts.n_pixels}
+        for k, c in enumerate(codes)]
+
 def per_class(
-    confusion:Confusion, # counts over the validation images
+    confusion:Confusion, # counts over the validation images; or MapCounts
     codes:list[str], # class names, Void included
-    train_pixels=None, # [K] pixels of each class in the training masks
+    # [K] pixels of each class in the training masks; of maps [K+1], all pixels last
+    train_pixels=None,
 ) -> list[dict]: # a row for each class but Void
     """Scores and sizes of each class: id, class, iou, dice, train_share, valid_share.
 
     Shares are of all labelled pixels; iou and dice are NaN for a class that occurs neither in truth
     nor in prediction."""
+    if hasattr(confusion, 'regions'): return _per_map(confusion, codes, train_pixels)
     iou, dice, truth = confusion.iou(), confusion.dice(), confusion.matrix.sum(1).double().numpy()
     ids = [k for k in range(len(codes)) if k != confusion.ignore_index]
     train = np.full(len(codes), np.nan) if train_pixels is None else np.asarray(train_pixels, float)
@@ -63,15 +74,31 @@ def class_table(
 # %% ../nbs/workshop/results.ipynb #35f229ae
 WRONG_COLOUR = 205, 16, 36
 
+def _wrong_pixels(truth, prediction, void):
+    "Bool [H,W]: answered otherwise than the truth, in any map where there are maps; and Void."
+    wrong = truth != prediction
+    if truth.ndim == 3: return wrong.any(0), np.zeros(wrong.shape[1:], bool)
+    off = np.zeros(truth.shape, bool) if void is None else truth == void
+    return wrong & ~off, off
+
 def _error_picture(image, truth, prediction, void) -> np.ndarray:
     "uint8 [H,W,3]: the image in pale grey, wrong pixels red, Void under diagonal lines."
     x = np.asarray(image)
     x = x[..., :3].mean(-1) if x.ndim == 3 else x
     grey = np.repeat((150 + .38*x)[..., None], 3, -1).astype(np.uint8)
-    off = np.zeros(truth.shape, bool) if void is None else truth == void
+    wrong, off = _wrong_pixels(truth, prediction, void)
     out = np.where(off[..., None], overlay(grey, off.astype(np.uint8), ['right', 'Void'], 1.), grey)
-    out[(truth != prediction) & ~off] = WRONG_COLOUR
+    out[wrong] = WRONG_COLOUR
     return out
+
+# %% ../nbs/workshop/results.ipynb #bff940a0
+def ids_and_pixels(
+    mask, # [H,W] class ids, or maps [K,H,W] of 0 and 1
+) -> dict: # id -> pixels, of the classes that are there
+    "Which classes are seen in a mask, and how often."
+    mask = np.asarray(mask)
+    if mask.ndim == 3: return {k: int(o.sum()) for k, o in enumerate(mask) if o.any()}
+    return dict(zip(*(o.tolist() for o in np.unique(mask, return_counts=True))))
 
 # %% ../nbs/workshop/results.ipynb #8ac0d161
 def _error_legend(fig, ids, codes, columns=7):
@@ -90,12 +117,12 @@ _MOST_DRAWN = 1000 # pixels of the longer side: of a larger image every second o
 def _result_row(axs, image, truth, prediction, codes):
     "Draw one row of `results_figure` into four axes: image, truth, prediction, errors."
     void = find_void(codes)
-    seen = truth != void if void is not None else np.ones(truth.shape, bool)
-    wrong = np.mean((truth != prediction)[seen]) if seen.any() else None
-    k = -(-max(truth.shape)//_MOST_DRAWN)
-    image, truth, prediction = (o[::k, ::k] for o in (image, truth, prediction))
+    wrong, off = _wrong_pixels(truth, prediction, void)
+    wrong = None if off.all() else wrong.sum()/(~off).sum()
+    k, draw = -(-max(off.shape)//_MOST_DRAWN), show_maps if truth.ndim == 3 else show_mask
+    image, truth, prediction = image[::k, ::k], *(o[..., ::k, ::k] for o in (truth, prediction))
     axs[0].imshow(image)
-    for ax, m in ((axs[1], truth), (axs[2], prediction)): show_mask(m, codes, ax=ax, legend=False)
+    for ax, m in ((axs[1], truth), (axs[2], prediction)): draw(m, codes, ax=ax, legend=False)
     axs[3].imshow(_error_picture(image, truth, prediction, void), interpolation='nearest')
     for ax in axs:
         ax.set(xticks=[], yticks=[])
@@ -117,8 +144,8 @@ def _row_titles(axs, rank, name, score, of):
 # %% ../nbs/workshop/results.ipynb #6f120598
 def results_figure(
     images:list, # arrays [H,W] or [H,W,C], uint8 or float in 0..1, best first
-    truths:list, # arrays [H,W] of class ids
-    predictions:list, # arrays [H,W] of class ids
+    truths:list, # arrays [H,W] of class ids, or maps [K,H,W]
+    predictions:list, # the same
     codes:list[str], # class names, Void included
     names:list[str]|None=None, # a caption for each row, such as the file's name
     scores:list[float]|None=None, # mean IoU of each image
@@ -140,7 +167,7 @@ def results_figure(
         _result_row(row, x, y, p, codes)
         rank = {0: 'best\n', n - 1: 'worst\n'}.get(i, '') if ranked and n > 1 else ''
         _row_titles(row, rank, names[i] if names else '', scores[i] if scores else None, score_name)
-    ids = np.unique(np.concatenate([np.unique(o) for o in (*truths, *predictions)])).tolist()
+    ids = sorted({k for o in (*truths, *predictions) for k in ids_and_pixels(o)})
     _error_legend(fig, ids, codes)
     if title: fig.suptitle(figure_text(title), fontsize=13)
     return fig
@@ -153,15 +180,18 @@ def evaluate(
 
     The mean IoU of an image of which all is Void is NaN."""
     from segbook.metrics.confusion import Confusion
+    from segbook.metrics.maps import MapCounts
     import torch
+    Counts = MapCounts if learn.segmenter.get('overlapping') else Confusion
     K, ignore = learn.segmenter['n_classes'], learn.segmenter['ignore_index']
-    total, scores = Confusion(K, ignore), []
+    total, scores = Counts(K, ignore), []
     learn.model.eval()
     with torch.no_grad():
         for x, *_, y in learn.dls.valid:
             logits = learn.model(x).as_subclass(torch.Tensor)
             total.update(logits, y)
-            scores += [Confusion(K, ignore).update(p, t).mean_iou() for p, t in zip(logits, y)]
+            scores += [Counts(K, ignore).update(p[None], t[None]).mean_iou()
+                for p, t in zip(logits, y)]
     return total, scores
 
 # %% ../nbs/workshop/results.ipynb #e9b283b4
@@ -181,7 +211,7 @@ def _share_label(name, share):
 # %% ../nbs/workshop/results.ipynb #159cee5d
 def overlay_figure(
     image, # PIL image, or array [H,W] or [H,W,C], uint8 or float in 0..1
-    mask, # [H,W] class ids
+    mask, # [H,W] class ids, or maps [K,H,W] of classes that overlap
     codes:list[str], # class names
     alpha:float=.5, # opacity of the colours
 ) -> Figure:
@@ -189,14 +219,14 @@ def overlay_figure(
 
     Small images are enlarged by a whole number, pixel by pixel."""
     from matplotlib.figure import Figure
-    x, m = overlay(image, mask, codes, alpha), np.asarray(mask)
-    ids, n = np.unique(m, return_counts=True)
-    n, ids = zip(*sorted(zip(n.tolist(), ids.tolist()), reverse=True))
+    m, (h, w) = np.asarray(mask), np.shape(mask)[-2:]
+    x = (overlay_maps if m.ndim == 3 else overlay)(image, m, codes, alpha)
+    ids = sorted((found := ids_and_pixels(m)), key=lambda k: (-found[k], -k))
     handles = legend_handles(codes, ids)
-    for o, k, c in zip(handles, ids, n): o.set_label(_share_label(codes[k], c/m.size))
-    h, w = (o*max(1, -(-480//max(m.shape))) for o in m.shape)
+    for o, k in zip(handles, ids): o.set_label(_share_label(codes[k], found[k]/(h*w)))
+    h, w = (o*max(1, -(-480//max(h, w))) for o in (h, w))
     text = max(13, h/26)  # pixels
-    W = w + text*(.62*max(len(o.get_label()) for o in handles) + 4)
+    W = w + text*(.62*max((len(o.get_label()) for o in handles), default=0) + 4)
     H = max(h, 1.55*text*(len(handles) + 1))
     fig = Figure(figsize=(W/100, H/100), dpi=100)
     ax = fig.add_axes([0, 1 - h/H, w/W, h/H])

@@ -91,8 +91,9 @@ def answered(
     model, # a Segmenter
     file:Path, # of an image
     options:AnswerOptions,
-) -> tuple: # ids [H,W], and probabilities [K,H,W] or None
+) -> tuple: # ids [H,W], or maps uint8 [K,H,W]; and probabilities [K,H,W] or None
     "The mask of an image, and its probabilities if they are wanted."
+    if model.segmenter.get('overlapping'): return _answered_maps(model, file, options)
     from segbook.inference import predict_image, predict_tiled, predict_tta
     from segbook.looks import probabilities_of
     from segbook.thresholds import ids_of_probabilities
@@ -110,6 +111,16 @@ def answered(
     return ids.numpy(), p.numpy() if options.probabilities else None
 
 # %% ../../nbs/workshop/cli/answers.ipynb #0ec671d2
+def _answered_maps(model, file, options) -> tuple:
+    "The maps of an image whose classes may overlap."
+    from segbook.inference import predict_image, predict_tiled, predict_tta
+    if options.tile: p = predict_tiled(model, windowed_image(file), options.tile).sigmoid()
+    elif options.tta: p = predict_tta(model, file)
+    else: p = predict_image(model, file, probabilities=True, crf=options.crf)
+    maps = (p > (model.segmenter.get('threshold') or .5)).numpy().astype(np.uint8)
+    return maps, p.numpy() if options.probabilities else None
+
+# %% ../../nbs/workshop/cli/answers.ipynb #e3dc72a0
 def _ids_in_windows(model, file, tile) -> np.ndarray:
     "Ids [H,W], written as windows come."
     from segbook.inference import predict_tiled

@@ -19,7 +19,7 @@ TRAIN_OPTIONS = dict(data='scenes', root=None, images='images', labels='labels',
     size=None, arch='dynamic_unet_lean', encoder=None, pretrained=True, epochs=None, bs=None,
     lr=2e-3, weights=True, seed=42, workers=None, value_range=None, precision=None, ema=None,
     accumulate=1, compile=False, report=False, folds=None, group_by=None, hold_out=None,
-    minutes=None, crops=None, crops_per_image=None, loss=None, augment=None)
+    minutes=None, crops=None, crops_per_image=None, loss=None, augment=None, overlapping=False)
 
 # what a run of an older segbook had, which did not plan
 BEFORE_PLANS = dict(crops='none', crops_per_image=1, loss='cross_entropy', augment='mild')
@@ -177,6 +177,12 @@ def as_argument(v):
     return ','.join(map(str, v)) if isinstance(v, list) else str(v)
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #7a0f11bb
+def _add_overlapping(group):
+    "Whether a pixel is of one class."
+    group.add_argument('--overlapping', type=_true_or_false, nargs='?', const=True,
+        metavar='true|false', help='a pixel may be of several classes: each mask is an array or a '
+        'TIFF with a map of 0 and 1 for each class (default: false)')
+
 def _add_sizes(group):
     "What a batch consists of."
     group.add_argument('--size', type=_height_width, metavar='H,W', help='resize images and masks '
@@ -225,7 +231,8 @@ def _add_data(group):
         help='the values that mean black and white in images of more than 8 bits (default: found '
         'over all images)')
     group.add_argument('--n', type=_whole_number(2), metavar='N',
-        help='how many pictures to draw, for --data scenes or cells')
+        help='how many pictures to draw, for --data scenes, cells or dyes')
+    _add_overlapping(group)
     _add_sizes(group)
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #63b3e2c2
@@ -329,6 +336,7 @@ def plan_parser() -> Parser:
             help=f'folder of the {what} in it (default: {o})')
     p.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one class '
         'name a line, or the names with commas between them (default: codes.txt)')
+    _add_overlapping(p)
     p.add_argument('--measure', type=_true_or_false, nargs='?', const=True, metavar='true|false',
         help='train a copy for a few steps, to find the epochs (default: true)')
     choices = p.add_argument_group('choices that are yours')

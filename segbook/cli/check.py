@@ -40,7 +40,7 @@ def _check(a, signals):
     try:
         report = check_masks(path, a.get('images', 'images'), a.get('labels', 'labels'),
             codes=codes, valid=a.get('valid'), fix=fix,
-            mapping=dict(a['map']) if 'map' in a else None)
+            mapping=dict(a['map']) if 'map' in a else None, overlapping='overlapping' in a)
     except SegbookError as e:
         tell('segbook_check', f'error: {e}')
         return 1
@@ -66,6 +66,8 @@ def _check_parser() -> Parser:
         'name a line, or the names with commas between them (default: codes.txt)')
     p.add_argument('--valid', type=file_name_argument, metavar='FILE',
         help='file with the names of the validation images (default: valid.txt, if there is one)')
+    p.add_argument('--overlapping', action='store_true', help='a pixel may be of several classes: '
+        'each mask holds a map of 0 and 1 for each class')
     p.add_argument('--fix', type=file_name_argument, metavar='NEW_FOLDER',
         help='write a corrected copy; the folder itself is never changed')
     p.add_argument('--map', type=mapping_argument, action='append', metavar='VALUE=CLASS',

@@ -24,12 +24,13 @@ def _print_plan(a) -> int:
     from segbook.planning.plan import plan_training
     check_plan_arguments(a)
     folder, measure = _planned_folder(a), a.pop('measure', True)
-    where = {k: a.pop(k) for k in ('images', 'labels', 'seed') if k in a}
+    where = {k: a.pop(k) for k in ('images', 'labels', 'seed', 'overlapping') if k in a}
     codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None)))
     plan = plan_training(folder, a.pop('minutes', DEFAULT_MINUTES), codes=codes, measure=measure,
         **where, **a)
-    print(f'{plan}\n\nsegbook_train --data {shlex.quote(str(folder))} follows this plan; the flags '
-        'at its right side choose otherwise')
+    flag = ' --overlapping'*where.get('overlapping', False)
+    print(f'{plan}\n\nsegbook_train --data {shlex.quote(str(folder))}{flag} follows this plan; the '
+        'flags at its right side choose otherwise')
     return 0
 
 def segbook_plan(

@@ -12,6 +12,20 @@ from ..errors import SegbookError
 __all__ = ['check_plan_arguments', 'plan_run', 'plan_epochs', 'same_epochs']
 
 # %% ../../nbs/workshop/cli/planning.ipynb #58575fa8
+def _check_maps_asked(given):
+    "Raise a SegbookError for what is made for one class a pixel."
+    from segbook.things import learns_things
+    cures = dict(folds='one run for each split, with another valid.txt', report='per_class.csv and '
+        'results.png are written', weights='--loss with dice sees to rare classes')
+    for name, cure in cures.items():
+        if given.get(name):
+            raise SegbookError(f'--{name} is made for one class a pixel, and with --overlapping a '
+                f'pixel may be of several. Cure: leave it out; {cure}')
+    if learns_things(given.get('arch') or ''):
+        raise SegbookError(f'--arch {given["arch"]} learns things of one class a pixel, and with '
+            '--overlapping a pixel may be of several. Cure: another --arch, such as dynamic_unet')
+
+# %% ../../nbs/workshop/cli/planning.ipynb #5efa4b7f
 def check_plan_arguments(
     given:dict, # the arguments that were given
 ):
@@ -19,6 +33,7 @@ def check_plan_arguments(
     if 'epochs' in given and 'minutes' in given:
         raise SegbookError('--epochs says how long to train, and --minutes lets a measured step '
             'say it; expected one of the two')
+    if given.get('overlapping'): _check_maps_asked(given)
     if 'loss' in given:
         from segbook.planning.recipes import loss_parts
         loss_parts(given['loss'])

@@ -21,11 +21,12 @@ from ..errors import SegbookError, counted, nearest_names, printable
 from segbook.files import (
     check_writable, clear_leftovers, locked, replace_file, stem_of,
 )
-from ..results import overlay_figure
+from ..results import ids_and_pixels, overlay_figure
 from ..masks.listing import list_folder
+from ..masks.maps import check_one_class
 
 # %% auto #0
-__all__ = ['segbook_predict']
+__all__ = ['mask_endings', 'segbook_predict']
 
 # %% ../../nbs/workshop/cli/predict.ipynb #84acf961
 def _named_by(name) -> tuple[list[Path], str]:
@@ -80,9 +81,13 @@ def _base_names(files) -> list[str]:
         'ending tells them apart. Cure: predict them in two calls with different --out')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #d3ca90b2
+def _save_array(file, x):
+    with open(file, 'wb') as f: np.save(f, x)
+
 def _write_mask(mask, file):
-    "The ids as a PNG of 8 bits, or of 16 where there are more classes."
+    "Ids as a PNG of 8 bits, or of 16 where there are more classes; maps as an array [H,W,K]."
     from PIL import Image
+    if mask.ndim == 3: return replace_file(file, lambda f: _save_array(f, np.moveaxis(mask, 0, -1)))
     x = mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)
     replace_file(file, lambda f: Image.fromarray(x).save(f, format='PNG'))
 
@@ -98,10 +103,10 @@ def _write_overlay(model, file, mask, out):
 # %% ../../nbs/workshop/cli/predict.ipynb #025ab96b
 def _shares_told(mask, codes) -> str:
     "What is seen in a mask, in words."
-    ids, n = np.unique(mask, return_counts=True)
-    top = sorted(zip(n, ids), key=lambda o: -o[0])
-    shares = ', '.join(f'{printable(codes[k])} {c/mask.size:.0%}' for c, k in top[:4])
-    return f'{mask.shape[0]}x{mask.shape[1]}: {shares}' + (' ...' if len(top) > 4 else '')
+    h, w = mask.shape[-2:]
+    top = sorted(((n, k) for k, n in ids_and_pixels(mask).items()), key=lambda o: -o[0])
+    shares = ', '.join(f'{printable(codes[k])} {c/(h*w):.0%}' for c, k in top[:4])
+    return f'{h}x{w}: {shares or "no class anywhere"}' + (' ...' if len(top) > 4 else '')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #bf90b1ec
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -115,6 +120,21 @@ def _with_notes(name, work):
     for text in dict.fromkeys(str(o.message) for o in told):
         tell('segbook_predict', f'note: {name}: {text}')
     return result
+
+# %% ../../nbs/workshop/cli/predict.ipynb #b35b8d18
+def mask_endings(
+    model, # a Segmenter; None: not known yet
+) -> tuple: # of the names of a mask and its picture
+    "How the files of an image end."
+    maps = model is not None and model.segmenter.get('overlapping')
+    return ('maps.npy' if maps else 'mask.png'), 'overlay.png'
+
+# %% ../../nbs/workshop/cli/predict.ipynb #d74347fe
+def _check_for_maps(a, model):
+    "Raise a SegbookError for options that a segmenter of classes that overlap has no answer to."
+    cure = 'leave it out; NAME_maps.npy holds a map for each class'
+    if objects_asked(a): check_one_class(model, '--instances', cure)
+    if 'crf' in a: check_one_class(model, '--crf', cure)
 
 # %% ../../nbs/workshop/cli/predict.ipynb #79054c06
 @dataclass
@@ -140,7 +160,7 @@ class _Batch:
     def predict(self, file, base):
         "Write mask and overlay of one image; the line that tells of it, or None."
         name = printable(file.name)
-        paths = [self.out/f'{base}_{o}.png' for o in ('mask', 'overlay')]
+        paths = [self.out/f'{base}_{o}' for o in mask_endings(self.model)]
         asked = replace(self.options, probabilities=True) if self.objects else self.options
         work = lambda: _with_notes(name, lambda: answered(self.model, file, asked))
         mask, p = self.attempt(work, f'{name} was left out') or (None, None)
@@ -158,9 +178,9 @@ class _Batch:
             f'{told or ""}')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #ac4570cf
-def _targets_of(a, bases, out):
+def _targets_of(a, bases, out, model=None):
     "The files that will be written."
-    endings = ('mask.png', 'overlay.png', *AnswerOptions.of(a).endings)
+    endings = (*mask_endings(model), *AnswerOptions.of(a).endings)
     return [out/f'{b}_{o}' for b in bases for o in endings] + object_targets(a, bases, out)
 
 def _check_targets(files, targets, out, overwrite):
@@ -196,6 +216,7 @@ def _predict_files(a, files, bases, done, batch):
     out = batch.out
     batch.model = load_segmenter(a['model'], 'cuda' if torch.cuda.is_available() else 'cpu',
         'partial' in a)
+    _check_for_maps(a, batch.model)
     if objects_asked(a): batch.objects = ObjectFiles(a, batch.model, files, out)
     check_writable(out)
     made = [o for o in (out, *out.parents) if not o.exists()]
@@ -203,7 +224,8 @@ def _predict_files(a, files, bases, done, batch):
     try:
         clear_leftovers(out)
         with locked(out/'predictions'), batch.objects or nullcontext():
-            _check_targets(files, _targets_of(a, bases, out), out, 'overwrite' in a)
+            _check_targets(files, _targets_of(a, bases, out, batch.model), out,
+                'overwrite' in a)
             done.append((batch, len(files)))
             for i, (f, b) in enumerate(zip(files, bases), 1):
                 batch.signals.ask()
@@ -217,7 +239,8 @@ def _predict_files(a, files, bases, done, batch):
 def _predict_parser() -> Parser:
     "The parser of `segbook_predict`."
     p = Parser('segbook_predict', description='Let a trained segmenter draw the masks of images: '
-        'NAME_mask.png holds a class id for each pixel, NAME_overlay.png is for looking at.',
+        'NAME_mask.png holds a class id for each pixel, NAME_overlay.png is for looking at. Of '
+        'classes that overlap NAME_maps.npy holds a map of 0 and 1 for each, [H,W,K].',
         epilog='examples:\n  segbook_predict runs/mine photo.jpg\n  segbook_predict runs/mine '
         'photos/ "more/*.png" --out masks\n  segbook_predict runs/cells photos/ --instances '
         '--geojson')

@@ -24,9 +24,17 @@ class TrainingData:
     dls: object = None # the DataLoaders made of them
 
     @property
+    def second_score(self) -> tuple[str, str]:
+        "The score beside mean IoU: its name, and in words."
+        if self.folder.overlapping: return 'mean_dice', 'mean Dice'
+        return 'pixel_accuracy', 'pixel accuracy'
+
+    @property
     def void_line(self) -> str:
         "What Void is worth, as a sentence."
         void, n = self.folder.ignore_index, self.report.class_pixels
+        if self.folder.overlapping:
+            return 'a pixel may be of several classes, or of none; shares are of all pixels'
         if void is None: return 'no class is named Void, so every pixel counts'
         return (f'{self.folder.codes[void]} (id {void}) counts nowhere: '
             f'{100*n[void]/max(n.sum(), 1):.2f} % of all pixels; the shares above are of the '

@@ -18,6 +18,7 @@ from segbook.results import (
     class_table, evaluate, per_class, results_figure, score_text, spread_ranks,
 )
 from ..masks.arrays import read_mask
+from ..masks.maps import read_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +36,11 @@ def _picture(learn, data, scores, title, rows=5) -> Figure:
     value_range = getattr(data.dls, 'value_range', None)
     images = [read_image(f, value_range=value_range) for f in files]
     images = [x[..., :3 if x.shape[-1] >= 3 else 1] for x in images]
-    truths = [read_mask(data.folder.label_of(f)) for f in files]
+    codes, label = data.folder.codes, data.folder.label_of
+    if data.folder.overlapping: truths = [read_maps(label(f), len(codes)) for f in files]
+    else: truths = [read_mask(label(f)) for f in files]
     predictions = [predict_image(learn, f).numpy() for f in files]
-    return results_figure(images, truths, predictions, data.folder.codes,
+    return results_figure(images, truths, predictions, codes,
         names=[f.name for f in files], scores=[scores[i] for i in ids], title=title)
 
 # %% ../../nbs/workshop/cli/run_results.ipynb #9b93a7f0
@@ -81,8 +84,9 @@ def _write_results(run, learn, data, history) -> tuple:
     pixels = training_pixels_by_class(data.dls).sum(0).numpy()
     table = per_class(confusion, data.folder.codes, pixels)
     measured = lambda v: None if np.isnan(v) else v
-    numbers = dict(mean_iou=measured(confusion.mean_iou()),
-        pixel_accuracy=measured(confusion.pixel_accuracy()))
+    numbers = dict(mean_iou=measured(confusion.mean_iou()))
+    second = data.second_score[0]
+    numbers[second] = measured(getattr(confusion, second)())
     run.signals.ask()
     save_metrics(run.out, history)
     _write_classes(run.out, table)
@@ -105,9 +109,10 @@ def write_run_results(run, learn, data, history, status='finished'):
     "Write what a run leaves behind, the picture last; print the table."
     run.save(status='running')
     table, scores = _write_results(run, learn, data, history)
-    miou, acc = (score_text(run.record[k]) for k in ('mean_iou', 'pixel_accuracy'))
+    second, words = data.second_score
+    miou, other = (score_text(run.record[k]) for k in ('mean_iou', second))
     run.picture = _draw(run, learn, data, scores, f'{run.out.resolve().name}: mean IoU {miou} over '
-        f'{len(table)} classes, pixel accuracy {acc}, on {len(scores)} validation images')
+        f'{len(table)} classes, {words} {other}, on {len(scores)} validation images')
     if run.record['arguments'].get('report'):
         run.picture += f'\n{write_run_report(run, learn, history)}'
     run.record['data'].pop('files', None)

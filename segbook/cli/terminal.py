@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from ..errors import SegbookError
 
 # %% auto #0
-__all__ = ['tell', 'guarded', 'EpochLines']
+__all__ = ['tell', 'guarded', 'EpochLines', 'MapEpochLines']
 
 # %% ../../nbs/workshop/cli/terminal.ipynb #e42e9254
 class _Stopped(BaseException):
@@ -182,3 +182,9 @@ class EpochLines:
             f'{star}')
         self.wipe()
         print(line.rstrip(), file=self.out, flush=True)
+
+# %% ../../nbs/workshop/cli/terminal.ipynb #e846c472
+class MapEpochLines(EpochLines):
+    "The lines of a run whose classes may overlap: mean Dice in place of pixel accuracy."
+    columns = {k: v for k, v in EpochLines.columns.items() if k != 'pixel_accuracy'} | dict(
+        mean_dice=('mean Dice', 10, 3))

@@ -27,7 +27,7 @@ from .run_results import write_run_results
 from segbook.cli.team import (
     Team, check_processes, command_to_resume, tell_of_launcher, together, train_along,
 )
-from .terminal import EpochLines, guarded, tell
+from .terminal import EpochLines, MapEpochLines, guarded, tell
 from ..errors import SegbookError
 from ..results import score_text
 from ..masks.check import check_masks
@@ -76,10 +76,9 @@ class Run:
 def _data_folder(a) -> Path:
     "The data folder of a run: drawn, downloaded, or the user's."
     from segbook.data.download import data_root, get_data
-    from segbook.drawing.cells import make_cells
-    from segbook.drawing.scenes import make_scenes
+    from segbook.drawing import make_cells, make_dyes, make_scenes
     if a.n is None: return get_data(a.data, a.root)
-    draw = dict(scenes=make_scenes, cells=make_cells).get(a.data)
+    draw = dict(scenes=make_scenes, cells=make_cells, dyes=make_dyes).get(a.data)
     if draw is None:
         raise SegbookError(f'--n {a.n} says how many pictures to draw, and --data {a.data} is not '
             'drawn. Cure: leave --n out, or --data scenes')
@@ -90,13 +89,15 @@ def _checked_data(path, a) -> TrainingData:
     "The folder, after the mask check; raises a SegbookError with everything that must be mended."
     from segbook.planning.fingerprint import Measuring
     codes = codes_argument(a)
-    folder = SegFolder(path, a.images, a.labels, codes)
-    report = check_masks(path, a.images, a.labels, codes, measure=Measuring(folder).both)
+    folder = SegFolder(path, a.images, a.labels, codes, overlapping=a.overlapping)
+    report = check_masks(path, a.images, a.labels, codes, measure=Measuring(folder).both,
+        overlapping=a.overlapping)
     if not report.ok:
         mended = any('fix=' in p.message for p in report.errors)
         raise SegbookError('\n'.join([f'the data in {path} cannot be trained on:',
             *[f'- {p.message}' for p in report.errors],
-            f'segbook_check {shlex.quote(str(path))} prints the whole report'
+            f'segbook_check {shlex.quote(str(path))}{" --overlapping"*a.overlapping} prints the '
+            'whole report'
             + (', and with --fix NEW_FOLDER it writes a corrected copy.' if mended else '.')]))
     for p in report.warnings: print(f'note: {p.message}')
     return TrainingData(folder, report)
@@ -111,6 +112,7 @@ def _dataloaders(path, a):
     dls = seg_dataloaders(path, bs=a.bs, images=a.images, labels=a.labels,
         codes=codes_argument(a), seed=a.seed, num_workers=a.workers,
         value_range=a.value_range and tuple(a.value_range), instances=things,
+        overlapping=a.overlapping,
         **dataloader_arguments(vars(a)))
     if a.size and a.crops == 'none': dls.size = tuple(a.size)
     return dls
@@ -137,7 +139,8 @@ def _epoch_recorder(run):
             self.check = next(o for o in self.learn.cbs if isinstance(o, Checkpoint))
             n, done = run.record['arguments']['epochs'], self.check.done
             if done: print(f'going on after epoch {done} of {n}')
-            run.lines = EpochLines(n, done, self.best())
+            maps = run.record['arguments']['overlapping']
+            run.lines = (MapEpochLines if maps else EpochLines)(n, done, self.best())
             self.save()
         def rows(self):
             return [dict(zip(self.check.history.names, r)) for r in self.check.history]
@@ -183,7 +186,7 @@ def _announce(run, a, learn, data):
     codes, void = data.folder.codes, data.folder.ignore_index
     what = 'images' if a.crops == 'none' else 'windows'
     print(f'{len(data.dls.train_ds)} {what} to train on, {len(data.dls.valid_ds)} to validate '
-        f'with, {size}; {len(codes)} classes'
+        f'with, {size}; {len(codes)} classes' + (', which may overlap' if a.overlapping else '')
         + ('' if void is None else f', {codes[void]} among them, which is left out'))
     _print_thrift(a)
 
@@ -230,8 +233,9 @@ def _train_in_folder(run, a, learn, data):
     if history: write_run_results(run, learn, data, history, 'diverged' if why else 'finished')
     if why: raise _diverged(run, why, history)
     print(f'\nmodel: {out/"model"} (segbook_predict {shlex.quote(str(out))} IMAGE... --out FOLDER)')
-    print(f'mean IoU {score_text(run.record["mean_iou"])}, pixel accuracy '
-        f'{score_text(run.record["pixel_accuracy"])}, with the weights of epoch '
+    second, words = data.second_score
+    print(f'mean IoU {score_text(run.record["mean_iou"])}, {words} '
+        f'{score_text(run.record[second])}, with the weights of epoch '
         f'{run.record["best_epoch"]} of {a.epochs}\n{run.picture}')
 
 # %% ../../nbs/workshop/cli/train.ipynb #01cce20c

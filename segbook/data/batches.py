@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from fastai.vision.all import TfmdDL
 
+from ..masks.maps import overlay_maps
 from ..masks.mask import legend_handles, overlay
 
 # %% auto #0
@@ -33,19 +34,25 @@ def _as_picture(x):
     x = x[:3] if len(x) >= 3 else x[:1]
     return x.numpy().transpose(1,2,0).astype(np.uint8)
 
+def _tinted(x, mask, codes, alpha):
+    "An image under its ids [H,W], or under its maps [K,H,W]."
+    return (overlay_maps if mask.ndim == 3 else overlay)(x, mask, codes, alpha)
+
 def _add_legend(fig, codes, *masks):
     "The classes seen in `masks`, beside the panels."
-    ids = np.unique(np.concatenate([np.ravel(m) for m in masks])).tolist()
+    if masks[0].ndim == 4: # maps
+        ids = [k for k in range(len(codes)) if any(m[:,k].any() for m in masks)]
+    else: ids = np.unique(np.concatenate([np.ravel(m) for m in masks])).tolist()
     fig.legend(handles=legend_handles(codes, ids), loc='outside right upper', frameon=False)
 
 # %% ../../nbs/workshop/data/batches.ipynb #165dfe6a
 # what is known of the data beside its batches
-TOLD = 'vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances'
+TOLD = ('vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances', 'overlapping')
 
 # %% ../../nbs/workshop/data/batches.ipynb #c06f6970
 class SegDL(TfmdDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
-    vocab = ignore_index = channels = size = value_range = instances = None
+    vocab = ignore_index = channels = size = value_range = instances = overlapping = None
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
         for o in TOLD: setattr(res, o, getattr(self, o))
@@ -65,7 +72,7 @@ class SegDL(TfmdDL):
         ncols = min(ncols, len(xs))
         fig,axs = panel_grid(-(-len(xs)//ncols), ncols, xs[0].shape[:2], figsize, ys is not None)
         for i,(ax,x) in enumerate(zip(axs.flat, xs)):
-            if ys is not None: x = overlay(x, ys[i], self.vocab, alpha)
+            if ys is not None: x = _tinted(x, ys[i], self.vocab, alpha)
             ax.imshow(x, cmap='gray', interpolation='nearest')
         if ys is not None: _add_legend(fig, self.vocab, ys)
 
@@ -78,7 +85,7 @@ class SegDL(TfmdDL):
         masks = {'truth': ys, 'prediction': ps} if ys is not None else {'prediction': ps}
         fig,axs = panel_grid(len(xs), 1+len(masks), ps.shape[-2:], figsize)
         for i,(row,x) in enumerate(zip(axs, xs)):
-            pictures = (x, *(overlay(x, m[i], self.vocab, .6) for m in masks.values()))
+            pictures = (x, *(_tinted(x, m[i], self.vocab, .6) for m in masks.values()))
             for ax,o in zip(row, pictures): ax.imshow(o, cmap='gray', interpolation='nearest')
         for ax,t in zip(axs[0], ('image', *masks)): ax.set_title(t, fontsize=10)
         _add_legend(fig, self.vocab, *masks.values())
@@ -91,5 +98,6 @@ def tell_loaders(dls, folder, channels, size, value_range, seed):
     for o in (dls, *dls.loaders):
         o.vocab,o.ignore_index = list(folder.codes),folder.ignore_index
         o.channels,o.size,o.value_range,o.instances = channels,size,value_range,instances
+        o.overlapping = folder.overlapping
     dls.train.rng = random.Random(seed)
     return dls

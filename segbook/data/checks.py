@@ -6,10 +6,12 @@
 from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 from ..errors import SegbookError, height_width
 from ..files import stem_of
-from ..masks.arrays import read_mask
+from ..masks.arrays import open_mask, read_mask
+from ..masks.maps import maps_in, read_maps
 from ..masks.folder import SegFolder, n_validation_images, random_validation
 from ..reading.facts import EXIF_TURNS, common_channels, common_range, image_facts
 from ..reading.placement import PLACE_CURE, placement_difference
@@ -19,10 +21,13 @@ __all__ = ['open_folder', 'folder_facts', 'find_size', 'find_channels', 'find_ra
            'split_indices', 'check_training_set']
 
 # %% ../../nbs/workshop/data/checks.ipynb #9569a382
-def open_folder(path, images, labels, codes, valid):
+def open_folder(path, images, labels, codes, valid, overlapping=False):
     "`path` as SegFolder; what is left out, and images without a mask, are said."
     if isinstance(path, SegFolder): folder = path
-    else: folder = SegFolder(path, images=images, labels=labels, codes=codes, valid=valid)
+    else: folder = SegFolder(path, images, labels, codes, valid, overlapping=overlapping)
+    if overlapping and not folder.overlapping:
+        raise SegbookError('overlapping=True, and the SegFolder was made for one class a pixel. '
+            'Cure: SegFolder(path, overlapping=True)')
     if bare := folder.unmatched_images:
         print(f'{folder.path.name}: {len(bare)} of {len(bare)+len(folder.images)} images without a '
             f'mask, left out ({bare[0].name}{" ..." if len(bare) > 1 else ""}); check_masks lists '
@@ -30,12 +35,32 @@ def open_folder(path, images, labels, codes, valid):
     if text := folder.left_out(harm=True): print(f'{folder.path.name}: left out {text}.')
     return folder
 
+# %% ../../nbs/workshop/data/checks.ipynb #ef39fbfe
+def _facts_of_maps(folder):
+    "What gives size, orientation and placement of a file of maps; None for masks of ids."
+    if not getattr(folder, 'overlapping', False): return None
+    def facts(f):
+        read_maps(f, len(folder.codes)) # names the file, if something is wrong
+        stored = open_mask(f)
+        size = maps_in(stored, len(folder.codes)).shape[1:]
+        return SimpleNamespace(size=size, orientation=stored.orientation,
+            placement=stored.placement)
+    return facts
+
+# %% ../../nbs/workshop/data/checks.ipynb #b23f8847
+def _check_maps_of(folder, part, which):
+    "Raise a SegbookError where all maps of a part of the split are empty."
+    if any(read_maps(folder.labels[i], len(folder.codes)).any() for i in part): return
+    raise SegbookError(f'all maps of all {len(part)} {which} masks are 0: no pixel is of any '
+        'class. Expected some; check_masks(folder, overlapping=True) shows what the masks hold. '
+        'Choose other images for validation with valid=..., or another seed.')
+
 # %% ../../nbs/workshop/data/checks.ipynb #3f0f22f9
 def folder_facts(folder, channels=None):
     "ImageFacts of all images; a SegbookError when a mask differs in size, or lies elsewhere."
     with ThreadPoolExecutor(8) as ex:
         xs = list(ex.map(lambda f: image_facts(f, channels), folder.images))
-        ys = list(ex.map(image_facts, folder.labels))
+        ys = list(ex.map(_facts_of_maps(folder) or image_facts, folder.labels))
     bad = [(f,x,y) for f,x,y in zip(folder.images, xs, ys) if x.size != y.size]
     if bad:
         f,x,y = bad[0]
@@ -149,6 +174,7 @@ def check_training_set(folder, train, bs, repeat=1, what='images'):
             f'dropped, so there would be none at all. Pass bs={n} or less.')
     v, val = folder.ignore_index, sorted({*range(len(folder.images))} - {*train})
     for part,which,why in ((train,'training','learn from'),(val,'validation','measure with')):
+        if getattr(folder, 'overlapping', False): _check_maps_of(folder, part, which)
         if v is None or any((read_mask(folder.labels[i]) != v).any() for i in part): continue
         raise SegbookError(f'All pixels of all {len(part)} {which} masks are {folder.codes[v]} '
             f'(id {v}): there is nothing to {why}. Expected ids of other classes; '

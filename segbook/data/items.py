@@ -4,14 +4,15 @@
 
 # %% ../../nbs/workshop/data/items.ipynb #4baf6693
 from __future__ import annotations
-import os
+import os, random
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from fastai.vision.all import (
-    CrossEntropyLossFlat, PILImage, PILImageBW, PILMask, TensorImage, Transform,
+    BCEWithLogitsLossFlat, CrossEntropyLossFlat, PILImage, PILImageBW, PILMask, TensorImage,
+    TensorMask, Transform,
 )
 
 from .checks import find_size
@@ -19,10 +20,12 @@ from .images import read_image
 from .kept import Kept
 from ..errors import SegbookError, height_width
 from ..imbalance import RandomWindow, wanted_classes
-from ..masks.arrays import read_mask
+from ..masks.arrays import class_id, read_mask
+from ..masks.maps import pack_maps, read_maps, unpack_maps
 
 # %% auto #0
-__all__ = ['OpenImage', 'OpenMask', 'window_transform', 'window_or_size', 'reading_processes']
+__all__ = ['OpenImage', 'OpenMask', 'OpenMaps', 'UnpackMaps', 'MapWindow', 'window_transform', 'window_or_size',
+           'reading_processes']
 
 # %% ../../nbs/workshop/data/items.ipynb #b19093a8
 class OpenImage(Transform):
@@ -72,6 +75,28 @@ class OpenMask(Transform):
                 'mapping.')
         return y.astype(np.uint8 if K <= 256 else np.int32)
 
+# %% ../../nbs/workshop/data/items.ipynb #04c3233c
+class OpenMaps(OpenMask):
+    "An image's path as PILMask of packed maps; `UnpackMaps` takes them apart in the batch."
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.loss_func = BCEWithLogitsLossFlat()
+    def encodes(self, o):
+        return PILMask(Image.fromarray(self.read(o))) if isinstance(o, (str,Path)) else o
+    def _read_file(self, o):
+        "The packed maps of an image."
+        return pack_maps(read_maps(self.folder.label_of(o), len(self.folder.codes)))
+
+# %% ../../nbs/workshop/data/items.ipynb #24e5b474
+class UnpackMaps(Transform):
+    "Masks [B,H,W] of packed maps become maps uint8 [B,K,H,W], after all that moves them."
+    order = 98
+    def __init__(self, n_classes):
+        super().__init__()
+        self.n_classes = n_classes
+    def encodes(self, o:TensorMask):
+        return TensorMask(unpack_maps(o.as_subclass(torch.Tensor), self.n_classes))
+
 # %% ../../nbs/workshop/data/items.ipynb #94d29a40
 def _check_crops(crops, size, classes, n):
     "A SegbookError when the arguments of `crops` do not fit each other."
@@ -89,6 +114,26 @@ def _check_crops(crops, size, classes, n):
         raise SegbookError("crop_classes is for crops='positive'; windows of crops='random' lie "
             "anywhere.")
 
+# %% ../../nbs/workshop/data/items.ipynb #32b07807
+class MapWindow(RandomWindow):
+    "A `RandomWindow` for packed maps: `classes` are bits of their numbers."
+    def place(self, mask):
+        there = [k for k in self.classes if (mask >> k & 1).any()]
+        if not there: return RandomWindow(self.size).place(mask)
+        return RandomWindow(self.size, [1]).place(mask >> random.choice(there) & 1)
+
+# %% ../../nbs/workshop/data/items.ipynb #2c356047
+def _wanted_maps(folder, train, classes):
+    "Ids of the classes that windows are cut for: those asked for, or all."
+    K = len(folder.codes)
+    if classes is None: ids = list(range(K))
+    else: ids = [class_id(k, folder.codes) for k in (
+            [classes] if isinstance(classes, (str, int)) else classes)]
+    if any(read_maps(folder.labels[i], K)[ids].any() for i in train): return ids
+    raise SegbookError(f'the {len(train)} training masks of {folder.path} hold no pixel of '
+        f"{', '.join(folder.codes[k] for k in ids)}; expected some to cut windows for. Cure: "
+        "crops='random', or other crop_classes")
+
 # %% ../../nbs/workshop/data/items.ipynb #16ab7e11
 def window_transform(folder, train, shapes, size, *, crops, classes, n):
     "The transform that cuts windows out of the images `train`, or None without `crops`."
@@ -99,6 +144,8 @@ def window_transform(folder, train, shapes, size, *, crops, classes, n):
     if h > H or w > W:
         raise SegbookError(f'Windows of {h}x{w} from training images that are down to {H}x{W} '
             '(height x width); expected at most that. Pass a smaller size.')
+    if folder.overlapping and crops == 'positive':
+        return MapWindow((h,w), _wanted_maps(folder, train, classes))
     wanted = None if crops == 'random' else wanted_classes(folder, train, classes)
     return RandomWindow((h,w), wanted)
 

@@ -17,8 +17,11 @@ from segbook.data.checks import (
     check_training_set, open_folder, set_facts, split_indices,
 )
 from .instances import OpenInstances
-from .items import OpenImage, OpenMask, reading_processes, window_or_size
+from segbook.data.items import (
+    OpenImage, OpenMaps, OpenMask, UnpackMaps, reading_processes, window_or_size,
+)
 from .kept import keep_decoded
+from ..masks.maps import check_one_class
 from ..processes import own_device
 
 # %% auto #0
@@ -59,14 +62,17 @@ def pair_block(folder, channels, split, item_tfms, batch_tfms, value_range=None,
     """The DataBlock of a folder: `split` are the indices of its training and validation images.
 
     With the name of a folder of `instances`, their ids stand between image and mask."""
+    if instances: check_one_class(folder, 'instances=', 'leave it out')
     if isinstance(batch_tfms, str) and batch_tfms == 'default': batch_tfms = mild_tfms()
     x = TransformBlock(type_tfms=[OpenImage(channels, value_range)], batch_tfms=IntToFloatTensor)
-    y = TransformBlock(type_tfms=[OpenMask(folder)], item_tfms=AddMaskCodes(folder.codes),
-        batch_tfms=IntToFloatTensor)
+    opener, last = (OpenMaps, [UnpackMaps(len(folder.codes))]) if folder.overlapping else (
+        OpenMask, [])
+    y = TransformBlock(type_tfms=[opener(folder)], item_tfms=AddMaskCodes(folder.codes),
+        batch_tfms=[IntToFloatTensor, *last])
     ids = [] if instances is None else [TransformBlock(
         type_tfms=[OpenInstances(folder, instances)], batch_tfms=IntToFloatTensor)]
-    return DataBlock((x,*ids,y), splitter=lambda items: split, dl_type=SegDL, item_tfms=item_tfms,
-        batch_tfms=list(L(batch_tfms)))
+    return DataBlock((x,*ids,y), splitter=lambda items: split, dl_type=SegDL,
+        item_tfms=[o for o in L(item_tfms) if o is not None], batch_tfms=list(L(batch_tfms)))
 
 # %% ../../nbs/03_data.ipynb #41961bcc
 def seg_dataloaders(
@@ -92,19 +98,19 @@ def seg_dataloaders(
     val_bs: int | None = None, # images in a validation batch; None for `bs`
     cache = None, # decode files once: bytes to keep, 'auto' for half of the free memory; None: no
     instances: str | None = None, # folder of ids of things: batches are then image, ids and mask
-) -> DataLoaders: # with .vocab, .ignore_index, .channels, and .size (None unless resized)
-    """fastai DataLoaders for images and masks: images 0..1, not normalised, masks int64.
+    overlapping: bool = False, # a pixel may be of several classes: masks are a map for each
+) -> DataLoaders: # with .vocab, .ignore_index, .channels, .overlapping, .size (None: not resized)
+    """fastai DataLoaders: images 0..1, not normalised, masks int64, or maps uint8 [B,K,H,W].
 
     Raises SegbookError before training when folder, sizes, split, masks or windows are wrong."""
-    folder, device = open_folder(path, images, labels, codes, valid), own_device(device)
+    folder,device = open_folder(path, images, labels, codes, valid, overlapping),own_device(device)
     train,val = split_indices(folder, valid_pct, seed)
     shapes,channels,value_range = set_facts(folder, channels, value_range)
     window, hw = window_or_size(folder, train, shapes, size, (crops, crop_classes, crops_per_image))
     if window and val_bs is None and len({shapes[i][:2] for i in val}) > 1: val_bs = 1
     check_training_set(folder, train, bs, crops_per_image, 'windows' if window else 'images')
-    tfms = [ResizeBoth(hw)]*bool(hw) + [window]*bool(window) + list(L(item_tfms))
-    block = pair_block(folder, channels, (train*crops_per_image,val), tfms, batch_tfms, value_range,
-        instances=instances)
+    block = pair_block(folder, channels, (train*crops_per_image,val), [hw and ResizeBoth(hw),
+        window, *L(item_tfms)], batch_tfms, value_range, instances=instances)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
     return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed)

@@ -51,7 +51,8 @@ def write_drawn(path, recipe, codes, items, valid=None):
         for d in ('images','labels'): (tmp/d).mkdir()
         for name,x,y,*instances in items:
             write_png(x, tmp/'images'/f'{name}.png')
-            write_png(y, tmp/'labels'/f'{name}_P.png')
+            if y.ndim == 3: np.save(tmp/'labels'/f'{name}_P.npy', y) # maps of classes that overlap
+            else: write_png(y, tmp/'labels'/f'{name}_P.png')
             if instances:
                 (tmp/'instances').mkdir(exist_ok=True)
                 write_png(instances[0], tmp/'instances'/f'{name}.png')

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['BorderWeightedLoss', 'CombinedLoss', 'CrossEntropyLoss', 'DiceLoss', 'FocalLoss', 'JaccardLoss', 'LovaszLoss',
-           'TverskyLoss', 'class_weights', 'unet_weight_map']
+           'PerClassLoss', 'TverskyLoss', 'class_weights', 'unet_weight_map']
 
 # %% ../../nbs/workshop/losses/face.ipynb #915f8ba9
 from .base import CombinedLoss
 from .borders import BorderWeightedLoss, unet_weight_map
+from .maps import PerClassLoss
 from .overlap import DiceLoss, JaccardLoss, LovaszLoss, TverskyLoss
 from .pixels import CrossEntropyLoss, FocalLoss, class_weights
 
 # %% ../../nbs/workshop/losses/face.ipynb #7e804728
 _all_ = [BorderWeightedLoss, CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, JaccardLoss,
-    LovaszLoss, TverskyLoss, class_weights, unet_weight_map]
+    LovaszLoss, PerClassLoss, TverskyLoss, class_weights, unet_weight_map]

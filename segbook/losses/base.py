@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SegbookError
+from ..masks.maps import unpack_maps
 from ..masks.mask import vocab_of, void_of
 
 # %% auto #0
@@ -35,7 +36,8 @@ def _check_shapes(x, mask):
     if (x.shape[0],*x.shape[2:])!=tuple(mask.shape):
         cure = 'Bring the logits to the mask with F.interpolate(logits, mask.shape[-2:])'
         if mask.ndim==4 and mask.shape[1]==1: cure = 'Take the mask out of its channel: mask[:,0]'
-        elif mask.ndim==4: cure = 'Of a one-hot mask take mask.argmax(1)'
+        elif mask.ndim==4: cure = ('Of a one-hot mask take mask.argmax(1); for maps of classes '
+            'that overlap PerClassLoss(...)')
         raise SegbookError(f'the logits are {list(x.shape)} and the mask {list(mask.shape)}; '
             f'{_WANTED} of the same B, H and W. {cure}')
     if x.device!=mask.device:
@@ -74,17 +76,24 @@ def _unknown_ids(mask, K, ignore_index):
 
 # %% ../../nbs/workshop/losses/base.ipynb #5b3e990f
 def training_pixels_by_class(dls):
-    "Pixels of each class in each training mask of DataLoaders, float64 [N,K]; ignored ones are 0."
+    """Pixels of each class in each training mask of DataLoaders, float64 [N,K]; ignored ones are 0.
+
+    Of maps [N,K+1]: pixels of several classes count for each, and all pixels stand last."""
     codes = vocab_of(dls)
     if codes is None:
         raise SegbookError('the DataLoaders have no vocab, the list of class names; expected those '
             'of seg_dataloaders, or set dls.vocab = codes')
     if not hasattr(dls, '_segbook_counts'):
         K,ignore,pairs = len(codes),void_of(dls),dls.train_ds
+        maps = getattr(dls, 'overlapping', False)
         masks = pairs.tls[-1] if hasattr(pairs, 'tls') else None
         def count(i):
             mask = pairs[i][-1] if masks is None else masks[i]
-            return pixels_by_class(torch.as_tensor(np.array(mask)).long(), K, ignore)
+            mask = np.array(mask)
+            if maps:
+                n = unpack_maps(mask, K).sum((1, 2), dtype=np.int64)
+                return torch.from_numpy(np.append(n, mask.size))
+            return pixels_by_class(torch.as_tensor(mask).long(), K, ignore)
         with ThreadPoolExecutor(4) as ex:
             dls._segbook_counts = torch.stack(list(ex.map(count, range(len(masks))))).double()
     return dls._segbook_counts

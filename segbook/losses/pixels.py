@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ..errors import SegbookError
 from .base import SegLoss, negative_log_likelihood, training_pixels_by_class
+from ..masks.maps import check_one_class
 from ..masks.mask import void_of
 
 # %% auto #0
@@ -88,6 +89,7 @@ def class_weights(
     class has any pixel. Sources: median frequency, Eigen and Fergus 2015, arXiv 1411.4734;
     effective number, Cui et al. 2019, arXiv 1901.05555."""
     if hasattr(counts_or_dls, 'train_ds'):
+        check_one_class(counts_or_dls, 'class_weights', 'PerClassLoss(loss, weight=[...])')
         n = training_pixels_by_class(counts_or_dls)
         if ignore_index is None: ignore_index = void_of(counts_or_dls)
     else: n = torch.as_tensor(np.asarray(counts_or_dls), dtype=torch.float64)

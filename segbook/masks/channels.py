@@ -79,7 +79,9 @@ def _no_channel(stored, x):
     n = np.zeros(1) if axis is None else x.sum(axis)
     several = f', maps of 0 and 1 that overlap in {counted(int((n > 1).sum()), "pixel")}'
     if (n > 1).any():
-        cure = ('One class a pixel is learned here. Let the first map cover the others, '
+        cure = ('One class a pixel is learned here. For several, overlapping=True takes such maps '
+            '(segbook_train --overlapping), and codes.txt names their classes alone. Or let the '
+            'first map cover the others, '
             f'np.where(x.any({axis}), 1 + x.argmax({axis}), 0), where 0 is what no map marks; or '
             'train a model for each map.')
     elif axis is not None and (n == 1).all(): cure = f'Its maps are one-hot: save x.argmax({axis}).'

@@ -17,7 +17,7 @@ from .mappings import alpha_problems, grey_problems, rgb_problems, user_mapping
 from .palettes import settle_values
 from .pictures import image_problems
 from .problems import class_problems, count_files, split_problems
-from .problems import mask_problems, pair_problems, void_parts
+from .problems import mask_problems, overlap_problems, pair_problems, void_parts
 from .recode import recode_mask
 from .seen import LOSSY_FORMATS, holds_colours, see_all_files
 from ..reading.placement import placement_difference
@@ -28,14 +28,16 @@ __all__ = ['MaskReport', 'check_masks']
 # %% ../../nbs/workshop/masks/check.ipynb #83a9761f
 def _class_rows(r):
     "Rows of a report's class table, the header first."
-    share = lambda x: [f'{100*v/max(x.sum(), 1):.2f}' for v in x]
+    share = lambda x, n=None: [f'{100*v/max(x.sum() if n is None else n, 1):.2f}' for v in x]
+    n, n_train, n_valid = r.sizes or (None, None, None)
     cols = [['id', *range(len(r.codes))], ['class', *r.codes],
         ['pixels', *[f'{n:,}' for n in r.class_pixels]],
         # an error can mean pixels of no class, which are in no row of this table
-        ['%' if r.ok else '% of these', *share(r.class_pixels)],
+        ['%' if r.ok else '% of these', *share(r.class_pixels, n)],
         ['masks', *r.class_masks]]
     if r.valid_pixels is not None:
-        cols += [['% of train', *share(r.train_pixels)], ['% of valid', *share(r.valid_pixels)]]
+        cols += [['% of train', *share(r.train_pixels, n_train)],
+            ['% of valid', *share(r.valid_pixels, n_valid)]]
     return [[str(o) for o in row] for row in zip(*cols)]
 
 def _headline(r):
@@ -43,6 +45,7 @@ def _headline(r):
     e, w = len(r.errors), len(r.warnings)
     verdict = ('ok' if r.ok else counted(e, 'error')) + (f', {counted(w, "warning")}' if w else '')
     void = 'no Void' if r.ignore_index is None else f'Void is id {r.ignore_index}'
+    if r.folder.overlapping: void = 'which may overlap'
     return (f'Mask check of {r.path.name}: {verdict} ({counted(r.n_images, "image")} with masks, '
         f'{counted(len(r.codes), "class")}, {void})')
 
@@ -85,6 +88,7 @@ class MaskReport:
         self.train_pixels, self.valid_pixels = train_pixels, valid_pixels
         self.copy, self.note = None, '' # report of the corrected copy, and a line about it
         self.folder, self.seen = folder, [] # what was seen of each image and mask, in pairs
+        self.sizes = None # of maps: pixels of all images, of the training's, of the validation's
 
     errors = property(lambda self: [p for p in self.problems if p.severity == 'error'])
     warnings = property(lambda self: [p for p in self.problems if p.severity == 'warning'])
@@ -194,6 +198,32 @@ def _value_problems(read, sf):
         maps.update(more)
     return problems, maps, grey
 
+# %% ../../nbs/workshop/masks/check.ipynb #f4f520e7
+def _part_sizes(sf, pairs):
+    "Sizes of all masks in pixels, and of those of both parts of the split."
+    n = {i.file.name: m.size[0]*m.size[1] for i,m in pairs if m.values is not None}
+    valid = sum(v for name,v in n.items() if name in (sf.valid or ()))
+    return sum(n.values()), sum(n.values()) - valid, valid
+
+# %% ../../nbs/workshop/masks/check.ipynb #2b8f8af0
+def _maps_report(sf, fix, mapping, progress, measure):
+    "`check_masks` for maps of classes that overlap."
+    if fix is not None or mapping is not None:
+        raise SegbookError('fix= and mapping= (--fix, --map) write one class id a pixel, and these '
+            'masks are maps of classes that overlap. Cure: leave them out, and save the maps that '
+            'the report names again')
+    pairs = see_all_files(list(zip(sf.images, sf.labels)), progress, measure, len(sf.codes))
+    looks, good = [i for i,_ in pairs], [m for _,m in pairs if m.values is not None]
+    ps = pair_problems(sf) + image_problems(looks) + mask_problems(pairs, overlapping=True)
+    ps += split_problems(sf, looks)
+    parts = _count_parts(sf, pairs, good)
+    n = (count_files(good, len(sf.codes)), *(parts if sf.valid is not None else (None, None)))
+    if good: ps += overlap_problems(good) + class_problems(sf, good, *n)
+    report = MaskReport(sf, ps, *n, np.array([sum(k in m.values for m in good)
+        for k in range(len(sf.codes))]))
+    report.seen, report.sizes = pairs, _part_sizes(sf, pairs)
+    return report
+
 # %% ../../nbs/workshop/masks/check.ipynb #1e883b49
 def check_masks(
     path: str | Path, # data folder: images, masks, class names, perhaps a validation list
@@ -205,6 +235,7 @@ def check_masks(
     fix: str | Path | None = None, # new folder for a corrected copy; the data are never changed
     progress: bool = True, # show a bar
     mapping: dict | None = None, # {value or (red, green, blue): class name or id} for `fix`
+    overlapping: bool = False, # masks hold a map for each class, and a pixel may be of several
     # functions of an image's pixels, and of a mask's ids and file: what else `.seen` is to hold
     measure: tuple = (None, None),
 ) -> MaskReport: # `.ok`, `.problems`, `.class_pixels`
@@ -212,7 +243,8 @@ def check_masks(
 
     `mapping` stands in place of the proposed one. Raises SegbookError when the folder as a whole
     cannot be read, see `SegFolder`, or when `fix` is not a new folder."""
-    sf = SegFolder(path, images, labels, codes, valid)
+    sf = SegFolder(path, images, labels, codes, valid, overlapping=overlapping)
+    if overlapping: return _maps_report(sf, fix, mapping, progress, measure)
     if fix is not None: fix = new_folder(fix, sf.path, 'fix')
     mapping = user_mapping(mapping, sf.codes)
     pairs = see_all_files(list(zip(sf.images, sf.labels)), progress, measure)

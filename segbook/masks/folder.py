@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import SegbookError, composed, counted, listed, printable
 from ..files import read_text, stem_of
 from .listing import list_folder
+from .maps import check_map_codes
 from .mask import find_void
 
 # %% auto #0
@@ -199,6 +200,7 @@ def _open_both(sf, images, labels, codes, valid):
     sf.images_dir = _sub_folder(sf.path, images, 'images')
     sf.labels_dir = _sub_folder(sf.path, labels, 'labels')
     sf.codes = _read_codes(codes, sf.path)
+    if sf.overlapping: check_map_codes(sf.codes)
     sf.ignore_index = find_void(sf.codes)
     imgs, labs = sf.listings = _list_both(sf.path, sf.images_dir, sf.labels_dir)
     sf.valid, sf.valid_source = _validation_names(valid, sf.path, imgs.files)
@@ -213,15 +215,18 @@ class SegFolder:
 
     `.images` and `.labels` run in parallel; what is left over stands in `.unmatched_images`,
     `.unmatched_labels` and `.doubled`, what was not read at all in `.left_out()`. Raises
-    SegbookError without a folder, an image, class names or a pair, and for doubled names."""
+    SegbookError without a folder, an image, class names or a pair, for doubled names, and for Void
+    among classes that overlap."""
     def __init__(self,
         path: str | Path, # folder that holds the images' and the labels' folder
         images: str = 'images', # name of the images' folder
         labels: str = 'labels', # the masks' folder: NAME_P.png or NAME.png for the image NAME.jpg
         codes = None, # class names: a list, a text file, or None for path/codes.txt
         valid = None, # validation images: a list of file names, a text file, or None for valid.txt
+        *,
+        overlapping: bool = False, # masks hold a map for each class, and a pixel may be of several
     ):
-        self.path = Path(path)
+        self.path, self.overlapping = Path(path), overlapping
         try: _open_both(self, images, labels, codes, valid)
         except OSError as e: # a name that is too long, a folder in which nothing may be looked up
             raise SegbookError(f'{path} cannot be read ({e.strerror}); expected a folder that you '
@@ -245,5 +250,6 @@ def _folder_line(sf):
     "One line about a SegFolder."
     v = ('no valid.txt' if sf.valid is None
         else f'{sum(f.name in sf.valid for f in sf.images)} of them for validation')
+    void = 'which may overlap' if sf.overlapping else f'Void is {sf.ignore_index}'
     return (f'SegFolder {sf.path.name}: {counted(len(sf), "image")}, {v}; '
-        f'{counted(len(sf.codes), "class")}, Void is {sf.ignore_index}')
+        f'{counted(len(sf.codes), "class")}, {void}')

@@ -18,7 +18,7 @@ from ..reading.placement import PLACE_CURE, placement_difference
 
 # %% auto #0
 __all__ = ['MaskProblem', 'pair_problems', 'left_out_problems', 'valid_problems', 'unreadable_files', 'placement_problems',
-           'mask_problems', 'split_problems', 'count_files', 'void_parts', 'class_problems']
+           'mask_problems', 'split_problems', 'count_files', 'void_parts', 'class_problems', 'overlap_problems']
 
 # %% ../../nbs/workshop/masks/problems.ipynb #0e0316d7
 @dataclass
@@ -114,6 +114,14 @@ _PATIENT_FORMATS = 'NIfTI', 'DICOM' # ids of many bits are usual there, and read
 _UNNOTED = ('No EXIF orientation says so in either file: turn one of the two, as the picture was '
     'taken.')
 
+_UNFIT_IDS = 'no ids', ('with values that are no class ids: {}. Expected one whole number a pixel. '
+    'Write the ids again, as PNG of 8 bits: for one-hot maps the argmax, for pixels without a '
+    'value the id of Void, for maps that overlap one class that covers the other; or let a pixel '
+    'be of several classes, with overlapping=True (--overlapping).')
+_UNFIT_MAPS = 'no maps', ('with values that are no maps of classes: {}. Expected a map of 0 and 1 '
+    'for each class, [H,W,K] or [K,H,W] in the order of the codes, without a background. Save '
+    'np.stack(maps, -1) as .npy or TIFF; for masks of ids leave overlapping (--overlapping) out.')
+
 # %% ../../nbs/workshop/masks/problems.ipynb #8aad7bf6
 def placement_problems(
     pairs, # of SeenFile, image and mask
@@ -128,10 +136,13 @@ def placement_problems(
             f'mask names another one of the image. {PLACE_CURE}')]
 
 # %% ../../nbs/workshop/masks/problems.ipynb #7fb39ac4
-def mask_problems(pairs):
+def mask_problems(
+    pairs, # of SeenFile, image and mask
+    overlapping=False, # are the masks maps, one a class?
+) -> list: # of MaskProblem
     "Masks whose file cannot hold ids as it is, or that have another size than their image."
     ms, ps = [m for _,m in pairs], []
-    def err(kind, some, text):
+    def err(kind, text, some):
         if some:
             ps.append(MaskProblem(kind, [o.file for o in some], f'{counted(len(some), "mask")} '
                     f'{text.format(listed([getattr(o, "what", o.file.name) for o in some]))}'))
@@ -139,32 +150,29 @@ def mask_problems(pairs):
         why = o.error or o.unfit
         o.what = f'{o.file.name} ({why})' if why else o.file.name
     ps += unreadable_files([o for o in ms if o.error], 'mask')
-    err('no ids', [o for o in ms if o.unfit], 'with values that are no class ids: {}. Expected one '
-        'whole number a pixel. Write the ids again, as PNG of 8 bits: for one-hot maps the argmax, '
-        'for maps that overlap one class that covers the other, for pixels without a value the id '
-        'of Void.')
+    err(*_UNFIT_MAPS if overlapping else _UNFIT_IDS, some=[o for o in ms if o.unfit])
     ms = [o for o in ms if not (o.error or o.unfit)]
-    err('JPEG', [o for o in ms if o.format in LOSSY_FORMATS], 'stored as JPEG: {}. Expected PNG: '
-        'JPEG blurs ids into values between them, and what is lost cannot be restored. Export the '
-        'masks again as PNG.')
-    deep = [o for o in ms if o.bits > 8 and o.format not in _PATIENT_FORMATS]
-    err('16 bit', deep, 'with 16 bits or more a pixel: {}. Expected 8 bits: readers cut larger '
-        'values off. Are they instance ids rather than class ids? If class ids, fix=FOLDER writes '
-        'them as 8 bits.')
-    err('channels', [o for o in ms if o.kind == 'repeated' and o.format not in LOSSY_FORMATS
-            and not holds_colours(o)], 'with the ids repeated in several '
-        'channels: {}. Expected one channel. fix=FOLDER writes one.')
+    err('JPEG', 'stored as JPEG: {}. Expected PNG: JPEG blurs ids into values between them, and '
+        'what is lost cannot be restored. Export the masks again as PNG.',
+        [o for o in ms if o.format in LOSSY_FORMATS])
+    err('16 bit', 'with 16 bits or more a pixel: {}. Expected 8 bits: readers cut larger values '
+        'off. Are they instance ids rather than class ids? If class ids, fix=FOLDER writes them as '
+        '8 bits.', [o for o in ms if o.bits > 8 and o.format not in _PATIENT_FORMATS])
+    err('channels', 'with the ids repeated in several channels: {}. Expected one channel. '
+        'fix=FOLDER writes one.', [o for o in ms if o.kind == 'repeated'
+            and o.format not in LOSSY_FORMATS and not holds_colours(o)])
     off = [(i, m) for i,m in pairs if not (i.error or m.error or m.unfit)
         and i.size != m.size]
     for i,m in off:
         m.what = (f'{i.file.name} is {i.size[0]}x{i.size[1]} and {m.file.name} '
             f'{m.size[0]}x{m.size[1]}')
     turned = [max(i.orientation, m.orientation) > 4 for i,m in off if i.size == m.size[::-1]]
-    err('size', [m for _,m in off], 'with another size than the image (height x width): {}. '
+    err('size', 'with another size than the image (height x width): {}. '
         'Expected equal sizes. ' + ('' if not turned
             else f'{len(turned)} of them {"is" if len(turned) == 1 else "are"} turned by 90 '
             f'degrees. {EXIF_TURNS if any(turned) else _UNNOTED} ')
-        + 'Export them again at the image\'s size; resample masks only with nearest.')
+        + 'Export them again at the image\'s size; resample masks only with nearest.',
+        [m for _,m in off])
     return ps + placement_problems(pairs)
 
 # %% ../../nbs/workshop/masks/problems.ipynb #9e41c0aa
@@ -231,7 +239,7 @@ def count_files(ms, K):
 def _lone_class(sf, ms, n, real):
     "Nothing to tell apart: one class is named, or one is in the masks."
     there = [i for i in real if n[i]]
-    if len(real) > 1 and len(there) != 1: return []
+    if sf.overlapping or len(real) > 1 and len(there) != 1: return []
     found = (f'{counted(len(real), "class")} is named beside Void: {sf.codes[real[0]]}'
         if len(real) == 1 else f'All labelled pixels of the {counted(len(ms), "mask")} are '
         f'{sf.codes[there[0]]} (id {there[0]})')
@@ -281,3 +289,19 @@ def class_problems(sf, ms, n, n_train, n_valid):
         absent(n_valid, 'absent in valid', 'the validation masks', 'Its IoU cannot be measured: '
             'name an image that shows it in valid.txt.')
     return ps
+
+# %% ../../nbs/workshop/masks/problems.ipynb #6da92a30
+def overlap_problems(
+    ms, # of SeenFile: masks of maps
+) -> list: # of MaskProblem
+    "How many pixels are of several classes, and of none; an error where there is nothing at all."
+    total = sum(m.size[0]*m.size[1] for m in ms)
+    none, several = (sum(m.marked[i] for m in ms) for i in (0, 1))
+    if none == total:
+        return [MaskProblem('empty', [m.file for m in ms], f'All {counted(len(ms), "mask")} are 0 '
+            'in all maps. Expected pixels of some class. Check that the masks were exported with '
+            'their labels.')]
+    text = (f'{100*several/total:.2f} % of the pixels are of several classes, '
+        f'{100*none/total:.2f} % of none.')
+    if not several: text += ' Where none can be, masks of one id a pixel do as well.'
+    return [MaskProblem('overlap', [], text, 'note')]

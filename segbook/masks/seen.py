@@ -7,6 +7,7 @@ from __future__ import annotations
 import os, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from ..files import progress_bar
 from .arrays import open_mask
 from .channels import NoIds, colour_key, mask_values
 from .likeness import sketch_of
+from .maps import NoMaps, maps_in
 from ..reading.facts import ImageFacts, facts_of
 from ..reading.failures import RESTORE
 from ..reading.stored import open_stored
 
 # %% auto #0
-__all__ = ['LOSSY_FORMATS', 'SeenFile', 'see_image', 'see_mask', 'see_all_files', 'holds_colours']
+__all__ = ['LOSSY_FORMATS', 'SeenFile', 'see_image', 'see_mask', 'see_maps', 'see_all_files', 'holds_colours']
 
 # %% ../../nbs/workshop/masks/seen.ipynb #45936254
 @dataclass
@@ -49,6 +51,7 @@ class SeenFile:
     placement: object = None # where it lies in the patient, see `Placement`
     measured: object = None # what the caller measured of the pixels
     top: dict | None = None # of a mask with too many colours: the commonest and their pixels
+    marked: tuple = () # of maps: pixels of no class, and of several
 
 # %% ../../nbs/workshop/masks/seen.ipynb #1811f43e
 def see_image(
@@ -118,17 +121,39 @@ def see_mask(
     except SegbookError as e: o.error, o.cure = _said_of(e)
     return o
 
+# %% ../../nbs/workshop/masks/seen.ipynb #16e49080
+def see_maps(
+    n_classes:int, # K
+    file:Path,
+    measure=None, # function of the maps [K,H,W] and the file, whose answer is kept
+) -> SeenFile: # its `values` are the pixels of each class that is there
+    "Decode maps of classes that overlap as `read_maps` does it, and count their pixels."
+    o = SeenFile(file)
+    try:
+        m = open_mask(file)
+        o.mode, o.format, o.orientation, o.placement = m.mode, m.format, m.orientation, m.placement
+        x = maps_in(m, n_classes)
+        o.size, several = x.shape[1:], x.sum(0)
+        o.values = {k: int(n) for k, n in enumerate(x.sum((1, 2), dtype=np.int64)) if n}
+        o.marked = int((several == 0).sum()), int((several > 1).sum())
+        if measure: o.measured = measure(x, file)
+    except (NoIds, NoMaps) as e: o.unfit = e.finding
+    except SegbookError as e: o.error, o.cure = _said_of(e)
+    return o
+
 # %% ../../nbs/workshop/masks/seen.ipynb #5f58772e
 def see_all_files(
     pairs, # (image, mask) paths
     progress, # show a bar
     measure=(None, None), # for `see_image` and `see_mask`: what else is to be noted
+    n_maps=None, # masks are maps of so many classes
 ) -> list: # of (SeenFile, SeenFile)
     "Decode every image and its mask."
     n = min(8, (os.cpu_count() or 1) + 1, len(pairs))
     ex = ThreadPoolExecutor(n)
     try:
-        look = lambda p: (see_image(p[0], measure[0]), see_mask(p[1], measure[1]))
+        of_mask = see_mask if n_maps is None else partial(see_maps, n_maps)
+        look = lambda p: (see_image(p[0], measure[0]), of_mask(p[1], measure=measure[1]))
         return list(progress_bar(ex.map(look, pairs),
                 len(pairs), 'images with their masks checked', progress))
     finally: ex.shutdown(cancel_futures=True)

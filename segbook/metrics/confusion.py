@@ -68,6 +68,7 @@ def pixel_accuracy(self:Confusion,
 # %% ../../nbs/09_metrics.ipynb #8b577214
 def region_counts(conf, per_image=False):
     "TP, predicted and true pixels: float64 [K], or [N,K] per image; 0 for the ignored class."
+    if not isinstance(conf, Confusion): return conf.regions(per_image) # of maps that overlap
     m = (conf.matrices if per_image else conf.matrix).double()
     counts = m.diagonal(dim1=-2, dim2=-1).clone(),m.sum(-2),m.sum(-1)
     void = conf.ignore_index

@@ -16,12 +16,14 @@ from ..masks.mask import vocab_of, void_of
 from .boundaries import boundary_distances, f1_of_distances, farthest_distance
 from .confusion import ABSENT, AVERAGES, Confusion
 from .counting import count_pixels, gather_rows, validate_option
+from .maps import MapCounts, count_maps
 from segbook.metrics.distances import (
     missing_distance, rows_of_scores, tolerance_distance, validate_percentile, validate_spacing,
 )
 
 # %% auto #0
-__all__ = ['real_images', 'class_of_name', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 'BoundaryF1', 'Hausdorff95']
+__all__ = ['real_images', 'class_of_name', 'raise_one_class', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 'BoundaryF1',
+           'Hausdorff95']
 
 # %% ../../nbs/workshop/metrics/training.ipynb #d98507de
 def _content_key(o):
@@ -54,12 +56,14 @@ def _memo_of(learn):
 # %% ../../nbs/workshop/metrics/training.ipynb #9b3aaf67
 def _add_batch(learn, old, n_classes, ignore_index, per_image=False):
     "`old` and the batch at hand as a new Confusion, one for all metrics that ask with this `old`."
-    key,memo = (n_classes, ignore_index),_memo_of(learn)
+    key,memo,maps = (n_classes, ignore_index),_memo_of(learn),learn.y.ndim==4
     if key not in memo.counts:
-        memo.counts[key] = count_pixels(*_real_batch(learn), *key, first=old is None)
+        batch = _real_batch(learn)
+        memo.counts[key] = (count_maps(*batch, n_classes) if maps else
+            count_pixels(*batch, *key, first=old is None))
     ask = (*key, per_image, id(old))
     if ask not in memo.totals:
-        before = Confusion(*key, per_image) if old is None else old
+        before = (MapCounts if maps else Confusion)(*key, per_image) if old is None else old
         memo.totals[ask] = before,before.plus(memo.counts[key])
     return memo.totals[ask][1]
 
@@ -84,7 +88,8 @@ def _policy(metric, learn):
             f'{name}() finds no class names in learn.dls.vocab; expected the DataLoaders of '
             f'seg_dataloaders, or the number of classes: {name}(n_classes=...)')
     if ignore=='dls': ignore = void_of(learn.dls)
-    return max(2, len(codes) if K is None else K),ignore,[str(o) for o in codes or []]
+    K = len(codes) if K is None else K
+    return K if learn.y.ndim==4 else max(2, K),ignore,[str(o) for o in codes or []]
 
 # %% ../../nbs/workshop/metrics/training.ipynb #63e3c849
 def class_of_name(cls, n_classes, ignore_index, codes):
@@ -95,6 +100,13 @@ def class_of_name(cls, n_classes, ignore_index, codes):
     i = class_id(cls, names)
     if i==ignore_index: raise SegbookError(f'class {cls!r} is the ignored one and has no score')
     return i
+
+# %% ../../nbs/workshop/metrics/training.ipynb #ea1681d1
+def raise_one_class(metric):
+    "Raise a SegbookError for a metric of one class a pixel that gets maps of several."
+    raise SegbookError(f'{type(metric).__name__} asks which class a pixel is of, and here it may '
+        "be of several. Cure: MeanIoU(), MeanDice(), ClassIoU('name'), which count each class by "
+        "itself, or MeanDice(average='micro') for all pixels together")
 
 # %% ../../nbs/workshop/metrics/training.ipynb #a1cfea3f
 class _ConfusionMetric(Metric):
@@ -124,6 +136,9 @@ class _ConfusionMetric(Metric):
 class PixelAccuracy(_ConfusionMetric):
     "Share of right pixels over a whole epoch, Void left out; its column is `pixel_accuracy`."
     _name = 'pixel_accuracy'
+    def accumulate(self, learn):
+        if learn.y.ndim==4: raise_one_class(self)
+        super().accumulate(learn)
     def compute(self, conf): return conf.pixel_accuracy()
 
 # %% ../../nbs/workshop/metrics/training.ipynb #bc0fa89a
@@ -190,6 +205,7 @@ class _BoundaryMetric(Metric):
     def reset(self): self.rows,self._all_rows = [],None
 
     def accumulate(self, learn):
+        if learn.y.ndim==4: raise_one_class(self)
         K,ignore,codes = _policy(self, learn)
         self.id = None if self.cls is None else class_of_name(self.cls, K, ignore, codes)
         memo,(pred,mask) = _memo_of(learn),_real_batch(learn)

@@ -20,8 +20,8 @@ from ..masks.folder import SegFolder
 from ..reading.facts import common_channels, image_facts
 
 # %% auto #0
-__all__ = ['BLOCK', 'CLOSE_PIXELS', 'FEW_TO_TELL', 'MaskMeasure', 'facing_sides', 'class_blocks', 'piece_areas', 'Measuring',
-           'crowded_things', 'ThingFacts', 'FolderFacts', 'Fingerprint', 'half_lean', 'folder_fingerprint']
+__all__ = ['BLOCK', 'CLOSE_PIXELS', 'GROUND', 'FEW_TO_TELL', 'MaskMeasure', 'facing_sides', 'class_blocks', 'piece_areas',
+           'Measuring', 'crowded_things', 'ThingFacts', 'FolderFacts', 'Fingerprint', 'half_lean', 'folder_fingerprint']
 
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #42ba12d1
 BLOCK = 32 # pixels of a side of a block
@@ -71,6 +71,18 @@ def piece_areas(
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #b64a1eb8
 CLOSE_PIXELS = 12_000_000 # of the masks of which blocks and pieces are noted
 
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #88718d65
+GROUND = 'the ground' # where classes overlap: pixels of none
+
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #720d2a99
+def _measured(ids, K, close) -> MaskMeasure:
+    "What is measured of ids [H,W] below K; blocks and pieces where they are looked at closely."
+    h = max(1, len(ids)//2)
+    halves = np.array([np.bincount(o.ravel(), minlength=K) for o in (ids[:h], ids[-h:])])
+    return MaskMeasure(halves, facing_sides(ids, K), class_blocks(ids, K) if close else None,
+        piece_areas(ids, K) if close else None)
+
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #8618cab1
 class Measuring:
     "What `check_masks` is to measure of the files of a folder: `check_masks(..., measure=o.both)`."
     def __init__(self,
@@ -91,14 +103,20 @@ class Measuring:
         return float(x[:h].mean()), float(x[-h:].mean())
 
     def of_mask(self, ids, file) -> MaskMeasure | None:
-        "None for a mask with ids of no class, which the check refuses."
+        "Of ids or maps [K,H,W]; None for a mask with ids of no class, which the check refuses."
+        if ids.ndim == 3: return self._of_maps(ids, file)
         ids, K = ids.astype(np.uint8) if ids.dtype == bool else ids, self.n_classes
         if ids.dtype.kind not in 'iu' or ids.min() < 0 or ids.max() >= K: return None
-        h = max(1, len(ids)//2)
-        halves = np.array([np.bincount(o.ravel(), minlength=K) for o in (ids[:h], ids[-h:])])
+        return _measured(ids, K, file in self.closely)
+
+    def _of_maps(self, maps, file) -> MaskMeasure:
+        "Each map, and the ground last, as a mask of two classes."
         close = file in self.closely
-        return MaskMeasure(halves, facing_sides(ids, K), class_blocks(ids, K) if close else None,
-            piece_areas(ids, K) if close else None)
+        each = [_measured(o.astype(np.uint8), 2, close) for o in [*maps, ~maps.any(0)]]
+        return MaskMeasure(np.stack([o.halves[:, 1] for o in each], 1),
+            np.array([o.sides[1] for o in each]),
+            np.array([o.blocks[1] for o in each]) if close else None,
+            [o.areas[1] for o in each] if close else None)
 
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #8f545890
 def crowded_things(
@@ -154,6 +172,12 @@ class FolderFacts:
     up_reason: str # why
     other_folders: list # names of folders beside images and masks
     blocks: list = field(repr=False, default_factory=list) # [K,h,w] of some masks
+    overlapping: bool = False # maps: `the ground`, where no class is, is counted as one more class
+
+    @property
+    def n_outputs(self) -> int:
+        "Channels that a network answers with."
+        return len(self.codes) - self.overlapping
 
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #54d0eae9
 class Fingerprint(FolderFacts):
@@ -231,20 +255,23 @@ def folder_fingerprint(
     report:MaskReport, # of a sound folder, from `check_masks(..., measure=Measuring(...).both)`
 ) -> Fingerprint:
     "What was measured of a folder while it was checked."
-    folder, K = report.folder, len(report.codes)
+    folder, maps = report.folder, report.folder.overlapping
+    codes = list(folder.codes) + [GROUND]*maps
+    ground = [sum(m.marked[0] for _, m in report.seen)] if maps else []
+    pixels, void = np.append(report.class_pixels, ground).astype(np.int64), folder.ignore_index
     images, masks = ([o.measured for o in part] for part in zip(*report.seen))
     sizes = Counter(tuple(i.size) for i, _ in report.seen)
     facts = [i.facts for i, _ in report.seen]
     n_train = n_training_images(folder)
     sides = sum(o.sides for o in masks)
     close = [o for o in masks if o.blocks is not None]
-    found = [np.concatenate([o.areas[k] for o in close]) for k in range(K)]
+    found = [np.concatenate([o.areas[k] for o in close]) for k in range(len(codes))]
     known = {folder.images_dir.name, folder.labels_dir.name}
     others = sorted(o.name for o in folder.path.iterdir() if o.is_dir() and o.name[0] not in '._')
-    return Fingerprint(folder.path, list(folder.codes), folder.ignore_index, n_train,
+    return Fingerprint(folder.path, codes, void, n_train,
         len(folder.images) - n_train, sizes, common_channels({f.channels for f in facts}) or 3,
-        max(i.bits for i, _ in report.seen), report.class_pixels,
-        2*report.class_pixels/np.where(sides > 0, sides, np.nan),
+        max(i.bits for i, _ in report.seen), pixels,
+        2*pixels/np.where(sides > 0, sides, np.nan),
         np.array([np.median(o) if len(o) else np.nan for o in found]), _thing_facts(folder),
-        *_find_up(masks, images, folder.codes, folder.ignore_index),
-        [o for o in others if o not in known], [o.blocks for o in close])
+        *_find_up(masks, images, codes, len(folder.codes) if maps else void),
+        [o for o in others if o not in known], [o.blocks for o in close], maps)

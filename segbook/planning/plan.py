@@ -13,6 +13,7 @@ from ..data.checks import split_indices
 from ..data.loaders import seg_dataloaders
 from ..encoders import OWN_ENCODER
 from ..errors import SegbookError, counted, listed, nearest_names
+from ..losses.maps import PerClassLoss
 from ..losses.pixels import class_weights
 from ..masks.check import MaskReport, check_masks
 from ..masks.folder import SegFolder
@@ -39,7 +40,8 @@ def _facts_line(f) -> str:
     colour = {1: 'grey', 3: 'colour'}.get(f.channels, f'{f.channels} channels')
     return (f'{f.path.name}: {counted(f.n_train + f.n_valid, "image")} of {sizes}, {colour}, '
         f'{f.bits} bits, {f.n_train} of them to train on{things}; '
-        f'{counted(len(f.classes), "class")}')
+        f'{counted(len([k for k in f.classes if k < f.n_outputs]), "class")}'
+        + (', which may overlap' if f.overlapping else ''))
 
 def _as_columns(rows, width) -> str:
     "Rows of three texts as columns, the one in the middle wrapped."
@@ -90,6 +92,7 @@ def planned_loss(
     dls, # from `seg_dataloaders`
 ):
     "The loss of a plan, for batches of `dls`."
+    if getattr(dls, 'overlapping', False): return PerClassLoss(loss_named(name))
     weight = class_weights(dls).to(dls.device or 'cpu') if weights else None
     return loss_named(name, weight, dls.ignore_index)
 
@@ -144,7 +147,8 @@ def _notes_on(f) -> list[str]:
     if others := [o for o in f.other_folders if o != 'instances']:
         notes.append(f'nothing is read from {listed(others)}. If such a folder says which pixels '
             'count, as a field of view does, make the others Void in the masks')
-    if f.n_train < 20: notes.append(f'{counted(f.n_train, "training image")}: a split by chance '
+    if f.n_train < 20 and not f.overlapping: notes.append(
+        f'{counted(f.n_train, "training image")}: a split by chance '
         'weighs much; --folds 5 trains on every image and shows the spread')
     return notes
 
@@ -185,9 +189,10 @@ def finished_plan(
 # %% ../../nbs/workshop/planning/plan.ipynb #31dd8afb
 def _checked_report(folder, where, progress) -> MaskReport:
     "The report of the check, with what was measured; raises a SegbookError in its words."
-    sf = SegFolder(folder, where['images'], where['labels'], where['codes'])
+    maps = where.get('overlapping', False)
+    sf = SegFolder(folder, where['images'], where['labels'], where['codes'], overlapping=maps)
     report = check_masks(folder, where['images'], where['labels'], where['codes'],
-        progress=progress, measure=Measuring(sf).both)
+        progress=progress, measure=Measuring(sf).both, overlapping=maps)
     report.raise_errors()
     with redirect_stdout(StringIO()): split_indices(sf, .2, where['seed'])
     return report
@@ -196,7 +201,7 @@ def _cost_of(plan):
     "What a step of a plan costs here."
     with redirect_stdout(StringIO()):
         dls = seg_dataloaders(plan.facts.path, **plan.for_dataloaders())
-        model = seg_model(plan['arch'], len(plan.facts.codes), plan['encoder'],
+        model = seg_model(plan['arch'], plan.facts.n_outputs, plan['encoder'],
             plan.facts.channels).to(dls.device or 'cpu')
     return measured_cost(model, dls, planned_loss(plan['loss'], plan['weights'], dls))
 
@@ -211,6 +216,7 @@ def plan_training(
     measure:bool=True, # train a copy for a few steps, to find the epochs that fit
     seed:int=42, # of a random split
     progress:bool=True, # show a bar
+    overlapping:bool=False, # a pixel may be of several classes: masks are a map for each
     **given, # choices that are yours: arch, encoder, pretrained, size, crops, bs, loss, lr ...
 ) -> TrainingPlan:
     """What to train a folder with, each choice with its reason; nothing is written.
@@ -220,6 +226,7 @@ def plan_training(
     check_minutes(minutes)
     _check_given(given)
     where = dict(images=images, labels=labels, codes=codes, seed=seed)
+    if overlapping: where['overlapping'] = True
     facts = folder_fingerprint(_checked_report(folder, where, progress))
     p = make_plan(facts, given, minutes)
     cost = _cost_of(finished_plan(p, where)) if measure and not given.get('epochs') else None

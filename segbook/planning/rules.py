@@ -215,7 +215,7 @@ def _step_bytes(arch, n_classes, encoder, channels, h, w) -> tuple[int, int]|Non
 
 def _fitting_batch(p, bs, shape) -> tuple[int, str]:
     "The batch, or less where half of the memory is not enough, and what to say of it."
-    cost = _step_bytes(p['arch'], len(p.facts.codes), p['encoder'], p.facts.channels, *shape)
+    cost = _step_bytes(p['arch'], p.facts.n_outputs, p['encoder'], p.facts.channels, *shape)
     if cost is None: return bs, ''
     fixed, each = cost
     while bs > 1 and fixed + bs*each > p.machine.memory/2: bs //= 2
@@ -244,6 +244,8 @@ CROWDED = .1 # share of things close to another one
 def _usual_loss_name(p) -> tuple[str, str]:
     "The loss that suits the classes, and why."
     f, things = p.facts, p.facts.things
+    if f.overlapping: return 'cross_entropy+dice', ('a pixel may be of several classes, so each is '
+        'a question of yes or no, and Dice scores how it overlaps, however little it is')
     if learns_things(p['arch']): return 'cross_entropy', 'the losses of its things are added to it'
     if len(f.classes) > 2:
         return 'cross_entropy', 'each pixel has one of several classes, and each counts'
@@ -263,6 +265,8 @@ def choose_loss(p:Planning):
     if given: loss_parts(given)
     name = given or name
     p.add('loss', name, f'loss {name}', why)
+    if f.overlapping:
+        return p.add('weights', False, 'classes weigh the same', 'each is asked for by itself')
     if 'dice' in name and len(f.classes) <= 2 and 'weights' not in p.given:
         return p.add('weights', False, 'classes weigh the same', 'Dice sees to the rare one')
     shares = f.shares[f.classes] if f.classes else [1.]
