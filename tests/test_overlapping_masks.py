@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastai.callback.core import Callback
 from PIL import Image
 
 from segbook.cli import segbook_check, segbook_predict, segbook_train
@@ -15,7 +16,7 @@ from segbook.drawing import make_cells, make_dyes
 from segbook.errors import SegbookError
 from segbook.export import load_segmenter, save_segmenter
 from segbook.inference import best_threshold, predict_image, predict_tiled, predict_tta
-from segbook.learner import seg_learner
+from segbook.learner import seg_learner, train_segmenter
 from segbook.losses import CrossEntropyLoss, DiceLoss, FocalLoss, PerClassLoss, class_weights
 from segbook.masks import SegFolder, check_masks, read_maps, read_mask
 from segbook.masks.maps import pack_maps, unpack_maps
@@ -379,3 +380,20 @@ def test_commands_from_the_folder_to_the_maps(dyes, tmp_path, monkeypatch, capsy
     for more in (['--folds', '2'], ['--report'], ['--weights', 'true'], ['--arch', 'panet']):
         assert segbook_train(['--data', str(dyes), '--overlapping', '--out', 'no', *more]) == 2
     assert not (tmp_path/'other').exists() and not (tmp_path/'no').exists()
+
+def test_a_stopped_run_ends_as_the_unbroken_one(tmp_path):
+    path = make_dyes(tmp_path/'dyes', n=12, size=(32, 48), seed=1)
+    def learner():
+        dls = seg_dataloaders(path, bs=4, seed=1, overlapping=True, num_workers=0)
+        return seg_learner(dls, 'enet', seed=3)
+    class Stop(Callback):
+        def before_epoch(self):
+            if self.epoch == 1: raise KeyboardInterrupt
+    whole, stopped, resumed = learner(), learner(), learner()
+    rows = train_segmenter(whole, 3, folder=tmp_path/'whole')
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(stopped, 3, folder=tmp_path/'run', cbs=Stop())
+    more = train_segmenter(resumed, 3, folder=tmp_path/'run', resume=True)
+    assert rows.column('mean_iou') == more.column('mean_iou')
+    for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
+        assert torch.equal(a, b)
