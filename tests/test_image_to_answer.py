@@ -124,7 +124,8 @@ def test_how_many_images_is_a_number_or_all():
 
 def test_the_command_names_the_image_it_warns_of(monkeypatch, capsys, tmp_path):
     from segbook.cli import predict
-    batch = predict._Batch(SimpleNamespace(codes=['a', 'b', 'c', 'd']), tmp_path, None, [])
+    model = SimpleNamespace(codes=['a', 'b', 'c', 'd'], segmenter={})
+    batch = predict._Batch(model, tmp_path, None, [])
     monkeypatch.setattr(predict, '_write_overlay', lambda *args: None)
     monkeypatch.setattr(predict, 'answered', lambda model, file, asked: (
         predict_image(learnt(), np.load(file)).numpy(), None))
