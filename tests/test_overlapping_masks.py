@@ -12,6 +12,7 @@ from PIL import Image
 
 from segbook.cli import segbook_check, segbook_predict, segbook_train
 from segbook.data import seg_dataloaders
+from segbook.data.items import MapWindow
 from segbook.drawing import make_cells, make_dyes
 from segbook.errors import SegbookError
 from segbook.export import load_segmenter, save_segmenter
@@ -397,3 +398,15 @@ def test_a_stopped_run_ends_as_the_unbroken_one(tmp_path):
     assert rows.column('mean_iou') == more.column('mean_iou')
     for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
         assert torch.equal(a, b)
+
+@pytest.mark.parametrize('classes, found', [([0, 2], {0, 2}), ([2], {2}), ([0, 1, 2], {0, 2})])
+def test_windows_are_cut_for_each_class_that_is_there(classes, found):
+    x = np.zeros((3, 40, 40), np.uint8)  # class 0 in one corner, 2 in the other, 1 nowhere
+    x[0, :3, :3] = x[2, -3:, -3:] = 1
+    seen = set()
+    for _ in range(200):
+        top, left = MapWindow((8, 8), classes).place(pack_maps(x))
+        held = {k for k in range(3) if x[k, top:top + 8, left:left + 8].any()}
+        assert len(held) == 1
+        seen |= held
+    assert seen == found
