@@ -317,7 +317,10 @@ def epochs_choice(
     n = int(seconds*(1 - OVERHEAD)/max(cost.epoch, 1e-6))
     why = (f'{cost.train:.2g} seconds a step were measured here, {counted(cost.steps, "step")} and '
         f'the validation make {minutes_text(cost.epoch)} an epoch')
-    if n < 1: why += f', which is more than the {minutes_text(seconds)} that it may take'
+    if cost.epoch > seconds:
+        why += f', which is more than the {minutes_text(seconds)} that it may take'
+    elif n < 1: why += (f'; the training may take {minutes_text(seconds)}, and a tenth of that is '
+        'kept for checkpoints and the last scores')
     elif n > MOST_EPOCHS: why += f'; more than {MOST_EPOCHS} would learn by heart'
     else: why += f', and {minutes_text(seconds)} may be used'
     n = max(1, min(n, MOST_EPOCHS))
