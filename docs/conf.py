@@ -26,7 +26,7 @@ html_theme_options = dict(repository_url=cfg['git_url'], repository_branch=cfg['
     use_edit_page_button=True, use_issues_button=True, use_fullscreen_button=False,
     launch_buttons=dict(colab_url='https://colab.research.google.com',
         notebook_interface='classic'), show_navbar_depth=1, show_toc_level=2, home_page_in_toc=True,
-    navbar_persistent=[], pygments_light_style='a11y-high-contrast-light',
+    navbar_persistent=[], collapse_navbar=True, pygments_light_style='a11y-high-contrast-light',
     pygments_dark_style='a11y-high-contrast-dark')
 
 myst_enable_extensions = ['dollarmath', 'amsmath']

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def tool(name):
     return mod
 
 readme, setup_env, run_tests = map(tool, ['readme', 'setup_env', 'run_tests'])
+run_notebooks = tool('run_notebooks')
 fold, front = map(tool, ['fold', 'front'])
 PNG = 'iVBORw0KGgo='  # the eight bytes that begin a PNG
 
@@ -327,15 +329,48 @@ def test_threads_and_workers_fit_the_machine():
     assert out.split() == [str(run_tests.THREADS)]*3
 
 
-def test_short_notebooks_share_a_process():
-    nbs = [ROOT/'nbs'/f for f in ('01_whole_game.ipynb', 'workshop/all.ipynb',
-            'workshop/masks/seen.ipynb', 'tasks/02_masks.ipynb', 'index.ipynb')
-        if (ROOT/'nbs'/f).exists()]
-    found = [f.relative_to(ROOT/'nbs').as_posix() for f in run_tests.groups(nbs)]
-    assert found[:2] == ['workshop', 'tasks'] and sorted(found[2:]) == ['01_whole_game.ipynb',
-        'index.ipynb']
-    assert run_tests.explorers_in(ROOT/'nbs'/'index.ipynb')
-    assert not run_tests.explorers_in(ROOT/'nbs'/'workshop'/'errors.ipynb')
+def test_short_notebooks_come_last():
+    nbs = [ROOT/'nbs'/f for f in ('workshop/all.ipynb', 'tasks/02_masks.ipynb', '12_learner.ipynb',
+            'index.ipynb')]
+    found = [f.relative_to(ROOT/'nbs').as_posix() for f in run_notebooks.in_order(nbs)]
+    assert found[:2] == ['12_learner.ipynb', 'index.ipynb']
+    assert run_notebooks.explorers_in(ROOT/'nbs'/'index.ipynb')
+    assert not run_notebooks.explorers_in(ROOT/'nbs'/'workshop'/'errors.ipynb')
+
+
+def test_each_notebook_has_a_process_of_its_own(tmp_path, monkeypatch):
+    "What one leaves behind no other sees; one that fails, ends or is killed is told, by name"
+    def ran(nb):
+        said = {'fails': 'raise ValueError("why")', 'leaves': 'sys.exit(0)', 'ends': 'os._exit(3)',
+            'is_killed': 'os.kill(os.getpid(), 9)'}.get(nb.stem, '')
+        assert not hasattr(sys, 'left_behind')
+        sys.left_behind = tempfile.mkdtemp()
+        print(nb.stem, 'printed', flush=True)
+        exec(said)
+        return nb.stem != 'is_wrong'
+    monkeypatch.setattr(run_notebooks, 'run_here', ran)
+    monkeypatch.setattr(run_notebooks, 'explorers_in', lambda nb: False)
+    names = ['works', 'fails', 'leaves', 'ends', 'is_killed', 'is_wrong', 'works_too']
+    if sys.platform != 'linux': pytest.skip('no fork')
+    got = {nb.stem: (ok, out) for nb, _, ok, out in
+        run_notebooks.run_all([Path(n) for n in names], 2)}
+    assert {n for n, (ok, _) in got.items() if ok} == {'works', 'works_too'} and [*got] != []
+    assert all(f'{n} printed' in out for n, (_, out) in got.items()) and len(got) == len(names)
+    assert 'ValueError: why' in got['fails'][1]
+
+
+def test_notebooks_that_nothing_is_said_of_count_as_failed(monkeypatch):
+    monkeypatch.setattr(run_tests, 'run', lambda *a, **k: (1, 'ok     nbs/a.ipynb 1.0 s\nkilled'))
+    n = sum(f.suffix == '.ipynb' and f.is_relative_to(ROOT/'nbs')
+        for f in run_tests.project_files())
+    (_, good, bad, text), = run_tests.notebooks()
+    assert (good, bad) == (1, n - 1) and 'killed' in text
+
+
+def test_lines_come_as_they_are_printed():
+    seen = []
+    assert run_tests.run(python('print(1)\nprint(2)'), line=seen.append) == (0, '1\n2\n')
+    assert seen == ['1\n', '2\n']
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs signals')

@@ -5,7 +5,6 @@ A step yields (what, passed, failed, text to show); every step runs even when an
 failed. Nothing is put back: what nbdev_export or nbdev_clean change stays changed, and is
 named. Standard library only."""
 import difflib
-import json
 import os
 import re
 import shutil
@@ -13,9 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import setup_env
@@ -79,32 +78,37 @@ def time_used(pid):
     return total
 
 
-def run(cmd, cwd=ROOT, threads=THREADS, quiet=QUIET, alive=ALIVE, most=MOST):
+def run(cmd, cwd=ROOT, threads=THREADS, quiet=QUIET, alive=ALIVE, most=MOST, line=None):
     """(exit code, output) of `cmd`, killed with all its children when it stands still, or runs
-    in a circle"""
+    in a circle; `line` is called with each line that it prints"""
     env = {'MPLBACKEND': 'agg', **setup_env.clean_env()}
     env.update({f'{o}_NUM_THREADS': str(threads) for o in ('OMP', 'MKL', 'OPENBLAS', 'NUMEXPR')})
     p = subprocess.Popen([str(o) for o in cmd], cwd=cwd, env=env, text=True, errors='replace',
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT)
     RUNNING.add(p)
+    out = []
+    def read():
+        for o in p.stdout:
+            out.append(o)
+            if line: line(o)
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     since, before, why = time.monotonic(), 0, ''
     try:
-        while True:
-            try:
-                out = p.communicate(timeout=min(10, quiet/4))[0]
-                break
-            except subprocess.TimeoutExpired: now, used = time.monotonic(), time_used(p.pid)
+        while not why:
+            reader.join(min(10, quiet/4))
+            if not reader.is_alive(): break
+            now, used = time.monotonic(), time_used(p.pid)
             if used - before >= alive: since, before = now, used
             if used > most: why = f'it used {used:.0f} s of processor time'
             elif now - since > quiet:
                 why = f'it used {used - before:.1f} s of processor time in {now - since:.0f} s'
-            if why:
-                end(p)
-                out = p.communicate()[0] + f'\nkilled: {why}'
-                break
+        if why: end(p)
+        p.wait()
+        reader.join()
     finally: RUNNING.discard(p)
-    return p.returncode, out
+    return p.returncode, ''.join(out) + (f'\nkilled: {why}' if why else '')
 
 
 def tail(text, n=60):
@@ -203,52 +207,18 @@ def tests():
 COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'
 
 
-def explorers_in(nb):
-    """Does the notebook hold an explorer? The site needs its state, so it is run as the site
-    runs it, once for both"""
-    cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
-    return any(re.search(r'(?<!\w)(?!draw_)\w*_explorer\(|figure_slider\(',
-        ''.join(c['source'])) for c in cells
-        if c['cell_type'] == 'code')
-
-
-def test_notebook(nb):
-    """(notebook, seconds, exit code, output) of one notebook, or of the notebooks of a folder in
-    one process"""
-    began = time.time()
-    if nb.suffix and explorers_in(nb):
-        code, out = run([sys.executable, 'docs/build.py', '--run', nb])
-    else: code, out = run([BIN/'nbdev_test', '--path', nb, '--n_workers', '0'])
-    if 'No files were eligible' in out: code = code or 1
-    return nb, time.time()-began, code, out
-
-
-def groups(nbs):
-    """What is run in a process of its own, the longest first: a chapter, or a folder of short
-    notebooks.
-
-    A process costs as much as a short notebook, since it imports fastai. The workshop has a
-    folder a package."""
-    def short(nb): return nb.relative_to(ROOT/'nbs').parts[0] in ('tasks', 'workshop')
-    chapters = sorted((nb for nb in nbs if not short(nb)),
-        key=lambda f: -len(f.read_text(encoding='utf-8')))
-    return [*sorted({ROOT/'nbs'/nb.relative_to(ROOT/'nbs').parts[0] for nb in nbs if short(nb)},
-            reverse=True), *chapters]
-
-
 def notebooks():
     nbs = [f for f in project_files() if f.suffix == '.ipynb' and f.is_relative_to(ROOT/'nbs')
            and not any(p.startswith(('_', '.')) for p in f.relative_to(ROOT/'nbs').parts)]
     if not nbs:
         yield 'no notebook under nbs', 0, 1, ''
         return
-    say(f'   {len(nbs)} notebooks, {WORKERS} at a time; those of the workshop and of nbs/tasks in '
-        'one process each')
-    with ThreadPoolExecutor(WORKERS) as ex:
-        for job in as_completed([ex.submit(test_notebook, nb) for nb in groups(nbs)]):
-            nb, secs, code, out = job.result()
-            yield (f'{nb.relative_to(ROOT)} {secs:.1f} s', int(code == 0), int(code != 0),
-                '' if code == 0 else tail(out))
+    say(f'   {len(nbs)} notebooks, {WORKERS} at a time')
+    code, out = run([sys.executable, 'tools/run_notebooks.py', '--workers', WORKERS, *nbs],
+        line=lambda l: say(f'   {l.rstrip()}'))
+    good, bad = (len(re.findall(rf'^{o} ', out, re.M)) for o in ('ok', 'FAILED'))
+    # those that nothing is said of did not come to their turn, or not to their end
+    yield 'tools/run_notebooks.py', good, len(nbs) - good, '' if bad or not code else tail(out)
 
 
 def build_wheel(folder):
