@@ -334,37 +334,61 @@ def test_short_notebooks_come_last():
             'index.ipynb')]
     found = [f.relative_to(ROOT/'nbs').as_posix() for f in run_notebooks.in_order(nbs)]
     assert found[:2] == ['12_learner.ipynb', 'index.ipynb']
-    assert run_notebooks.explorers_in(ROOT/'nbs'/'index.ipynb')
-    assert not run_notebooks.explorers_in(ROOT/'nbs'/'workshop'/'errors.ipynb')
 
 
-def test_each_notebook_has_a_process_of_its_own(tmp_path, monkeypatch):
+needs_fork = pytest.mark.skipif(sys.platform != 'linux', reason='no fork')
+
+
+@needs_fork
+def test_each_notebook_has_a_process_of_its_own(monkeypatch):
     "What one leaves behind no other sees; one that fails, ends or is killed is told, by name"
     def ran(nb):
         said = {'fails': 'raise ValueError("why")', 'leaves': 'sys.exit(0)', 'ends': 'os._exit(3)',
             'is_killed': 'os.kill(os.getpid(), 9)'}.get(nb.stem, '')
         assert not hasattr(sys, 'left_behind')
         sys.left_behind = tempfile.mkdtemp()
-        print(nb.stem, 'printed', flush=True)
+        print(nb.stem, 'printed; its files are in', sys.left_behind, flush=True)
         exec(said)
         return nb.stem != 'is_wrong'
     monkeypatch.setattr(run_notebooks, 'run_here', ran)
-    monkeypatch.setattr(run_notebooks, 'explorers_in', lambda nb: False)
+    monkeypatch.setattr(run_notebooks, 'moves', lambda nb: False)
     names = ['works', 'fails', 'leaves', 'ends', 'is_killed', 'is_wrong', 'works_too']
-    if sys.platform != 'linux': pytest.skip('no fork')
     got = {nb.stem: (ok, out) for nb, _, ok, out in
         run_notebooks.run_all([Path(n) for n in names], 2)}
-    assert {n for n, (ok, _) in got.items() if ok} == {'works', 'works_too'} and [*got] != []
-    assert all(f'{n} printed' in out for n, (_, out) in got.items()) and len(got) == len(names)
-    assert 'ValueError: why' in got['fails'][1]
+    assert {n for n, (ok, _) in got.items() if ok} == {'works', 'works_too'}
+    assert set(got) == set(names) and 'ValueError: why' in got['fails'][1]
+    for name, (_, out) in got.items():
+        left = re.search(rf'{name} printed; its files are in (\S+)', out)[1]
+        assert not Path(left).exists()
 
 
-def test_notebooks_that_nothing_is_said_of_count_as_failed(monkeypatch):
-    monkeypatch.setattr(run_tests, 'run', lambda *a, **k: (1, 'ok     nbs/a.ipynb 1.0 s\nkilled'))
-    n = sum(f.suffix == '.ipynb' and f.is_relative_to(ROOT/'nbs')
-        for f in run_tests.project_files())
+@needs_fork
+def test_notebooks_run_as_nbdev_test_runs_them(tmp_path):
+    "Long cells are left out, a cell that fails ends it, in a fork and in a new process"
+    def write(name, *cells):
+        file = tmp_path/f'{name}.ipynb'
+        file.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata={}, cells=[
+            dict(cell_type='code', id=f'c{i}', metadata={}, source=s, outputs=[],
+                execution_count=None) for i, s in enumerate(cells)])))
+        return file
+    good = write('good', '#| slow\nassert False', 'x = 1', 'assert x == 1')
+    bad = write('bad', 'assert 1 == 2, "not so"')
+    got = {nb.stem: (ok, out) for nb, _, ok, out in run_notebooks.run_all([good, bad], 2)}
+    assert got['good'][0] and not got['bad'][0] and 'not so' in got['bad'][1]
+    assert run_notebooks.run_in_process(good) and not run_notebooks.run_in_process(bad)
+
+
+@pytest.mark.parametrize('code,said,left', [(0, ['ok']*3, 0), (1, ['ok'], 2), (1, ['ok']*3, 1),
+    (1, ['ok', 'FAILED', 'ok'], 1), (1, ['FAILED'], 3), (-9, [], 3)])
+def test_notebooks_that_nothing_is_said_of_count_as_failed(code, said, left, monkeypatch):
+    "Three notebooks; what the tool said of them, and how many count as failed"
+    files = [ROOT/'nbs'/f'{n}.ipynb' for n in 'abc']
+    monkeypatch.setattr(run_tests, 'project_files', lambda: files)
+    lines = ''.join(f'{o:6} nbs/a.ipynb 1.0 s\n' for o in said)
+    monkeypatch.setattr(run_tests, 'run', lambda *a, **k: (code, lines + 'last words'))
     (_, good, bad, text), = run_tests.notebooks()
-    assert (good, bad) == (1, n - 1) and 'killed' in text
+    assert (good, bad) == (said.count('ok'), left)
+    assert ('last words' in text) == (code != 0 and (len(said) < 3 or 'FAILED' not in said))
 
 
 def test_lines_come_as_they_are_printed():

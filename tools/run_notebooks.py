@@ -7,9 +7,7 @@ is run in a kernel by docs/build.py instead, since the site needs its state. Pri
 `FAILED` for each, with what a failed one printed; exit code 1 when one failed."""
 import argparse
 import importlib.util
-import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,16 +15,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/'docs'))
+from build import moves  # noqa: E402
+
 # imported once, if they are there; whatever else a notebook needs, it imports itself
 SHARED = ('fastai.vision.all', 'timm', 'matplotlib.pyplot', 'pandas', 'scipy.ndimage',
     'scipy.stats', 'skimage.measure', 'torchvision', 'nbdev.test', 'IPython')
-
-
-def explorers_in(nb):
-    "Does the notebook hold an explorer?"
-    cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
-    return any(re.search(r'(?<!\w)(?!draw_)\w*_explorer\(|figure_slider\(',
-        ''.join(c['source'])) for c in cells if c['cell_type'] == 'code')
 
 
 def in_order(nbs):
@@ -46,8 +40,7 @@ def run_here(nb):
 
 def run_in_process(nb):
     "Run a notebook in a process that is begun for it; whether it ran to its end"
-    if explorers_in(nb): cmd = ROOT/'docs'/'build.py', '--run', nb
-    else: cmd = '-c', 'from nbdev.test import *; nbdev_test()', '--path', nb, '--n_workers', '0'
+    cmd = [ROOT/'docs'/'build.py', '--run', nb] if moves(nb) else [__file__, '--here', nb]
     return subprocess.run([sys.executable, *map(str, cmd)], cwd=ROOT).returncode == 0
 
 
@@ -60,7 +53,7 @@ def forked(nb, log, folder):
         sys.stdout, sys.stderr = (open(fd, 'w', closefd=False) for fd in (1, 2))
         tempfile.tempdir = os.environ['TMPDIR'] = folder
         # where a fork of loaded libraries is not safe, as on macOS, only a new process is begun
-        fresh = explorers_in(nb) or sys.platform != 'linux'
+        fresh = moves(nb) or sys.platform != 'linux'
         code = int(not (run_in_process if fresh else run_here)(nb))
     except BaseException as e: print(f'{type(e).__name__}: {e}', file=sys.stderr)
     finally:
@@ -89,7 +82,9 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     ap.add_argument('notebooks', nargs='+', type=lambda f: Path(f).resolve())
     ap.add_argument('--workers', type=int, default=1)
+    ap.add_argument('--here', action='store_true', help='run one notebook in this process')
     args, bad = ap.parse_args(), 0
+    if args.here: return int(not run_here(args.notebooks[0]))
     os.environ.setdefault('MPLBACKEND', 'agg')
     for name in SHARED if sys.platform == 'linux' else ():
         if importlib.util.find_spec(name.split('.')[0]): importlib.import_module(name)
