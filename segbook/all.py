@@ -29,9 +29,11 @@ from .objects import *
 from .models import *
 from .learner import *
 from .inference import *
+from .predicted_things import *
 from .calibration import *
 from .intervals import *
 from .disagreement import *
+from .runs_figure import *
 from .interpretation import *
 from .export import *
 from .demo import *

@@ -24,11 +24,11 @@ from segbook.thresholds import (
     ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
     margin_of,
 )
-from .tiles import answer_parts, window_sides
+from .tiles import answer_parts, enlarged_rows, window_sides
 from .windows import finite_logits, joined_answers, planned_windows, window_answers
 
 # %% auto #0
-__all__ = ['image_logits', 'predict_image', 'predict_tiled', 'predict_tta', 'best_threshold']
+__all__ = ['image_logits', 'prepared_image', 'predict_image', 'predict_tiled', 'predict_tta', 'best_threshold']
 
 # %% ../nbs/13_inference.ipynb #1be01ac7
 def _to_chw(image, channels, value_range=None) -> Tensor:
@@ -173,6 +173,18 @@ def _image_of(image, cfg) -> Tensor:
             'in 16, bytes in int64), divide by the value of white: predict_image(learn, x/4095)')
     return x
 
+# %% ../nbs/13_inference.ipynb #13a000f6
+def prepared_image(
+    learn, # a Learner from `seg_learner`, or a `Segmenter`
+    image, # as in `predict_image`
+) -> tuple[Tensor, tuple[int, int]]: # [1,C,h,w] where the network is; height and width of the image
+    """An image as the network takes it: of the training's size, if there was one, and normalised.
+
+    Raises SegbookError for what cannot be read, or does not fit the network."""
+    cfg = _preparation(learn)
+    x = _image_of(image, cfg)
+    return _prepared(learn.model, x, cfg['mean'], cfg['std'], cfg['size']), tuple(x.shape[-2:])
+
 # %% ../nbs/13_inference.ipynb #e10be97d
 def _threshold_of(cfg, threshold) -> float|None:
     "The threshold that was asked for, or that the segmenter was saved with; checked."
@@ -199,7 +211,7 @@ def _probabilities(model, x, own, cfg, kind, above=None) -> Tensor:
     "Probabilities [K,H,W] of a prepared image, part by part; or whether they lie `above` a number."
     how = cfg['ignore_index'], cfg.get('overlapping', False)
     if x.shape[-2:] == own: parts = answer_parts(model, x)
-    else: parts = _enlarged_rows(_all_logits(model, x), own)
+    else: parts = enlarged_rows(_all_logits(model, x), own)
     out = None
     for top, left, part in parts:
         p = probabilities_of(finite_logits(part), *how)
@@ -207,18 +219,6 @@ def _probabilities(model, x, own, cfg, kind, above=None) -> Tensor:
         if out is None: out = torch.empty(len(p), *own, dtype=kind)
         out[:, top:top + p.shape[1], left:left + p.shape[2]] = p.cpu()
     return out
-
-def _enlarged_rows(logits, own):
-    "(row, 0, logits of a few rows) of logits [K,h,w] that are enlarged to the size `own`."
-    (h, w), rows = own, max(1, (1 << 24)//(len(logits)*own[1]))
-    at = ((torch.arange(h, dtype=torch.float64) + .5)*logits.shape[1]/h - .5).clamp(min=0)
-    above = at.long().clamp(max=logits.shape[1] - 1)
-    below, share = (above + 1).clamp(max=logits.shape[1] - 1), (at - above).float()[:, None]
-    for top in range(0, h, rows):
-        o = slice(top, top + rows)
-        part = torch.lerp(logits[:, above[o]], logits[:, below[o]], share[o].to(logits.device))
-        yield top, 0, nn.functional.interpolate(part[None], size=(part.shape[1], w),
-            mode='bilinear')[0]
 
 # %% ../nbs/13_inference.ipynb #bbb45f45
 def predict_image(
@@ -359,9 +359,7 @@ def predict_tta(
     `.argmax(0)` is the mask; with one channel, and for classes that overlap, > 0.5. Raises
     SegbookError as `predict_image` does, and for flips or scales that cannot be."""
     looks, cfg = looks_asked(flips, turns, scales), _preparation(model)
-    x = _image_of(image, cfg)
-    own, net = x.shape[-2:], model.model
-    x = _prepared(net, x, cfg['mean'], cfg['std'], cfg['size'])
+    (x, own), net = prepared_image(model, image), model.model
     with _evaluating(net):
         p = mean_probabilities(lambda o: _all_logits(net, o), x, looks, cfg['ignore_index'],
             cfg.get('overlapping', False))

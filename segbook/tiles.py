@@ -19,7 +19,7 @@ from .strips import cut_layer, forget_maps, strips_of, whole_part
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'spans', 'Sight', 'sight_of', 'tiles_of', 'StripPlan', 'cheapest_spans', 'way_for', 'answer_parts',
-           'window_sides']
+           'enlarged_rows', 'window_sides']
 
 # %% ../nbs/workshop/tiles.ipynb #ad74f933
 def spans(
@@ -259,6 +259,22 @@ def answer_parts(
             n = len(how[1])*sum(-(-(d - c)//strip) for _, _, c, d in how[0])
         long = n > 8 and math.prod(x.shape[-2:]) > _SMALL
         yield from progress_bar(parts, n, 'parts of the image', long)
+
+# %% ../nbs/workshop/tiles.ipynb #5e1a7c03
+def enlarged_rows(
+    logits:Tensor, # [K,h,w]
+    own:tuple[int, int], # height and width to be
+):
+    "(row, 0, logits of a few rows) of logits that are enlarged to the size `own`, bilinearly."
+    (h, w), rows = own, max(1, (1 << 24)//(len(logits)*own[1]))
+    at = ((torch.arange(h, dtype=torch.float64) + .5)*logits.shape[1]/h - .5).clamp(min=0)
+    above = at.long().clamp(max=logits.shape[1] - 1)
+    below, share = (above + 1).clamp(max=logits.shape[1] - 1), (at - above).float()[:, None]
+    for top in range(0, h, rows):
+        o = slice(top, top + rows)
+        part = torch.lerp(logits[:, above[o]], logits[:, below[o]], share[o].to(logits.device))
+        yield top, 0, nn.functional.interpolate(part[None], size=(part.shape[1], w),
+            mode='bilinear')[0]
 
 # %% ../nbs/workshop/tiles.ipynb #eec16d27
 def _sides(v, what, least) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from segbook.data import make_cells, seg_dataloaders
 from segbook.errors import SegbookError
 from segbook.learner import MaskMixUp, seg_learner
 from segbook.metrics import AveragePrecision, InstanceAP, PanopticQuality
+from segbook.predicted_things import predict_things
 from segbook.things import instance_scores, learns_things
 
 SMALL = dict(encoder='mobilenetv3_small_050', width=16, hidden=16, merge_width=8)
@@ -376,6 +377,36 @@ def test_without_ids(cells):
     learn = learner(cells)
     learn.add_cb(MaskMixUp())
     with pytest.raises(SegbookError, match='MaskMixUp mixes images'): train(learn)
+
+@pytest.mark.parametrize('arch', BUILDERS)
+def test_things_of_a_file_are_those_of_a_batch(arch, cells):
+    "Read and prepared by fastai's DataLoader, or by predict_things, an image shows the same things"
+    learn = learner(cells, arch)
+    learn.model.things.heads.detections_per_img = 20 # a network that knows nothing finds a lot
+    x = next(iter(learn.dls.valid))[0]
+    for k, file in enumerate(learn.dls.valid_ds.items[:2]):
+        theirs, = learn.model.instances(x[k:k + 1], .3)
+        ours = predict_things(learn, file, .3)
+        assert len(ours.masks) == len(theirs.masks) > 1
+        for a, b in zip(ours, theirs): torch.testing.assert_close(a, b)
+    with pytest.raises(SegbookError, match='did you mean .cell'): predict_things(learn, file,
+        classes=['cel'])
+
+def test_things_at_the_size_of_the_image(cells):
+    "Twice as large as in training: masks and boxes lie where the image is, a box holds its mask"
+    dls = seg_dataloaders(cells, bs=4, size=64, instances='instances', seed=1)
+    options = {k: v for k, v in SMALL.items() if k != 'encoder'}
+    learn = seg_learner(dls, 'panet', SMALL['encoder'], pretrained=False, model_kwargs=options)
+    learn.model.things.heads.detections_per_img = 20
+    image = np.array(Image.open(dls.valid_ds.items[0])).repeat(2, 0).repeat(2, 1)
+    found = predict_things(learn, image[:, :112], .3)
+    assert found.masks.shape == (len(found.masks), 128, 112) and len(found.masks)
+    assert found.masks.flatten(1).any(1).any()
+    for m, (left, top, right, bottom) in zip(found.masks, found.boxes.tolist()):
+        rows, columns = m.any(1).nonzero(), m.any(0).nonzero()
+        if not len(rows): continue
+        assert top - 2 <= rows.min() and rows.max() < bottom + 2
+        assert left - 2 <= columns.min() and columns.max() < right + 2
 
 def test_the_command(cells, tmp_path, capsys):
     args = ['--arch', 'panet', '--encoder', SMALL['encoder'], '--pretrained', 'false', '--epochs',

@@ -204,7 +204,7 @@ def tests():
         '--dist', 'loadfile')
 
 # as Colab opens them: what is special there, and one that trains
-COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12_learner.ipynb'
+COLAB = '17_exercises.ipynb', '16_widgets.ipynb', '12b_interrupted_runs.ipynb'
 
 
 def notebooks():

@@ -152,28 +152,13 @@ def _probabilities_of_classes(p, classes) -> dict:
     return {k: p[k] if len(p) > 1 else p[0] if k else 1 - p[0] for k in classes}
 
 # %% ../../nbs/workshop/cli/objects.ipynb #0a13f6a2
-def _prepared_image(cfg, file, device):
-    "An image as a network takes it, [1,C,h,w], and its own height and width."
-    import torch
-    from segbook.data.images import read_image
-    x = read_image(file, cfg['in_channels'], cfg.get('value_range'))
-    x = torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32))
-    x, own = x.permute(2, 0, 1)[None].to(device), x.shape[:2]
-    if cfg['size'] is not None and tuple(cfg['size']) != tuple(own):
-        x = torch.nn.functional.interpolate(x, tuple(cfg['size']), mode='bilinear', antialias=True)
-    mean, std = (torch.tensor(cfg[o], device=device)[:, None, None] for o in ('mean', 'std'))
-    return (x - mean)/std, tuple(own)
-
-def _found_things(model, file, classes, min_area, min_score=.5):
+def _found_things(model, file, classes, min_area):
     "What a network finds by itself: numbers [H,W], the class of each, and [H,W] their scores."
-    import torch
-    device = next(model.model.parameters()).device
-    x, own = _prepared_image(model.segmenter, file, device)
-    found = model.model.instances(x, min_score)[0]
+    from segbook.predicted_things import predict_things
+    found = predict_things(model, file, classes=classes)
+    own = found.masks.shape[1:]
     ids, kinds, sure = np.zeros(own, np.int32), {}, np.zeros(own, np.float32)
     for m, k, score in zip(found.masks, found.classes.tolist(), found.scores.tolist()):
-        if k not in classes: continue
-        m = torch.nn.functional.interpolate(m[None, None].float(), own, mode='nearest')[0, 0] > 0
         free = m.cpu().numpy() & (ids == 0)
         if not free.any() or free.sum() < min_area: continue
         kinds[len(kinds) + 1] = k
