@@ -24,7 +24,7 @@ class SegUnet(AnySize, DynamicUnet):
     [B,C,H,W].
 
     Source: Ronneberger et al. 2015, arXiv 1505.04597; fastai `vision.models.unet`."""
-    cuts_maps = True # fastai squeezes a map by one row of it; the original stays
+    cuts_maps = True # fastai takes the nearest rows, which cuts the last one off
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if isinstance(self.layers[-1], ToTensorBase): del self.layers[-1]

@@ -72,7 +72,7 @@ class PointHead(nn.Module):
     """The class of a point from the fine map and the coarse logits there: [B,D,P] and [B,K,P] to
     logits [B,K,P]. Each layer sees the coarse logits again.
 
-    Source: Kirillov et al. 2019, arXiv 1912.08193, section 3.3."""
+    Source: Kirillov et al. 2019, arXiv 1912.08193, section 3.2."""
     def __init__(self,
         fine_channels:int, # D
         n_classes:int, # K
@@ -116,7 +116,7 @@ def training_cells(
 ) -> Tensor: # [B,n] int64, counted row by row; no cell twice
     """Cells to train on: most of them uncertain, the others anywhere.
 
-    Source: Kirillov et al. 2019, arXiv 1912.08193, section 3.2."""
+    Source: Kirillov et al. 2019, arXiv 1912.08193, section 3.1."""
     doubt = class_uncertainty(logits.detach()).flatten(1)
     drawn = torch.rand_like(doubt).topk(min(round(n*oversample), doubt.shape[1]), 1).indices
     order = doubt.gather(1, drawn).argsort(1, descending=True)

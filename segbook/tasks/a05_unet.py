@@ -227,36 +227,37 @@ def _(rng):
 # %% ../../nbs/tasks/architectures_05_unet.ipynb #a0540001
 ex4 = Exercise('a05.4', 'How deep?', """
 How many stages fit on an image? An axis is halved, and rounded down, as often as the result has
-at least `least` pixels. Write `halvings`: how often that is possible for a side of `n` pixels.""")
+at least `least` pixels. Write `times_halved`: how often that is possible for a side of `n`
+pixels.""")
 
 @ex4.stub
-def halvings(
+def times_halved(
     n,     # pixels of a side, 1 or more
     least, # pixels that must be left, 1 or more
 ):
     ...
 
 @ex4.solution
-def halvings(n, least):
+def times_halved(n, least):
     found = 0
     while n//2 >= least: n, found = n//2, found + 1
     return found
 
 # %% ../../nbs/tasks/architectures_05_unet.ipynb #a0540002
 @ex4.slip('stopping one too early, at more than the least size')
-def halvings(n, least):
+def times_halved(n, least):
     found = 0
     while n//2 > least: n, found = n//2, found + 1
     return found
 
 @ex4.slip('looking at the side before it is halved')
-def halvings(n, least):
+def times_halved(n, least):
     found = 0
     while n >= least and n > 1: n, found = n//2, found + 1
     return found
 
 @ex4.slip('rounding up')
-def halvings(n, least):
+def times_halved(n, least):
     found = 0
     while -(-n//2) >= least and n > 1: n, found = -(-n//2), found + 1
     return found

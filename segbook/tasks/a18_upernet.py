@@ -79,10 +79,10 @@ def _(rng):
 
 # %% ../../nbs/tasks/architectures_18_upernet.ipynb #30d32451
 ex2 = Exercise('a18.2', 'Down the pyramid', """
-Write `handed_down`: from the smallest map to the largest, each map gets what stands below it,
-enlarged to its size (`nn.functional.interpolate(..., size, mode='bilinear')`) and added; what is
-handed on is the sum. All maps have the same number of channels. Give the list of the sums, the
-largest first; the maps themselves stay as they are.""")
+Write `handed_down`: from the smallest map to the largest, to each map the sum of the next
+smaller one is added, enlarged to its size (`nn.functional.interpolate(..., size,
+mode='bilinear')`); what is handed on is the new sum. All maps have the same number of channels.
+Give the list of the sums, the largest first; the maps themselves stay as they are.""")
 
 @ex2.stub
 def handed_down(

@@ -19,8 +19,8 @@ CHAPTER = dict(title='Inference', notebook='13_inference.ipynb')
 ex1 = Exercise('13.1', 'Shapes along the chain', """
 A network for 12 classes was trained on colour images which were all resized to 48 rows and 64
 columns. Now comes a PNG with an alpha channel, 150 rows high and 203 columns wide. Give three
-shapes, each as a tuple: what goes into the network (with the batch dimension), what it answers,
-and the mask that `predict_image` returns.""")
+shapes, each as a tuple: what goes into the network and what it answers (both with the batch
+dimension), and the mask that `predict_image` returns.""")
 ex1.value('shapes', ((1, 3, 48, 64), (1, 12, 48, 64), (150, 203)),
     because='alpha is dropped, the image resized as in training; the mask has one id a pixel, at '
     'the size of the image')
@@ -109,7 +109,7 @@ the highest wins; the class `ignore_index` never wins. Leave `align_corners` and
 def mask_at(
     logits,       # [K,h,w] float
     size,         # (H, W)
-    ignore_index, # id of Void, None if there is none; 255 is no channel
+    ignore_index, # id of Void, or None; 255 is beyond the last channel: none is closed
 ):                # [H,W] int64
     ...
 
@@ -184,7 +184,7 @@ Logits may be large.""", tol=1e-5)
 @ex4.stub
 def answer_and_certainty(
     logits,       # [K,H,W] float
-    ignore_index, # id of Void, None if there is none; 255 is no channel
+    ignore_index, # id of Void, or None; 255 is beyond the last channel: none is closed
 ):                # mask [H,W] int64, probability [H,W] float
     ...
 

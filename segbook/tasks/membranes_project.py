@@ -211,7 +211,7 @@ ex4 = Exercise('membranes.4', 'Who was merged with whom?', """
 Write `merged_pairs`: of the table of shared pixels (a row for each true cell, a column for each \
 found one) the pairs of true cells that lie in one found cell, as a sorted list of pairs \
 `(smaller number, larger number)`, each pair once. Cells are numbered from 1. A true cell lies in \
-a found cell if at least half of the pixels in its row are there.""")
+a found cell if at least half of the pixels in its row are there, and one at least.""")
 
 @ex4.stub
 def merged_pairs(

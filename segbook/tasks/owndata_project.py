@@ -136,7 +136,8 @@ def _(rng):
 ex3 = Exercise('owndata.3', 'A line of YOLO', """
 YOLO writes one line an object: the number of the class, then x and y of each corner as fractions \
 of the width and of the height, all with spaces between them. Write `polygon_of`: from such a line \
-the class as a whole number, and the corners in pixels as a list of (x, y).""")
+the class as a whole number, and the corners in pixels as a list of (x, y), \
+not rounded.""")
 
 @ex3.stub
 def polygon_of(
