@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 import subprocess
+import symtable
 import sys
 
 import pytest
@@ -204,7 +205,33 @@ def bunched(nb):
     return found
 
 
-CHAPTER_RULES = [crowded, wide_for_a_reader, bunched]
+def names_of(source):
+    """Names that a cell defines, that it needs as it runs, and that its functions need later"""
+    lines = [l for l in source.split('\n') if not l.lstrip().startswith(('%', '!'))]
+    table = symtable.symtable('\n'.join(lines), 'cell', 'exec')
+    own = [o for o in table.get_symbols() if o.is_assigned() or o.is_imported()]
+    def below(t):
+        for o in t.get_children(): yield from (o, *below(o))
+    later = {o.get_name() for t in below(table) for o in t.get_symbols()
+        if o.is_global() and o.is_referenced()}
+    return ({o.get_name() for o in own}, {o.get_name() for o in table.get_symbols()
+            if o.is_referenced()}, later)
+
+
+def overwriting(nb):
+    "Stubs of exercises with the name of something that was defined before and is needed after"
+    seen = [(*names_of(s), bool(re.search(r"^check\('", s, re.M))) for s in cells(nb, 'code')]
+    found = []
+    for i, stub in enumerate(seen):
+        for name in sorted(stub[0]) if stub[3] else ():
+            others = [(j, o) for j, o in enumerate(seen) if not o[3] and j != i]
+            before = any(name in o[0] for j, o in others if j < i)
+            needed = any(name in o[2] or j > i and name in o[1] - o[0] for j, o in others)
+            if before and needed: found.append(f'the stub {name} takes the place of another one')
+    return found
+
+
+CHAPTER_RULES = [crowded, wide_for_a_reader, bunched, overwriting]
 
 
 @pytest.mark.parametrize('name', CHAPTERS)
@@ -253,6 +280,10 @@ big = '#| export\n' + '\n'.join(f'x{i} = 1' for i in range(41))
         (bunched, notebook('<!-- exercise 01.1 -->', 'text', '<!-- exercise 01.2 -->',
             kind='markdown'), 0), (hung_on, notebook('#| export\n@patch\ndef f(self:A): pass'), 1),
         (hung_on, notebook('@patch\ndef f(self:A): pass'), 0),
+        (overwriting, notebook('def f(): 1', 'def g(): f()', "def f(): ...\ncheck('1.1', f)"), 1),
+        (overwriting, notebook('def f(): 1', "def f(): ...\ncheck('1.1', f)", 'f()'), 1),
+        (overwriting, notebook('def f(): 1\nf()', "def f(): ...\ncheck('1.1', f)"), 0),
+        (overwriting, notebook('def g(): f()', "def f(): ...\ncheck('1.1', f)", 'f = 1\nf'), 0),
         (introduction, notebook('# a\n> b', 'word '*50, kind='markdown'), 0),
         (introduction, notebook('# a\n> b', kind='markdown'), 1)])
 def test_chapter_rules_find(rule, nb, n): assert len(rule(nb)) == n
