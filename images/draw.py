@@ -611,7 +611,7 @@ def camvid_split(c):
     c.line((191, 288), (200, 279), width=1)
     c.label(208, 279, 'left out: Void pixels', bold=True)
     c.label(182, 303, 'in every image: no loss,', 'no score, never predicted')
-    c.label(182, 350, 'No ImageNet weights:', 'trained from scratch')
+    c.label(182, 350, 'ImageNet weights:', 'the encoder begins so')
 
 @diagram('Convolution as a matrix: a kernel of 3×3 on 4×4 pixels, four answers, and the matrix of '
     '4×16', 292)

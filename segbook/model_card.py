@@ -103,7 +103,7 @@ CARD = 'MODEL_CARD.md'
 _MISUSE = '''Not for decisions about people, health, safety or money without a person who checks
 each mask.
 Not for images of another kind than those above: another camera, place, season, stain or size. A
-network answers such an image as surely as any other, and wrongly. Whoever passes this model on
+network answers such an image without a warning, and often wrongly. Whoever passes this model on
 writes here what else is known: (nothing was added)'''
 _LOADING = '''```python
 from segbook.export import load_segmenter

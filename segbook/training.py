@@ -22,7 +22,7 @@ __all__ = ['train_segmenter']
 def train_segmenter(
     learn:Learner, # from `seg_learner`
     epochs:int, # epochs of the whole run, those before a stop included
-    lr:float|slice=2e-3, # highest rate; the encoder's is a tenth, or a with slice(a, b)
+    lr:float|slice=2e-3, # highest rate; of a pretrained encoder a tenth, or a with slice(a, b)
     folder=None, # where checkpoints go (folder/checkpoint); None: no checkpoints
     resume:bool=False, # go on from the checkpoint in `folder`
     cbs=None, # further callbacks

@@ -78,7 +78,7 @@ def laid_in_order(
 ) -> tuple[Tensor, Tensor]: # classes and ids [H,W] int64: -1 and 0 where there is no thing
     """Things laid down one after the other; what is taken stays taken.
 
-    Source: Kirillov et al. 2018, arXiv 1801.00868, section 6."""
+    Source: Kirillov et al. 2018, arXiv 1801.00868, section 7."""
     ids = torch.zeros(found.masks.shape[1:], dtype=torch.long, device=found.masks.device)
     classes, n = ids - 1, 0
     for mask, kind in zip(found.masks, found.classes):

@@ -65,9 +65,9 @@ def _(rng):
 
 # %% ../../nbs/tasks/architectures_02_inception.ipynb #90cfe297
 ex2 = Exercise('a02.2', 'Three losses', """
-In training GoogLeNet gives the logits of its last classifier and a list of those of the auxiliary
-ones; in evaluation only the first. Write `loss_of`: the cross entropy of the main logits, and 0.3
-times that of each auxiliary one. The list may be empty.""")
+Here the logits of the last classifier come as `main`, those of the auxiliary ones as a list
+`others`, which is empty in evaluation. Write `loss_of`: the cross entropy of the main logits, and
+0.3 times that of each auxiliary one.""")
 
 @ex2.stub
 def loss_of(

@@ -66,8 +66,8 @@ def _(rng):
 # %% ../../nbs/tasks/03a_medical.ipynb #ef811ba4
 ex2 = Exercise('03a.2', 'Statistics of each band in one pass', """
 Write `band_stats`: mean and standard deviation of each band over all pixels of all images, of \
-which only one is held at a time. Images may differ in size. The deviation is the root of the mean \
-square minus the squared mean.""")
+which only one is held at a time. Images may differ in size. The variance is the mean \
+of the squares minus the square of the mean, and the deviation is its root.""")
 
 @ex2.stub
 def band_stats(
