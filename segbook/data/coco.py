@@ -16,7 +16,7 @@ from .annotation_files import ImageFinder, ground_for, number_of
 from .annotation_files import read_annotations, stated_size, tool_of_json
 from .import_report import ClassNames, ImportReport, class_name
 from .painting import PlacedObject, finish_import, new_names
-from .painting import paint_objects, save_pair
+from .painting import paint, save_pair
 from .polygons import check_near, polygon_points, polygon_spans
 from .regions import NotPlaced
 from .run_lengths import read_run_lengths
@@ -261,7 +261,7 @@ def _paint_image(im, options):
     if not all(x > 0 for x in areas): areas = [o.pixels for o in placed]
     order = np.argsort(-np.array(areas, float), kind='stable')
     if not im.annotations: report.note('Images without objects', im.file_name)
-    return ground.shown(paint_objects([placed[i] for i in order], ground.size, report))
+    return ground.shown(paint([placed[i] for i in order], ground.size, options.classes, report))
 
 # %% ../../nbs/workshop/data/coco.ipynb #7ee669b1
 @dataclass
@@ -274,7 +274,7 @@ class _CocoImport:
     boxes: str
 
 # %% ../../nbs/workshop/data/coco.ipynb #9d6369e5
-def _read_coco(file, codes, crowd, boxes, encoding):
+def _read_coco(file, codes, crowd, boxes, encoding, *, overlapping):
     "COCO's JSON, checked: its images, and what holds for all of them."
     if boxes not in ('skip','fill'):
         raise SegbookError(f"boxes={boxes!r}; expected 'skip', objects that have nothing but a box "
@@ -288,7 +288,7 @@ def _read_coco(file, codes, crowd, boxes, encoding):
     objects = [a for im in {id(o): o for o in images.values()}.values() for _,a in im.annotations]
     used = {cats.get(_id_key(a.get('category_id'))) for a in objects} - {None}
     classes = ClassNames([*cats.values(), *([crowd] if crowd else [])], codes,
-        [n for n in cats.values() if n in used] + ([crowd] if crowd else []))
+        [n for n in cats.values() if n in used] + ([crowd] if crowd else []), overlapping)
     return list({id(o): o for o in images.values()}.values()), _CocoImport(report, cats, classes,
         crowd, boxes)
 
@@ -302,15 +302,18 @@ def from_coco(
     *,
     boxes: str = 'skip', # objects with nothing but a box: left out and counted, or 'fill'
     encoding: str | None = None, # of the JSON; None: UTF-8 or UTF-16, else Windows-1252
+    overlapping: bool = False, # write a map for each class, so that a pixel may be of several
 ) -> Path: # `out`
     """Make a data folder from COCO annotations: polygons and run-length codes, larger ones first.
+
+    With `overlapping` nothing lies in front: each object goes into the map of its class.
 
     One line says what was read, painted and left out, and why; `left_out.csv` names each object.
     Raises SegbookError for a file that is no such JSON, images that are not there or have another
     size, when no object could be painted, and when `out` exists. A split is not made: write a
     valid.txt."""
     out = new_folder(out)
-    todo,options = _read_coco(file, codes, crowd, boxes, encoding)
+    todo,options = _read_coco(file, codes, crowd, boxes, encoding, overlapping=overlapping)
     for f in _find_files(todo, images):
         options.report.note('Images of the folder that the file does not name', f.name)
     names = new_names([im.file.relative_to(images) for im in todo])
@@ -318,7 +321,7 @@ def from_coco(
         for s in ('images','labels'): (tmp/s).mkdir()
         for im,name in zip(todo, names):
             mask = _paint_image(im, options)
-            options.report.add_pixels(np.bincount(mask.ravel(), minlength=256))
+            options.report.add_mask(mask)
             save_pair(tmp, name, im.file, mask)
         line = finish_import(tmp, options.classes.codes, options.report)
     print(line)

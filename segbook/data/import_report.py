@@ -12,9 +12,10 @@ import numpy as np
 
 from ..errors import SegbookError, composed, counted, listed, nearest_names, printable
 from ..files import write_csv
+from ..masks.maps import check_map_codes
 
 # %% auto #0
-__all__ = ['class_name', 'ClassNames', 'ImportReport', 'raise_if_empty', 'save_left_out', 'report_line']
+__all__ = ['TAKES_AWAY', 'class_name', 'ClassNames', 'ImportReport', 'raise_if_empty', 'save_left_out', 'report_line']
 
 # %% ../../nbs/workshop/data/import_report.ipynb #29bf23e4
 def class_name(x):
@@ -38,6 +39,16 @@ def _checked_codes(codes):
             'expected each class once.' if bad else 'codes is empty; expected class names.')
     return codes
 
+TAKES_AWAY = -1 # id of background where classes may overlap
+
+def _check_classes_of_maps(codes):
+    "Raise a SegbookError for a background or Void among classes that may overlap."
+    check_map_codes(codes)
+    if any(c.lower() == 'background' for c in codes):
+        raise SegbookError('codes names a background, and where classes may overlap a pixel '
+            'without an object is of none. Expected the classes of objects alone. Cure: take '
+            'it out of codes')
+
 # %% ../../nbs/workshop/data/import_report.ipynb #7f41588b
 class ClassNames:
     "The classes of the new folder, and the id of each name that annotations use."
@@ -45,13 +56,16 @@ class ClassNames:
         names, # of the annotations, from `class_name`, in the order of their ids
         codes=None, # the user's, first that of unmarked pixels; None: background, then `names`
         used=None, # names that mark something; None: all
+        overlapping=False, # may a pixel be of several classes, and of none?
     ):
+        self.overlapping = overlapping
         names = list(dict.fromkeys(n for n in names if n))
         if codes is None:
             voids = [n for n in names if n.lower() == 'void'][1:]
-            codes = ['background',
+            codes = [*([] if overlapping else ['background']),
                 *(n for n in names if n.lower() != 'background' and n not in voids)]
         self.codes = _checked_codes(codes)
+        if overlapping: _check_classes_of_maps(self.codes)
         self._ids = {c: i for i,c in enumerate(self.codes)}
         lost = [n for n in (names if used is None else used) if self.id_of(n) is None]
         if lost:
@@ -65,6 +79,7 @@ class ClassNames:
     def id_of(self, name):
         "The id of a class name; None when there is no such class."
         if name in self._ids: return self._ids[name]
+        if self.overlapping: return TAKES_AWAY if name.lower() == 'background' else None
         if name.lower() in ('background','void'):
             same = [i for c,i in self._ids.items() if c.lower() == name.lower()]
             return same[0] if same else 0 if name.lower() == 'background' else None
@@ -82,6 +97,7 @@ class ImportReport:
     notes: list = field(default_factory=list) # sentences without their full stop
     counted_notes: dict = field(default_factory=dict) # what is counted -> places
     pixels: np.ndarray = None # of each class
+    of_several: int | None = None # pixels of more than one class, where classes may overlap
 
     def leave_out(self, place, why):
         "An object that is not painted: where it stands, and the NotPlaced that says why."
@@ -92,8 +108,13 @@ class ImportReport:
     def note(self, what, place):
         "Something to be counted, in the plural: `images without objects: 3 (a.jpg; ...)`."
         self.counted_notes.setdefault(what, []).append(place)
-    def add_pixels(self, counts):
-        "Pixels of each class in one more mask."
+    def add_mask(self, mask):
+        "Count the pixels of each class in one more mask: [H,W] ids, or maps [H,W,K]."
+        if mask.ndim == 2: counts = np.bincount(mask.ravel(), minlength=256)
+        else:
+            counts = np.count_nonzero(mask, axis=(0, 1))
+            many = np.count_nonzero(np.count_nonzero(mask, axis=2) > 1)
+            self.of_several = (self.of_several or 0) + int(many)
         self.pixels = counts if self.pixels is None else self.pixels + counts
 
     @property
@@ -150,6 +171,8 @@ def report_line(
     if r.left_out: text += f': {_told_kinds(r.left_out)}'
     if r.parts: text += f'. Parts of objects left out: {_told_kinds(r.parts)}'
     notes = [f'{what}: {len(xs):,} {_told_places(xs)}' for what,xs in r.counted_notes.items()]
-    first = ([] if codes[0].lower() == 'background'
+    if r.of_several is not None: first = [f'{r.of_several:,} pixels are of several classes: read '
+            'the folder with overlapping=True, or --overlapping']
+    else: first = ([] if codes[0].lower() == 'background'
         else [f'Pixels without an object are {codes[0]!r}, the first of the codes'])
     return '. '.join([text, *notes, *r.notes, *first, _told_pixels(codes, r.pixels)]) + '.'

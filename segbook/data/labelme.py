@@ -19,7 +19,7 @@ from .annotation_files import read_annotations, stated_size
 from .annotation_files import tool_of_file, tool_of_json
 from .import_report import ClassNames, ImportReport, class_name
 from .painting import PlacedObject, finish_import, new_names
-from .painting import paint_objects, save_pair
+from .painting import paint, save_pair
 from .polygons import check_near, polygon_points, polygon_spans
 from .regions import NotPlaced, boxed_in
 from ..reading.orientation import exif_orientation, turned_size
@@ -222,7 +222,7 @@ def _paint_json(o, classes, report, encoding):
             o.image.name)
     if not o.shapes: report.note('Images without objects', o.image.name)
     placed = _place_shapes(o.shapes, ground.size, classes, report, o.file.name)
-    return image, ground.shown(paint_objects(placed, ground.size, report))
+    return image, ground.shown(paint(placed, ground.size, classes, report))
 
 # %% ../../nbs/workshop/data/labelme.ipynb #743be47d
 def from_labelme(
@@ -232,14 +232,15 @@ def from_labelme(
     *,
     images = None, # folder of the images; None: `folder`
     encoding: str | None = None, # of the JSON; None: UTF-8 or UTF-16, else Windows-1252
+    overlapping: bool = False, # write a map for each class, so that a pixel may be of several
 ) -> Path: # `out`
     """Make a data folder from LabelMe annotations: later shapes are painted over earlier ones.
 
     Polygons, rectangles, turned ones, circles and masks are filled; `_background_` takes away,
-    `__ignore__` is Void. One line says what was read, painted and left out, and why;
-    `left_out.csv` names each shape. Raises SegbookError for a folder without JSON files, files that
-    are no LabelMe, images that are not there or have another size, when no shape could be painted,
-    and when `out` exists."""
+    `__ignore__` is Void. With `overlapping` each goes into the map of its class. One line says
+    what was read, painted and left out, and why; `left_out.csv` names each shape. Raises
+    SegbookError for a folder without JSON files, files that are no LabelMe, images that are not
+    there or have another size, when no shape could be painted, and when `out` exists."""
     folder,out = Path(folder),new_folder(out)
     report = ImportReport(folder.name or str(folder))
     finder = ImageFinder(folder if images is None else images)
@@ -251,13 +252,13 @@ def from_labelme(
                 'expected one JSON for each image. Take one out of the folder.')
     for f in finder.images():
         if f not in first: report.note('Images without a JSON file, left out', f.name)
-    classes = ClassNames(_labels_of(todo), codes)
+    classes = ClassNames(_labels_of(todo), codes, overlapping=overlapping)
     names = new_names([o.image if o.embedded else o.image.relative_to(finder.folder) for o in todo])
     with NewFolder(out) as tmp:
         for s in ('images','labels'): (tmp/s).mkdir()
         for o,name in zip(todo, names):
             image,mask = _paint_json(o, classes, report, encoding)
-            report.add_pixels(np.bincount(mask.ravel(), minlength=256))
+            report.add_mask(mask)
             save_pair(tmp, name, image, mask)
         line = finish_import(tmp, classes.codes, report)
     print(line)

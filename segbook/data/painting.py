@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SegbookError, composed, printable
-from ..files import IMAGE_SUFFIXES, write_lines, write_png
-from .import_report import ImportReport, raise_if_empty, report_line
+from ..files import IMAGE_SUFFIXES, replace_file, write_lines, write_png
+from .import_report import TAKES_AWAY, ImportReport, raise_if_empty, report_line
 from .import_report import save_left_out
 from .regions import NotPlaced
 
 # %% auto #0
-__all__ = ['PlacedObject', 'paint_objects', 'new_names', 'save_pair', 'finish_import']
+__all__ = ['PlacedObject', 'paint_objects', 'paint_maps', 'paint', 'new_names', 'save_pair', 'finish_import']
 
 # %% ../../nbs/workshop/data/painting.ipynb #fe66cf9f
 @dataclass
 class PlacedObject:
     "An object on the grid of its image: its parts are united."
     place: str # where it stands, for the report
-    value: int # class id
+    value: int # class id, or TAKES_AWAY
     regions: list # Spans, BoxedMask or RunLengths
     @property
     def pixels(self): return sum(o.pixels for o in self.regions)
@@ -33,6 +33,17 @@ class PlacedObject:
 _NESTED = ('Parts that lie inside another part of their object, painted like it '
     '(COCO has no holes; a run-length code has)')
 
+def _note_nested(o, layer, value, report):
+    "Paint an object, and note each of its parts that was covered by those before it."
+    for i,region in enumerate(o.regions):
+        if i and region.pixels and region.is_painted(layer, value): report.note(_NESTED, o.place)
+        region.paint(layer, value)
+
+def _leave_out_thin(o, report):
+    report.leave_out(o.place, NotPlaced('that cover no centre of a pixel', 'It covers no '
+        'centre of a pixel. Draw it larger, or delete it.'))
+
+# %% ../../nbs/workshop/data/painting.ipynb #9ff40501
 def paint_objects(
     objects, # PlacedObjects, those in front last
     size, # height and width
@@ -40,10 +51,7 @@ def paint_objects(
 ) -> np.ndarray: # uint8 [H,W] class ids, 0 where nothing is
     "Paint objects over each other."
     index = np.zeros(size, np.uint16 if len(objects) < 2**16-1 else np.int32)
-    for k,o in enumerate(objects, 1):
-        for i,region in enumerate(o.regions):
-            if i and region.pixels and region.is_painted(index, k): report.note(_NESTED, o.place)
-            region.paint(index, k)
+    for k,o in enumerate(objects, 1): _note_nested(o, index, k, report)
     mask,seen = np.empty(size, np.uint8), np.zeros(len(objects)+1, np.int64)
     values = np.array([0, *(o.value for o in objects)], np.uint8)
     step = max(1, 2**20//max(1, size[1]))
@@ -56,10 +64,37 @@ def paint_objects(
         elif o.pixels:
             report.painted += 1
             report.hidden.append(o.place)
-        else:
-            report.leave_out(o.place, NotPlaced('that cover no centre of a pixel', 'It covers no '
-                'centre of a pixel. Draw it larger, or delete it.'))
+        else: _leave_out_thin(o, report)
     return mask
+
+# %% ../../nbs/workshop/data/painting.ipynb #abcbafca
+def paint_maps(
+    objects, # PlacedObjects, those that take away after what they take away
+    size, # height and width
+    n_classes:int, # K
+    report:ImportReport, # what happens is noted there
+) -> np.ndarray: # uint8 [H,W,K] of 0 and 1
+    "Paint each object into the map of its class; one of TAKES_AWAY empties all maps where it is."
+    maps = np.zeros((n_classes, *size), np.uint8)
+    for o in objects:
+        if not o.pixels:
+            _leave_out_thin(o, report)
+            continue
+        report.painted += 1
+        if len(o.regions) > 1: _note_nested(o, np.zeros(size, np.uint8), 1, report)
+        for layer in maps if o.value == TAKES_AWAY else maps[o.value:o.value+1]:
+            for region in o.regions: region.paint(layer, o.value != TAKES_AWAY)
+    return np.moveaxis(maps, 0, -1)
+
+def paint(
+    objects, # PlacedObjects, those in front last
+    size, # height and width
+    classes, # ClassNames
+    report:ImportReport, # what happens is noted there
+) -> np.ndarray: # uint8 [H,W] class ids, or [H,W,K] where classes may overlap
+    "The mask of an image."
+    if classes.overlapping: return paint_maps(objects, size, len(classes.codes), report)
+    return paint_objects(objects, size, report)
 
 # %% ../../nbs/workshop/data/painting.ipynb #0d3535c6
 def _key_of(name): return composed(Path(name).stem).casefold()
@@ -78,12 +113,20 @@ def new_names(
                 f'{f}. Expected different names: rename one, in the annotations too.')
     return names
 
+# %% ../../nbs/workshop/data/painting.ipynb #054f6a7e
+def _write_maps(maps, file):
+    "A compressed TIFF of [K,H,W], or of [H,W,K] where W = K would hide which is which."
+    import tifffile
+    x = maps if maps.shape[1] == maps.shape[2] else np.moveaxis(maps, -1, 0)
+    replace_file(file, lambda f: tifffile.imwrite(f, np.ascontiguousarray(x), compression='zlib',
+        photometric='minisblack'))
+
 # %% ../../nbs/workshop/data/painting.ipynb #c3d73f20
 def save_pair(
     out:Path, # folder with images/ and labels/
     name:str, # of the image there
     image, # its path, or its bytes
-    mask, # uint8 [H,W]
+    mask, # uint8 [H,W], or maps [H,W,K], which become the pages of a TIFF
 ):
     "Copy an image and write its mask beside it. Raises SegbookError for what cannot be."
     name = Path(name)
@@ -94,7 +137,8 @@ def save_pair(
     try:
         if isinstance(image, bytes): (out/'images'/name.name).write_bytes(image)
         else: shutil.copyfile(image, out/'images'/name.name)
-        write_png(mask, out/'labels'/f'{name.stem}_P.png')
+        if mask.ndim == 2: write_png(mask, out/'labels'/f'{name.stem}_P.png')
+        else: _write_maps(mask, out/'labels'/f'{name.stem}_P.tif')
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT): raise
         raise SegbookError(f'{printable(name)} and its mask cannot be written ({e.strerror or e}); '

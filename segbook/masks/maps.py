@@ -11,7 +11,7 @@ from ..errors import SegbookError, counted
 from .arrays import image_array, is_tensor, open_mask
 from .channels import NoIds
 from .colours import palette
-from .mask import find_void, legend_handles
+from .mask import find_void, name_classes
 
 # %% auto #0
 __all__ = ['MOST_MAPS', 'check_map_codes', 'check_one_class', 'NoMaps', 'maps_in', 'read_maps', 'pack_maps', 'unpack_maps',
@@ -164,7 +164,7 @@ def show_maps(
     image=None, # drawn below the colours when given
     *,
     ax=None, # where to draw; a new figure when None
-    legend:bool=True, # list the classes that are present
+    legend:bool=True, # name the classes drawn in this figure so far
     alpha:float=.6, # opacity of the colours over an image, 0..1
 ): # the Axes
     """Draw maps in their classes' colours, in stripes where a pixel is of several.
@@ -177,8 +177,5 @@ def show_maps(
     ax.imshow(overlay_maps(base, x, codes, 1. if image is None else alpha),
         interpolation='nearest')
     ax.set_axis_off()
-    ids = [k for k in range(len(codes)) if x[k].any()]
-    if legend and ids:
-        ax.legend(handles=legend_handles(codes, ids), loc='upper left', bbox_to_anchor=(1.01, 1),
-            borderaxespad=0, fontsize=9, frameon=False)
+    name_classes(ax, codes, [k for k in range(len(codes)) if x[k].any()], legend)
     return ax

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['find_void', 'vocab_of', 'void_of', 'one_hot', 'to_mask', 'overlay', 'legend_handles', 'show_mask']
+__all__ = ['find_void', 'vocab_of', 'void_of', 'one_hot', 'to_mask', 'overlay', 'legend_handles', 'name_classes', 'show_mask']
 
 # %% ../../nbs/02_masks.ipynb #49e58701
 def find_void(
@@ -137,6 +137,21 @@ def legend_handles(
     return [Patch(facecolor='lightgrey' if i == void else cols[i], edgecolor='dimgrey',
         hatch='////' if i == void else None, label=figure_text(codes[i])) for i in ids]
 
+def name_classes(
+    ax, # Axes whose last picture shows classes
+    codes, # class names, in the order of their ids
+    ids, # of the classes in that picture
+    legend:bool, # name them, and those that other axes of the figure show already?
+):
+    "Note on a picture which classes it shows; the legend beside it is of the figure so far."
+    ax.images[-1].codes_and_ids = [*codes], ids
+    others = (o for a in ax.figure.axes if a is not ax for o in a.images)
+    shown = (getattr(o, 'codes_and_ids', ([], [])) for o in others)
+    ids = sorted({*ids}.union(*(found for names, found in shown if names == [*codes])))
+    if legend and ids:
+        ax.legend(handles=legend_handles(codes, ids), loc='upper left', bbox_to_anchor=(1.01, 1),
+            borderaxespad=0, fontsize=9, frameon=False)
+
 # %% ../../nbs/02_masks.ipynb #5ac30157
 def show_mask(
     mask, # PIL, numpy or tensor [H,W] integer class ids
@@ -145,7 +160,7 @@ def show_mask(
     only = None, # name or id of one class: show that one alone
     *,
     ax: Axes | None = None, # where to draw; a new figure when None
-    legend: bool = True, # list the classes that are present
+    legend: bool = True, # name the classes drawn in this figure so far
     alpha: float = .5, # opacity of the colours over an image, 0..1
 ) -> Axes:
     """Draw a mask in its classes' colours, alone or over its image, with a legend.
@@ -162,7 +177,5 @@ def show_mask(
     if ax is None: ax = plt.subplots(figsize=(5, 3.5), layout='constrained')[1]
     ax.imshow(x, interpolation='nearest')
     ax.set_axis_off()
-    if legend and ids:
-        ax.legend(handles=legend_handles(codes, ids), loc='upper left', bbox_to_anchor=(1.01, 1),
-            borderaxespad=0, fontsize=9, frameon=False)
+    name_classes(ax, codes, ids, legend)
     return ax
