@@ -19,7 +19,7 @@ from .looks import looks_asked, mean_probabilities, probabilities_of
 from .masks.maps import check_one_class
 from .mask_streams import check_mask_output, rows_of_answers, write_rows
 from .pass_memory import free_bytes
-from .reading.pixels import check_finite
+from .reading.pixels import check_finite, parts_of_array
 from segbook.thresholds import (
     ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
     margin_of,
@@ -164,13 +164,13 @@ def _with_pixels(x) -> Tensor:
 def _image_of(image, cfg) -> Tensor:
     "The image as float [C,H,W] in 0..1; warns where it hardly uses the range of its numbers."
     x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
-    top = x.max().item()
-    if cfg.get('value_range') is not None or not 0 < top <= .25: return x
-    levels = x*255
-    if (levels - levels.round()).abs().max() > 1e-3: # these were no bytes
-        warnings.warn(f'the brightest value of this image is {top:.1%} of what its numbers can '
-            'hold, so the network sees it nearly black. Where they hold less on purpose (12 bits '
-            'in 16, bytes in int64), divide by the value of white: predict_image(learn, x/4095)')
+    top, white, levels = x.max().item(), cfg.get('value_range'), x*255
+    if not 0 < top <= .25: return x
+    if (white and white[1] != 255) or (levels - levels.round()).abs().max() > 1e-3: # no bytes
+        what = f'{white[1]:g}, which is white to this network' if white else 'what its numbers hold'
+        warnings.warn(f'the brightest value of this image is {top:.1%} of {what}, so the network '
+            'sees it nearly black. Where its numbers hold less on purpose (12 bits in 16, bytes '
+            'in int64), divide by the value of white: predict_image(learn, torch.tensor(x/4095))')
     return x
 
 # %% ../nbs/13_inference.ipynb #13a000f6
@@ -261,9 +261,9 @@ def _window_reader(learn, image):
     cfg = _preparation(learn)
     on_disk = hasattr(image, '__getitem__') and not isinstance(image, (str, bytes, Tensor))
     if on_disk and hasattr(image, 'shape') and hasattr(image, 'dtype'):
-        h, w = image.shape[:2]
-        def part(rows, columns): return _to_chw(np.asarray(image[slice(*rows), slice(*columns)]),
-            cfg['in_channels'], cfg.get('value_range'))
+        h, w, cut = parts_of_array(image, cfg['in_channels'])
+        def part(rows, columns): return _to_chw(cut(rows, columns), cfg['in_channels'],
+            cfg.get('value_range'))
     else:
         x = _to_chw(image, cfg['in_channels'], cfg.get('value_range'))
         h, w = x.shape[-2:]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import SegbookError
 from ..files import replace_file
+from ..reading.pixels import laid_out
 
 # %% auto #0
 __all__ = ['LEAST_TILE', 'add_answer_options', 'windowed_image', 'AnswerOptions', 'answered', 'write_probabilities']
@@ -40,18 +41,25 @@ def add_answer_options(
         'NAME_probabilities.npy: float16 [classes, height, width]')
 
 # %% ../../nbs/workshop/cli/answers.ipynb #dcd443e2
-def windowed_image(file):
-    "An image that is read in windows where its file allows it, else all of it: [H,W] or [H,W,C]."
+def windowed_image(
+    file, # path of an image
+    channels:int, # that the network takes
+    value_range=None, # that it was trained with
+): # array [H,W,C] of the file's own numbers, or tensor float32 [C,H,W] from 0 to 1
+    "An image that is read in windows where its file allows it, else all of it."
     from segbook.data.images import read_image
     file = Path(file)
     if file.suffix.lower() == '.npy':
-        x = np.load(file, mmap_mode='r', allow_pickle=False)
-        if x.ndim in (2, 3): return x
+        return laid_out(np.load(file, mmap_mode='r', allow_pickle=False), channels, file)
     if file.suffix.lower() in ('.tif', '.tiff'):
         with suppress(ValueError, OSError, ImportError):
             return _mapped_tiff(file)
-    return read_image(file)
+    x = read_image(file, channels, value_range)
+    if x.dtype == np.uint8: return x
+    import torch
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 0)))
 
+# %% ../../nbs/workshop/cli/answers.ipynb #e9ce2c24
 def _mapped_tiff(file):
     "The pixels of a plain TIFF as an array on the disk; ValueError where it is not plain."
     import tifffile
@@ -102,7 +110,7 @@ def answered(
         return _ids_in_windows(model, file, options.tile), None
     void = model.segmenter['ignore_index']
     if options.tile:
-        logits = predict_tiled(model, windowed_image(file), options.tile)
+        logits = predict_tiled(model, _windowed_for(model, file), options.tile)
         p = probabilities_of(logits, void)
     elif options.tta: p = predict_tta(model, file)
     else: p = predict_image(model, file, probabilities=True, crf=options.crf)
@@ -114,19 +122,25 @@ def answered(
 def _answered_maps(model, file, options) -> tuple:
     "The maps of an image whose classes may overlap."
     from segbook.inference import predict_image, predict_tiled, predict_tta
-    if options.tile: p = predict_tiled(model, windowed_image(file), options.tile).sigmoid()
+    if options.tile: p = predict_tiled(model, _windowed_for(model, file), options.tile).sigmoid()
     elif options.tta: p = predict_tta(model, file)
     else: p = predict_image(model, file, probabilities=True, crf=options.crf)
     maps = (p > (model.segmenter.get('threshold') or .5)).numpy().astype(np.uint8)
     return maps, p.numpy() if options.probabilities else None
 
 # %% ../../nbs/workshop/cli/answers.ipynb #e3dc72a0
+def _windowed_for(model, file):
+    "`windowed_image` as a network was trained to see it."
+    cfg = model.segmenter
+    return windowed_image(file, cfg['in_channels'], cfg.get('value_range'))
+
 def _ids_in_windows(model, file, tile) -> np.ndarray:
     "Ids [H,W], written as windows come."
     from segbook.inference import predict_tiled
-    x = windowed_image(file)
+    x = _windowed_for(model, file)
     kind = np.uint8 if model.segmenter['n_classes'] <= 256 else np.uint16
-    return predict_tiled(model, x, tile, out=np.zeros(x.shape[:2], kind))
+    size = x.shape[:2] if isinstance(x, np.ndarray) else x.shape[1:]
+    return predict_tiled(model, x, tile, out=np.zeros(size, kind))
 
 def _refined(model, file, p):
     "Probabilities whose borders follow the image."

@@ -167,7 +167,8 @@ def mapping_argument(s):
 # %% ../../nbs/workshop/cli/arguments.ipynb #9acea8a6
 def codes_argument(a):
     "Class names between commas as a list; a file, or None, as it is."
-    if not a.codes or ',' not in a.codes or os.path.lexists(a.codes): return a.codes
+    places = a.codes, os.path.join(getattr(a, 'data', None) or '', a.codes or '')
+    if not a.codes or ',' not in a.codes or any(map(os.path.lexists, places)): return a.codes
     return [o.strip() for o in a.codes.split(',')]
 
 def as_argument(v):

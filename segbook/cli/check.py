@@ -5,6 +5,7 @@
 # %% ../../nbs/workshop/cli/check.ipynb #766590c5
 from __future__ import annotations
 import shlex
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,10 @@ def _check_arguments(a):
     if 'map' in a and not fix:
         raise SegbookError('--map says how to correct masks in a copy; expected --fix NEW_FOLDER '
             'with it')
+    twice = [v for v, n in Counter(v for v, _ in a.get('map', ())).items() if n > 1]
+    if twice:
+        said = ','.join(map(str, twice[0])) if isinstance(twice[0], tuple) else twice[0]
+        raise SegbookError(f'--map says {said} more than once; expected one class for each value')
     if fix:
         new_folder(fix, path)
         check_writable(Path(fix).absolute().parent)
@@ -36,7 +41,7 @@ def _check(a, signals):
     "The body of `segbook_check`."
     _check_arguments(a)
     path, fix = Path(a['folder']), a.get('fix')
-    codes = codes_argument(SimpleNamespace(codes=a.get('codes')))
+    codes = codes_argument(SimpleNamespace(codes=a.get('codes'), data=path))
     try:
         report = check_masks(path, a.get('images', 'images'), a.get('labels', 'labels'),
             codes=codes, valid=a.get('valid'), fix=fix,

@@ -233,6 +233,6 @@ class ObjectFiles(ObjectCounts):
         write_table(table, self.out/f'{base}_objects.csv')
         if 'geojson' in a:
             save_geojson(self.out/f'{base}_objects.geojson', ids, table, a.get('simplify', 0), True)
-        name = Path(os.path.relpath(Path(file).resolve(), self.root)).as_posix()
+        name = printable(Path(os.path.relpath(Path(file).resolve(), self.root)).as_posix())
         if 'coco' in a: self.coco.add(name, ids, names)
         return self.count(name, table)

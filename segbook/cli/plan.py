@@ -25,7 +25,7 @@ def _print_plan(a) -> int:
     check_plan_arguments(a)
     folder, measure = _planned_folder(a), a.pop('measure', True)
     where = {k: a.pop(k) for k in ('images', 'labels', 'seed', 'overlapping') if k in a}
-    codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None)))
+    codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None), data=folder))
     plan = plan_training(folder, a.pop('minutes', DEFAULT_MINUTES), codes=codes, measure=measure,
         **where, **a)
     flag = ' --overlapping'*where.get('overlapping', False)

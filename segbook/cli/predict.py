@@ -49,7 +49,7 @@ def _named_by(name) -> tuple[list[Path], str]:
 
 # %% ../../nbs/workshop/cli/predict.ipynb #ed73f0f4
 def _image_files(names) -> tuple[list[Path], list[str]]:
-    "The image files that `names` mean, each once, and what could not be found."
+    "The image files that `names` mean, each name once, and what could not be found."
     found = {}
     for name in names:
         try: found[name] = _named_by(name)
@@ -57,7 +57,8 @@ def _image_files(names) -> tuple[list[Path], list[str]]:
             found[name] = [], f'cannot be looked at ({getattr(e, "strerror", None) or e})'
     files = [f for fs, _ in found.values() for f in fs]
     lost = [f'{printable(name)} {why}' for name, (fs, why) in found.items() if not fs]
-    return list({os.path.realpath(f): f for f in reversed(files)}.values())[::-1], lost
+    def place(f): return os.path.realpath(f.parent), f.name
+    return list({place(f): f for f in reversed(files)}.values())[::-1], lost
 
 # %% ../../nbs/workshop/cli/predict.ipynb #c2a8f24f
 def _short(name, most=200) -> str:

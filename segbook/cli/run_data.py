@@ -13,7 +13,7 @@ from ..errors import SegbookError, counted, listed, printable
 from ..masks.folder import SegFolder
 
 # %% auto #0
-__all__ = ['TrainingData', 'split_mark', 'file_marks', 'check_same_data', 'lasting_arguments']
+__all__ = ['TrainingData', 'split_mark', 'hidden_classes', 'file_marks', 'check_same_data', 'lasting_arguments']
 
 # %% ../../nbs/workshop/cli/run_data.ipynb #ab5b09b0
 @dataclass
@@ -45,6 +45,22 @@ def split_mark(dls) -> str:
     "A short number that depends on the class names and on the split of the images."
     names = [sorted(Path(o).name for o in ds.items) for ds in (dls.train_ds, dls.valid_ds)]
     return hashlib.sha256(json.dumps([*names, list(dls.vocab)]).encode()).hexdigest()[:16]
+
+# %% ../../nbs/workshop/cli/run_data.ipynb #f3cccca8
+def hidden_classes(data:TrainingData) -> list[str]:
+    "Lines on classes that a random split leaves without a pixel to train on, or to be judged by."
+    folder, said = data.folder, []
+    if folder.overlapping or folder.valid is not None: return said
+    values = {i.file.name: m.values or {} for i, m in data.report.seen}
+    def of(ds): return {k for o in ds.items for k in values.get(Path(o).name, ())}
+    train, valid = of(data.dls.train_ds), of(data.dls.valid_ds)
+    def named(ids): return listed([folder.codes[k] for k in sorted(ids - {folder.ignore_index})])
+    cure = 'Another --seed deals the images another way, and a valid.txt does it by hand'
+    if lost := named(train - valid): said.append(f'note: no validation image shows {lost}: IoU '
+        f'cannot be measured there. {cure}')
+    if lost := named(valid - train): said.append(f'note: all images that show {lost} fell to '
+        f'validation, as there is no valid.txt: it cannot be learned. {cure}')
+    return said[::-1]
 
 # %% ../../nbs/workshop/cli/run_data.ipynb #a1754574
 def file_marks(folder) -> dict:

@@ -120,7 +120,7 @@ def new_run(given) -> tuple[Path, dict]:
     a = {**TRAIN_OPTIONS, **given}
     overwrite, out = a.pop('overwrite', False), a.pop('out', None)
     if out is None:
-        base, i = Path('runs')/(Path(a['data']).name or 'data'), 1
+        base, i = Path('runs')/(Path(os.path.abspath(a['data'])).name or 'data'), 1
         while (out := base if i == 1 else base.with_name(f'{base.name}-{i}')).exists(): i += 1
     out = Path(out)
     check_out(out, overwrite)

@@ -17,7 +17,7 @@ from segbook.cli.folds import (
     FoldTask, check_fold_arguments, kept_folds, part_of_folds, train_folds,
 )
 from segbook.cli.run_data import (
-    TrainingData, check_same_data, file_marks, lasting_arguments, split_mark,
+    TrainingData, check_same_data, file_marks, hidden_classes, lasting_arguments, split_mark,
 )
 from segbook.cli.run_folder import (
     CHECKPOINT_FILES, ENDED, OWN_FILES, check_out, check_space, clear_run, date_text, locked_folder,
@@ -265,6 +265,7 @@ def _ready_run(run, a) -> tuple:
     if not (run.resumed or run.fold):
         run.record['plan'] = plan_run(a, run.given, data.report, run.team.size)
     if data.dls is None: data.dls = _dataloaders(path, a)
+    for line in [] if run.fold else hidden_classes(data): print(line)
     mark, files = split_mark(data.dls), file_marks(data.folder)
     if run.resumed: check_same_data(run, path, mark, files)
     check_shares(data.dls, run.team.size)

@@ -20,7 +20,7 @@ from ..files import NewFolder, locked, write_lines, write_png
 from ..masks.folder import SegFolder
 
 # %% auto #0
-__all__ = ['data_root', 'get_data']
+__all__ = ['data_root', 'check_namesake', 'get_data']
 
 # %% ../../nbs/workshop/data/download.ipynb #f31b0e51
 class _NoAnswer(SegbookError):
@@ -195,6 +195,18 @@ def _local(name, root):
         + (f'; did you mean {near[0]!r}?' if len(near) == 1 else '.')
         + f' Give the path of a folder, or one of {", ".join(DATASETS)}.')
 
+# %% ../../nbs/workshop/data/download.ipynb #60cfae0b
+def check_namesake(
+    name, # of a data set
+    root:Path, # the folder of data sets, from `data_root`
+):
+    "Raise a SegbookError where a folder of images has the name of a data set: which is meant?"
+    own = Path(name)
+    if not (own/'images').is_dir() or (root/name).is_dir() and own.samefile(root/name): return
+    raise SegbookError(f'{name!r} is a data set of segbook, and a folder here with images. '
+        f'Expected one of them. Cure: ./{name} means the folder; rename it, or work elsewhere, for '
+        'the data set')
+
 # %% ../../nbs/workshop/data/download.ipynb #4c6914d1
 def get_data(
     name, # a name of `DATASETS` ('drive': drive_256), or the path of a folder of one's own
@@ -205,11 +217,12 @@ def get_data(
 
     A download tells the licence of the images and what to cite, and `fallback` that it was used.
     Raises SegbookError for an unknown name, an address that does not answer, a download that is
-    not the file published, an archive that would write elsewhere, and a folder that is empty or
-    cannot be written."""
+    not the file published, an archive that would write elsewhere, a folder that is empty or cannot
+    be written, and one here that has the name of a set."""
     root = data_root(root)
     src = DATASETS.get(str(name))
-    if src is None:
+    if src is not None: check_namesake(name, root)
+    else:
         if own := _local(name, root): return own
         src = DATASETS[f'{name}_256'] # of several sizes
     if src.url is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import SegbookError, composed, counted, listed, nearest_names, printable
 from ..files import write_csv
-from ..masks.maps import check_map_codes
+from ..masks.maps import MOST_MAPS, check_map_codes
 
 # %% auto #0
 __all__ = ['TAKES_AWAY', 'class_name', 'ClassNames', 'ImportReport', 'raise_if_empty', 'save_left_out', 'report_line']
@@ -41,6 +41,16 @@ def _checked_codes(codes):
 
 TAKES_AWAY = -1 # id of background where classes may overlap
 
+def _check_names_of_maps(names, used, codes):
+    "Raise a SegbookError for annotations that maps cannot hold: Void, or too many classes."
+    if any(n.lower() == 'void' for n in used):
+        raise SegbookError('The annotations mark regions as Void (__ignore__ in LabelMe), and maps '
+            'of classes that overlap have no Void: each pixel counts. Expected classes alone. '
+            'Cure: take these regions out of the annotations, or their images')
+    if codes is None and len(names) > MOST_MAPS:
+        raise SegbookError(f'{len(names)} classes that overlap; expected up to {MOST_MAPS}. Cure: '
+            f'codes=[...] with fewer; these mark something: {listed(used, 30)}')
+
 def _check_classes_of_maps(codes):
     "Raise a SegbookError for a background or Void among classes that may overlap."
     check_map_codes(codes)
@@ -60,6 +70,7 @@ class ClassNames:
     ):
         self.overlapping = overlapping
         names = list(dict.fromkeys(n for n in names if n))
+        if overlapping: _check_names_of_maps(names, names if used is None else used, codes)
         if codes is None:
             voids = [n for n in names if n.lower() == 'void'][1:]
             codes = [*([] if overlapping else ['background']),

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #fb02d287
 from __future__ import annotations
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +123,10 @@ def open_mask(
     file, # path of a mask file
 ): # StoredImage
     "Decode a mask file. Raises NoIds for arrays that are no picture, UnreadableFile for the rest."
-    try: return open_stored(file)
+    try: stored = open_stored(file)
     except NoPicture as e:
         raise NoIds(e.finding.removeprefix('it ').split(';')[0], 'Save whole ids.') from e
+    return replace(stored, pixels=stored.numbers)
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #939cee3b
 def ids_of(

@@ -154,7 +154,7 @@ def _named_files(lines, files):
     bare = {composed(stem_of(f)): f.name for f in files if stems[composed(stem_of(f))] == 1}
     names = set()
     for line in filter(None, lines):
-        name = composed(line).replace('\\', '/').rsplit('/', 1)[-1]
+        name = composed(line).replace('\\', '/').rstrip('/').rsplit('/', 1)[-1] or line
         names.add(whole.get(name) or lower.get(_lower_ending(name)) or bare.get(name)
             or name)
     return names

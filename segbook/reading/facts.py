@@ -192,6 +192,16 @@ def _told_range(facts, names, low, high):
             f'another range: {listed(dark)}.')
     return text
 
+# %% ../../nbs/workshop/reading/facts.ipynb #2dd56a38
+def _told_bytes(names, given):
+    "What a range that is not of bytes makes of images of bytes; '' where there is nothing to say."
+    if not names or 1 < given[1] <= 255: return ''
+    seen = 'nearly black' if given[1] > 255 else 'nearly white'
+    return (f'{counted(len(names), "image")} of 8 bits, 0 to 255, beside '
+        f'value_range=({given[0]:g}, {given[1]:g}), which is taken of all images: they become '
+        f'{seen}, {listed(names)}. Leave value_range out where all have 8 bits, and keep images of '
+        'both kinds apart.')
+
 # %% ../../nbs/workshop/reading/facts.ipynb #cc496ca5
 def common_range(
     facts:list, # ImageFacts of all images of a set
@@ -202,6 +212,7 @@ def common_range(
     given, res = given_range(value_range), RangeChoice(errors=_bad_values(names, facts))
     wide = [f for f in facts if f.wide]
     res.value_range = given
+    if given: res.told = _told_bytes([n for n, f in zip(names, facts) if f.dtype == 'uint8'], given)
     if given or not wide: return res
     low, high = min(f.low for f in wide), max(f.high for f in wide)
     if all(not f.dtype.startswith('float') for f in wide) and low >= 0 and high <= 65535:

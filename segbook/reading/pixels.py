@@ -12,10 +12,17 @@ from ..errors import SegbookError, counted
 from .stored import StoredImage
 
 # %% auto #0
-__all__ = ['MOST_CHANNELS', 'GREY_MODES', 'laid_out', 'is_grey', 'colour_array', 'fit_channels', 'check_finite', 'unit_range']
+__all__ = ['MOST_CHANNELS', 'GREY_MODES', 'channels_first', 'laid_out', 'parts_of_array', 'is_grey', 'colour_array',
+           'fit_channels', 'check_finite', 'unit_range']
 
 # %% ../../nbs/workshop/reading/pixels.ipynb #098da174
 MOST_CHANNELS = 64
+
+def channels_first(shape, channels):
+    "Is an array of this shape [C,H,W]? `channels` is the number asked for, or None."
+    if len(shape) != 3 or shape[-1] == channels: return False
+    colours = shape[-1] in (3,4) and (shape[0] not in (1,3,4) or shape[:2] == (1,1))
+    return shape[0] == channels or shape[0] < shape[-1] and not colours
 
 def laid_out(
     x, # [H,W], [H,W,C] or [C,H,W]
@@ -25,13 +32,23 @@ def laid_out(
     "An array with its channels last. Raises SegbookError for what is no one image."
     shape = x.shape
     if x.ndim == 2: x = x[...,None]
-    if len(shape) == 3 and shape[-1] != channels:
-        colours = shape[-1] in (3,4) and (shape[0] not in (1,3,4) or shape[:2] == (1,1))
-        if shape[0] == channels or shape[0] < shape[-1] and not colours: x = np.moveaxis(x, 0, -1)
+    if channels_first(shape, channels): x = np.moveaxis(x, 0, -1)
     if x.ndim != 3 or not x.size or x.shape[-1] > MOST_CHANNELS:
         raise SegbookError(f'{where} has shape {shape}; expected [H,W], [H,W,channels] or '
             f'[channels,H,W], with at most {MOST_CHANNELS} channels. Save one image a file.')
     return x
+
+# %% ../../nbs/workshop/reading/pixels.ipynb #91a4ad61
+def parts_of_array(
+    x, # anything with `shape` that is cut by slices: [H,W], [H,W,C] or [C,H,W]
+    channels:int, # the number asked for
+): # height, width, and a function of (first, end) of rows and of columns: [h,w] or [h,w,C]
+    "An array that need not be in memory, to be read in parts."
+    first = channels_first(tuple(x.shape), channels)
+    def part(rows, columns):
+        cut = np.asarray(x[(slice(None),)*first + (slice(*rows), slice(*columns))])
+        return np.moveaxis(cut, 0, -1) if first else cut
+    return *x.shape[first:first + 2], part
 
 # %% ../../nbs/workshop/reading/pixels.ipynb #f6f26510
 GREY_MODES = {'1','L','LA','La','I','F','I;16','I;16B','I;16L','I;16N'} # modes of Pillow

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/workshop/reading/stored.ipynb #1676e0ff
 from __future__ import annotations
-import importlib, sys
+import importlib, re, sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,15 @@ class StoredImage:
     axes: str = '' # of NIfTI: where rows and columns run in the patient, such as 'RA'
     window: tuple | None = None # of DICOM: the values of black and white that the file proposes
     placement: Placement | None = None # of NIfTI and its slices: where it lies in the patient
+    most: int | None = None # the largest grey value of the file, where Pillow stretched it to white
+
+    @property
+    def numbers(self):
+        "Pixels as the numbers of the file, for masks: what Pillow stretched is as it was."
+        if self.most is None: return self.pixels
+        white = 65535 if self.pixels.dtype.itemsize > 1 else 255
+        found = (self.pixels.astype(np.int64)*self.most + white//2)//white
+        return found.astype(self.pixels.dtype)
 
     def __post_init__(self): self.size = tuple(self.size or self.pixels.shape[:2])
 
@@ -169,6 +178,19 @@ def _open_patient(file, head):
     x, mode, bits, spacing, window = read_dicom(file)
     return StoredImage(x, mode, bits, 'DICOM', spacing=spacing, window=window)
 
+# %% ../../nbs/workshop/reading/stored.ipynb #af86e578
+def _most_of_file(im, rawmode):
+    "The largest grey value of a picture not read yet which Pillow will stretch to white; or None."
+    if bits := re.fullmatch(r'L;([24])I?R?', rawmode): return 2**int(bits[1]) - 1
+    tile = im.tile[0] if im.tile else ()
+    if not tile or tile[0] not in ('ppm', 'ppm_plain') or im.mode not in ('L', 'I'): return None
+    return tile[3][-1] if tile[3][-1] not in (255, 65535) else None
+
+def _is_of_tifffile(im, rawmode):
+    """Is this a mask that tifffile wrote? It notes the shape. Its True is 1, which it calls black
+    unless it is told otherwise, and Pillow turns that over."""
+    return rawmode.startswith('1;I') and str(im.tag_v2.get(270, '')).startswith('{"shape":')
+
 # %% ../../nbs/workshop/reading/stored.ipynb #4de621f6
 def _open_picture(file, head, quick):
     "A file that Pillow knows."
@@ -184,15 +206,17 @@ def _open_picture(file, head, quick):
             im.filename = '' # mapped into memory, Pillow would give rows of the wrong length
         rawmode = im.tile[0][3] if im.tile else ''
         rawmode = rawmode if isinstance(rawmode, str) else str((rawmode or ('',))[0])
+        most = _most_of_file(im, rawmode)
         deep = _sixteen_bits(file, rawmode) if bits == 16 and not mode.startswith('I') else None
         if quick and form in ('JPEG', 'MPO') and (part := min(8, min(hw)//32)) > 1:
             im.draft('RGB', (hw[1]//part, hw[0]//part)) # 32 rows and columns stay, for a sketch
         x = np.asarray(im) if deep is None else deep
+        if form == 'TIFF' and mode == '1' and _is_of_tifffile(im, rawmode): x = ~x
         turn = exif_orientation(im) # of a TIFF, newer Pillows have turned the pixels already
         if turn > 1: x = np.ascontiguousarray(turned(x, turn))
         return StoredImage(x, 'LA' if rawmode == 'LA;16B' else mode, bits, form,
             max(o, turn), pages, _palette_of(im), turned_size(hw, turn), spacing,
-            placement=place if max(o, turn) == 1 else None)
+            placement=place if max(o, turn) == 1 else None, most=most)
 
 # %% ../../nbs/workshop/reading/stored.ipynb #85e1daa8
 def _load_plugin(file, head):
