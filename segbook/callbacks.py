@@ -26,9 +26,9 @@ from .precision import precision_before, precision_of
 from .processes import n_processes, of_all, process_rank
 
 # %% auto #0
-__all__ = ['SeedEpochs', 'best_epoch', 'is_sound', 'History', 'KeepBest', 'best_keeper', 'StopDiverged', 'trackers_of',
-           'run_identity', 'content_hash', 'write_state', 'read_state', 'learner_state', 'Checkpoint',
-           'load_checkpoint', 'finish_run', 'OneCycle', 'one_cycle']
+__all__ = ['LOWER_IS_BETTER', 'SeedEpochs', 'is_lower_better', 'best_epoch', 'is_sound', 'History', 'KeepBest', 'best_keeper',
+           'StopDiverged', 'trackers_of', 'run_identity', 'content_hash', 'write_state', 'read_state', 'learner_state',
+           'Checkpoint', 'load_checkpoint', 'finish_run', 'OneCycle', 'one_cycle']
 
 # %% ../nbs/workshop/callbacks.ipynb #8ec48e3b
 class SeedEpochs(Callback):
@@ -46,10 +46,17 @@ class SeedEpochs(Callback):
         getattr(dl, 'dl', dl).rng = random.Random(s) # ... from one common order of the images
         self.n += 1
 
+# %% ../nbs/workshop/callbacks.ipynb #e92dace7
+LOWER_IS_BETTER = ('loss', 'hausdorff95', 'error_rate', 'mse', 'mae', 'rmse', 'perplexity')
+
+def is_lower_better(name) -> bool:
+    "Is a column one of errors? A loss, a distance, and fastai's; `hausdorff95_Pole` is one, too."
+    return name.endswith('loss') or name.split('_')[0] in LOWER_IS_BETTER or name in LOWER_IS_BETTER
+
 # %% ../nbs/workshop/callbacks.ipynb #ebe5cbeb
 def best_epoch(
     values, # one float for each epoch
-    name:str, # name of the column: of a loss the lowest value is the best, of a metric the highest
+    name:str, # of the column: of losses and distances the lowest is best, of others the highest
     sound=None, # for each epoch, may it be the best? None: all may
 ) -> int|None: # number of the epoch, counted from 0; None where no value is a number
     """The epoch with the best value. NaN and infinity are never the best; of equal values the first
@@ -58,7 +65,7 @@ def best_epoch(
     values[~np.isfinite(values)] = np.nan
     if sound is not None: values[~np.array([*sound], bool)] = np.nan
     if np.isnan(values).all(): return None
-    return int(np.nanargmin(values) if 'loss' in name else np.nanargmax(values))
+    return int(np.nanargmin(values) if is_lower_better(name) else np.nanargmax(values))
 
 def is_sound(row, names) -> bool:
     "Are the losses in a row of the table finite numbers?"
@@ -83,21 +90,27 @@ class History(list):
         are no finite numbers are left out."""
         return best_epoch(self.column(name), name, [is_sound(row, self.names) for row in self])
 
-# %% ../nbs/workshop/callbacks.ipynb #bdae83d4
+# %% ../nbs/workshop/callbacks.ipynb #e6cbab6f
 def _copied_weights(model) -> dict:
     return {k: o.detach().cpu().clone() for k, o in get_model(model).state_dict().items()}
 
+# %% ../nbs/workshop/callbacks.ipynb #bdae83d4
 class KeepBest(Callback):
     "Put the weights of the best epoch back when training ends."
     order, remove_on_fetch = 61, True
     def __init__(self,
-        # name of a metric in the table, higher is better; or of a loss, lower is better
+        # a column of the table; where mean IoU is none of them, the validation loss is watched
         monitor:str='mean_iou',
     ):
         self.monitor, self.best, self.kept = monitor, None, None
         self.go_on = self.new_best = False
 
-    def before_fit(self): self.epochs_trained, self.trained, self.new_best = 0, False, False
+    def before_fit(self):
+        self.epochs_trained, self.trained, self.new_best = 0, False, False
+        names = list(self.recorder.metric_names[1:-1])
+        if self.monitor not in ('mean_iou', *names):
+            raise SegbookError(f'KeepBest watches {self.monitor!r}, and the table has no such '
+                f'column: {", ".join(names)}. Cure: one of these')
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
         if self.epochs_trained == 0 and not self.go_on: self.best, self.kept = None, None
@@ -196,6 +209,12 @@ def _watch_text(tracker) -> str:
     patience = f', patience {tracker.patience}' if hasattr(tracker, 'patience') else ''
     return f'{type(tracker).__name__}({tracker.monitor}{patience})'
 
+def _plain_options(o) -> str:
+    "What an object was made with, as far as it is numbers and names: gamma, ignore_index ..."
+    plain = {k: v for k, v in getattr(o, '__dict__', {}).items() if k[0] != '_'
+        and k != 'training' and (v is None or isinstance(v, (bool, int, float, str)))}
+    return ', '.join(f'{k}={v}' for k, v in sorted(plain.items()))
+
 def run_identity(learn, epochs, lr, schedule, cbs=()) -> dict:
     "What must agree for a run to be continued."
     cfg = getattr(learn, 'segmenter', {})
@@ -207,7 +226,8 @@ def run_identity(learn, epochs, lr, schedule, cbs=()) -> dict:
         bs=learn.dls.bs, processes=n_processes(), precision=precision_of(learn),
         ema=getattr(averager_of(learn), 'decay', None), accumulate=parts_of(learn),
         n_train=len(learn.dls.train_ds), n_valid=len(learn.dls.valid_ds),
-        loss=type(learn.loss_func).__name__, optimiser=getattr(opt, '__name__', str(opt)),
+        loss=type(learn.loss_func).__name__, loss_options=_plain_options(learn.loss_func),
+        wd=getattr(learn, 'wd', None), optimiser=getattr(opt, '__name__', str(opt)),
         watch=[_watch_text(o) for o in watch], **{k: cfg.get(k) for k in facts})
 
 # %% ../nbs/workshop/callbacks.ipynb #8a55ea9d
@@ -328,9 +348,12 @@ def load_checkpoint(learn, folder, run) -> dict:
             'of a run that was stopped, or train without resume')
     state = read_state(file, 'restore it from a copy, or train anew into another folder')
     # an older checkpoint is of one process, and of whole batches in 32 bits, or in 16 on a GPU
-    older = dict(processes=1, accumulate=1, precision=precision_before(learn))
+    older = dict(processes=1, accumulate=1, precision=precision_before(learn),
+        **{k: run.get(k) for k in ('loss_options', 'wd')})
     was = {**older, **state['run']}
     other = {k: (was.get(k), v) for k, v in run.items() if was.get(k) != v}
+    columns = ['train_loss', 'valid_loss', *(o.name for o in learn.metrics)]
+    if state['history'] and state['names'] != columns: other['columns'] = state['names'], columns
     if other:
         raise SegbookError(f'{folder} holds the checkpoint of another run: '
             + '; '.join(f'{k} was {a!r}, now {b!r}' for k, (a, b) in other.items())

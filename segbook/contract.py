@@ -6,6 +6,7 @@
 from __future__ import annotations
 import multiprocessing
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -111,6 +112,16 @@ class _BatchLearner(Learner):
             for o in self.cbs:
                 if isinstance(o, HalfPrecision): o.leave()
 
+# %% ../nbs/workshop/contract.ipynb #f9b67509
+def _activation_for(loss):
+    "What makes probabilities of logits where a loss does not say; None where it does."
+    return None if hasattr(loss, 'activation') else partial(torch.softmax, dim=1)
+
+def _not_augmented(dls, ds_idx):
+    "A DataLoader of the training images (0) or of the validation images as they are, in order."
+    if ds_idx == 0: return dls.test_dl(dls.train_ds.items, with_labels=True)
+    return dls[ds_idx].new(shuffle=False, drop_last=False)
+
 # %% ../nbs/workshop/contract.ipynb #bb21091b
 class SegLearner(_BatchLearner):
     "fastai's Learner for masks: see the table of what works in chapter 12."
@@ -145,9 +156,9 @@ class SegLearner(_BatchLearner):
 
         Raises SegbookError for other moves, since an answer must be moved back."""
         if kwargs:
-            raise SegbookError(f'tta does not take {", ".join(kwargs)}: a predicted mask must be '
-                'moved back, and of any transform nobody knows how. Cure: learn.tta(), which '
-                'mirrors images and their answers')
-        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
-        (p, masks), (q, _) = (self.get_preds(dl=dl, cbs=cbs) for cbs in ([], [_Mirrored()]))
+            raise SegbookError(f'tta does not take {", ".join(kwargs)}: of any transform nobody '
+                'knows how a mask is moved back. Cure: learn.tta(), which mirrors')
+        if dl is None: dl = _not_augmented(self.dls, ds_idx)
+        act = _activation_for(self.loss_func)
+        (p, masks), (q, _) = (self.get_preds(dl=dl, act=act, cbs=o) for o in ([], [_Mirrored()]))
         return (p + q)/2, masks

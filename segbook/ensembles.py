@@ -17,7 +17,7 @@ from .masks.maps import check_one_class
 from .model_facts import MODEL_FACTS
 
 # %% auto #0
-__all__ = ['log_mean', 'MeanOfMembers', 'MaskPredictor', 'Ensemble', 'check_single', 'folds_of', 'state_of_fold',
+__all__ = ['log_mean', 'size_of', 'MeanOfMembers', 'MaskPredictor', 'Ensemble', 'check_single', 'folds_of', 'state_of_fold',
            'member_folders']
 
 # %% ../nbs/workshop/ensembles.ipynb #4c9f9152
@@ -41,6 +41,10 @@ def log_mean(
     return total[:, 1:] - total[:, :1] if one else total - math.log(n)
 
 # %% ../nbs/workshop/ensembles.ipynb #d14aa50b
+def size_of(facts):
+    "The size to which images are resized, as a tuple; None: they are not."
+    return tuple(facts['size']) if facts['size'] else None
+
 class MeanOfMembers(nn.Module):
     "Networks as one: logits of the mean of their probabilities."
     def __init__(self,
@@ -53,7 +57,7 @@ class MeanOfMembers(nn.Module):
         k = facts[0]['n_classes']
         closed = [_NEVER*(i == void) for i in range(k)] if k > 1 else [0.]
         self.register_buffer('closed', torch.tensor(closed)[None, :, None, None])
-        self.sizes = [None if o['size'] == size else tuple(o['size'] or ()) for o in facts]
+        self.sizes = [None if size_of(o) == size else size_of(o) for o in facts]
         for name in ('mean', 'std'):
             value = torch.tensor([o[name] for o in facts], dtype=torch.float32)
             self.register_buffer(f'each_{name}', value[:, None, :, None, None])
@@ -105,7 +109,7 @@ def _common_facts(facts) -> dict:
         "ensemble answers above one half. ensemble.segmenter['threshold'] = ... sets another")
     return {k: v for k, v in known.items() if k != 'threshold'}
 
-# %% ../nbs/workshop/ensembles.ipynb #ff87b09d
+# %% ../nbs/workshop/ensembles.ipynb #c26bc9cb
 class MaskPredictor:
     "What has a `.model` and a description of it, `.segmenter`: answers images, and moves."
     def predict(self,
@@ -121,6 +125,7 @@ class MaskPredictor:
         self.model.to(device)
         return self
 
+# %% ../nbs/workshop/ensembles.ipynb #ff87b09d
 class Ensemble(MaskPredictor):
     """Several segmenters as one: `.predict(image)`, `.model`, `.codes`, `.ignore_index`.
 
@@ -134,8 +139,10 @@ class Ensemble(MaskPredictor):
         if not self.members: raise SegbookError('an ensemble needs one segmenter at least')
         _check_alike(self.members, self.names)
         facts = [o.segmenter for o in self.members]
-        size = facts[0]['size'] if all(o['size'] == facts[0]['size'] for o in facts) else None
+        sizes = list(map(size_of, facts))
+        size = sizes[0] if len({*sizes}) == 1 else None
         self.segmenter = {**_common_facts(facts), 'size': size, 'members': self.names}
+        if len({*sizes}) > 1: self.segmenter['sizes'] = sizes
         if len({(o['arch'], o['encoder']) for o in facts}) > 1:
             self.segmenter.update(arch='ensemble', encoder='several encoders')
         self.codes, self.ignore_index = facts[0]['codes'], facts[0]['ignore_index']

@@ -15,11 +15,11 @@ from .crf_refinement import crf_step, refined_probabilities
 from .data.images import read_image
 from .errors import SegbookError
 from .files import progress_bar
-from .looks import looks_asked, mean_probabilities, probabilities_of
+from .looks import check_common_size, looks_asked, mean_probabilities, probabilities_of
 from .masks.maps import check_one_class
 from .mask_streams import check_mask_output, rows_of_answers, write_rows
 from .pass_memory import free_bytes
-from .reading.pixels import check_finite, parts_of_array
+from .reading.pixels import check_finite, parts_of_array, unit_range
 from segbook.thresholds import (
     ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
     margin_of,
@@ -32,7 +32,7 @@ __all__ = ['image_logits', 'prepared_image', 'predict_image', 'predict_tiled', '
 
 # %% ../nbs/13_inference.ipynb #1be01ac7
 def _to_chw(image, channels, value_range=None) -> Tensor:
-    "Any image as float [C,H,W] in 0..1; `value_range` is of raw values, not of tensors."
+    "Any image as float [C,H,W] in 0..1; `value_range` is of raw values, not of float tensors."
     if isinstance(image, Tensor):
         x = image.as_subclass(Tensor).detach().cpu()
         if x.ndim == 2: x = x[None]
@@ -40,6 +40,7 @@ def _to_chw(image, channels, value_range=None) -> Tensor:
             raise SegbookError(f'the image is a tensor {list(image.shape)}; the network was '
                 f'trained on {channels} channels, so [{channels},H,W] is expected. '
                 'Cure: image.permute(2,0,1) if the channels stand last')
+        if x.dtype == torch.uint8: x = torch.from_numpy(unit_range(x.numpy(), '', value_range))
         x = x.float()/255 if x.dtype == torch.uint8 else x.float()
         check_finite(x.numpy(), 'the image')
         if x.numel() and not (-1e-3 <= x.min() and x.max() <= 1 + 1e-3):
@@ -239,6 +240,8 @@ def predict_image(
     random field."""
     cfg = _preparation(learn)
     ignore, threshold = cfg['ignore_index'], _threshold_of(cfg, threshold)
+    options = crf if isinstance(crf, dict) else {}
+    crf = bool(crf) or isinstance(crf, dict)
     if crf: check_one_class(cfg, 'crf=', 'predict_image(learn, image) without it')
     x = _image_of(image, cfg)
     kind = _probability_type(probabilities, cfg, x.shape[-2:])
@@ -251,14 +254,13 @@ def predict_image(
         if not (kind or crf): return _mask(model, x, own, ignore, threshold).long()
         p = _probabilities(model, x, own, cfg, kind or torch.float32)
     if crf:
-        options = crf if isinstance(crf, dict) else {}
         p = refined_probabilities(shown, p, ignore, **options).to(kind or p.dtype)
     return p if kind else ids_of_probabilities(p, ignore, threshold)
 
 # %% ../nbs/13_inference.ipynb #13a00003
 def _window_reader(learn, image):
     "Windows of an image as the network takes them; its height, width and channels."
-    cfg = _preparation(learn)
+    check_common_size(cfg := _preparation(learn), 'windows')
     on_disk = hasattr(image, '__getitem__') and not isinstance(image, (str, bytes, Tensor))
     if on_disk and hasattr(image, 'shape') and hasattr(image, 'dtype'):
         h, w, cut = parts_of_array(image, cfg['in_channels'])
@@ -358,8 +360,8 @@ def predict_tta(
 
     `.argmax(0)` is the mask; with one channel, and for classes that overlap, > 0.5. Raises
     SegbookError as `predict_image` does, and for flips or scales that cannot be."""
-    looks, cfg = looks_asked(flips, turns, scales), _preparation(model)
-    (x, own), net = prepared_image(model, image), model.model
+    cfg, net = _preparation(model), model.model
+    looks, (x, own) = looks_asked(flips, turns, scales, cfg), prepared_image(model, image)
     with _evaluating(net):
         p = mean_probabilities(lambda o: _all_logits(net, o), x, looks, cfg['ignore_index'],
             cfg.get('overlapping', False))

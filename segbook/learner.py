@@ -20,6 +20,7 @@ from .compiling import CompileNetwork
 from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearner
 from .encoders import encoder_stats
 from .errors import SegbookError
+from .learner_batches import size_of_batches
 from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
 from .losses.maps import PerClassLoss
 from .losses.pixels import CrossEntropyLoss, class_weights
@@ -50,7 +51,7 @@ def _measured_bands(dls, most:int=1000) -> tuple[list[float], list[float]]:
     gets them, not augmented; of more than `most` images every second, third ... is taken."""
     items = list(dls.train_ds.items)
     total = squares = n = 0
-    for b in dls.test_dl(items[::-(-len(items)//most)], with_labels=False):
+    for b in dls.test_dl(items[::-(-len(items)//most)], bs=1, with_labels=False):
         x = b[0].as_subclass(Tensor).transpose(0, 1).flatten(1).double()
         total, squares, n = total + x.sum(1), squares + x.square().sum(1), n + x.shape[1]
     mean = total/n
@@ -116,7 +117,7 @@ def _described(learn, facts, codes, ignore) -> Learner:
     "The learner with what prediction and export need; frozen if pretrained."
     norm = _normalize_of(learn.dls)
     learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
-        size=getattr(learn.dls, 'size', None), mean=norm.mean.flatten().tolist(),
+        size=size_of_batches(learn.dls), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())
     if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
     if getattr(learn.dls, 'overlapping', False): learn.segmenter['overlapping'] = True

@@ -5,6 +5,7 @@
 # %% ../nbs/workshop/learner_batches.ipynb #2aa22568
 from __future__ import annotations
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from .errors import SegbookError
 from .losses.base import pixels_by_class
 from .masks.mask import void_of
+from .reading.facts import image_facts
 
 # %% auto #0
-__all__ = ['batch_channels', 'TorchMetric', 'CalledMetric', 'made_metrics', 'check_choice_of_class', 'try_metrics']
+__all__ = ['batch_channels', 'size_of_batches', 'TorchMetric', 'CalledMetric', 'made_metrics', 'check_choice_of_class',
+           'try_metrics']
 
 # %% ../nbs/workshop/learner_batches.ipynb #3ff4cfac
 def _drawn_batch(dl, name):
@@ -63,6 +66,24 @@ def batch_channels(dls) -> int:
         x, y = (o.as_subclass(Tensor) for o in (x, y))
         _check_values(x, y, f'a {name} batch holds {shapes}', dls, normalised)
     return x.shape[1]
+
+# %% ../nbs/workshop/learner_batches.ipynb #098c23dc
+def size_of_batches(dls) -> tuple|None:
+    """Height and width to which transforms resize validation images, None where they leave them.
+
+    Those of `seg_dataloaders` are known; a Resize of fastai's is seen by what comes out."""
+    if known := getattr(dls, 'size', None): return known
+    item = next(iter(getattr(dls.valid_ds, 'items', ())), None)
+    steps = [o for kind in ('after_item', 'after_batch') for o in getattr(getattr(dls.valid, kind,
+        None), 'fs', ())]
+    if not isinstance(item, (str, Path)) or not any(getattr(o, 'size', None) for o in steps):
+        return None
+    size, own = tuple(dls.valid.one_batch()[0].shape[-2:]), tuple(image_facts(item).size)
+    if size == own: return None
+    print(f'note: transforms resize images of {own[0]}x{own[1]} to {size[0]}x{size[1]}; an image '
+        'that is predicted is stretched to that, too. One that was cropped or padded in training '
+        'looks different then: size=(height, width) of seg_dataloaders stretches both')
+    return size
 
 # %% ../nbs/workshop/learner_batches.ipynb #9933c969
 class TorchMetric(Metric):

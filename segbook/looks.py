@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .errors import SegbookError
 
 # %% auto #0
-__all__ = ['FLIPS', 'Look', 'looks_asked', 'probabilities_of', 'mean_probabilities']
+__all__ = ['FLIPS', 'Look', 'check_common_size', 'looks_asked', 'probabilities_of', 'mean_probabilities']
 
 # %% ../nbs/workshop/looks.ipynb #4cc01d68
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Look:
         if tuple(y.shape[-2:]) == tuple(size): return y
         return nn.functional.interpolate(y[None], size=tuple(size), mode='bilinear')[0]
 
+# %% ../nbs/workshop/looks.ipynb #43bd0460
+def check_common_size(
+    facts:dict, # of a segmenter
+    what:str, # that shows it images of other sizes
+):
+    "Raise a SegbookError for an ensemble whose members resize images to different sizes."
+    if sizes := facts.get('sizes'):
+        raise SegbookError(f'{what}: the members of this ensemble resize images to different '
+            f'sizes ({", ".join(map(str, sizes))}), and would stretch each view back. Expected '
+            'members of one size. Cure: the mean of what each of ensemble.members answers')
+
 # %% ../nbs/workshop/looks.ipynb #b9b7436e
 FLIPS = {None: [(False, 0)], 'horizontal': [(False, 0), (True, 0)],
     'vertical': [(False, 0), (True, 2)],
@@ -50,6 +61,7 @@ def looks_asked(
     flips:str|None='horizontal', # 'horizontal', 'vertical', 'both' or None
     turns:bool=False, # quarter turns, too: for microscopes and satellites
     scales=(1.,), # factors of height and width
+    facts=None, # of the segmenter that looks
 ) -> list[Look]:
     """The ways to look at an image, each once.
 
@@ -59,6 +71,7 @@ def looks_asked(
     if not scales or not all(isinstance(o, (int, float)) and .1 <= o <= 10 for o in scales):
         raise SegbookError(f'scales={scales!r}: expected numbers from 0.1 to 10, such as '
             '(0.75, 1, 1.25)')
+    if turns or {*scales} != {1}: check_common_size(facts or {}, 'turns and scales')
     moves = FLIPS[flips]
     if turns: moves = [(m, (q + k) % 4) for m, q in moves for k in range(4)]
     return list(dict.fromkeys(Look(m, q, float(s)) for s in scales for m, q in moves))

@@ -44,6 +44,7 @@ def predict_things(
             'separate_objects(predict_image(learn, image) == class)')
     if not 0 <= min_score <= 1:
         raise SegbookError(f'min_score={min_score!r}: expected a number from 0 to 1')
+    if isinstance(classes, (str, int)): classes = [classes]
     wanted = None if classes is None else [class_id(o, learn.segmenter['codes']) for o in classes]
     x, own = prepared_image(learn, image)
     found = _at_own_size(learn.model.instances(x, min_score)[0], own)

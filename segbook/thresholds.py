@@ -76,8 +76,11 @@ class ThresholdChoice:
 class ThresholdCounter:
     "Counts pixels by their probability, those of the second class and the others."
     def __init__(self,
-        bins:int=1000, # thresholds from 0 to 1
+        bins:int=1000, # thresholds from 0 to 1, an even number, so that one half is among them
     ):
+        if bins < 2 or bins % 2:
+            raise SegbookError(f'bins={bins}; expected an even number of at least 2, so that one '
+                'half is among the thresholds')
         self.counts = torch.zeros(2, bins, dtype=torch.long)
 
     def add(self,

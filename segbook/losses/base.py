@@ -4,7 +4,7 @@
 
 # %% ../../nbs/workshop/losses/base.ipynb #88e7e15a
 from __future__ import annotations
-import operator, warnings
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SegbookError
+from ..masks.arrays import ignored_id
 from ..masks.maps import unpack_maps
 from ..masks.mask import vocab_of, void_of
 
@@ -74,6 +75,21 @@ def _unknown_ids(mask, K, ignore_index):
     return SegbookError(f'the mask {list(mask.shape)} holds {found}; expected ids 0 to {K-1} for '
         f'{K} classes{void}. {cure}')
 
+# %% ../../nbs/workshop/losses/base.ipynb #2828d8fa
+def _may_change_ids(dls):
+    "Do transforms of others stand between the masks and the batches? Those of fastai move pixels."
+    steps = [o for kind in ('after_item', 'after_batch') for o in getattr(getattr(dls.train, kind,
+        None), 'fs', ())]
+    return any(type(o).__module__.split('.')[0] not in ('segbook', 'fastai')
+        or getattr(o, 'div_mask', 1) != 1 for o in steps)
+
+def _pixels_of_batches(dls, n_classes, ignore):
+    "Pixels of each class in each mask of one pass over the training batches [N,K]."
+    with torch.random.fork_rng(devices=[]):
+        batches = dls.train.new(shuffle=False, drop_last=False)
+        return torch.stack([pixels_by_class(m.as_subclass(torch.Tensor).long(), n_classes, ignore)
+            for *_, y in batches for m in y])
+
 # %% ../../nbs/workshop/losses/base.ipynb #5b3e990f
 def training_pixels_by_class(dls):
     """Pixels of each class in each training mask of DataLoaders, float64 [N,K]; ignored ones are 0.
@@ -94,18 +110,14 @@ def training_pixels_by_class(dls):
                 n = unpack_maps(mask, K).sum((1, 2), dtype=np.int64)
                 return torch.from_numpy(np.append(n, mask.size))
             return pixels_by_class(torch.as_tensor(mask).long(), K, ignore)
-        with ThreadPoolExecutor(4) as ex:
-            dls._segbook_counts = torch.stack(list(ex.map(count, range(len(masks))))).double()
+        if not maps and _may_change_ids(dls): counts = _pixels_of_batches(dls, K, ignore)
+        else:
+            with ThreadPoolExecutor(4) as ex: counts = torch.stack([*ex.map(count,
+                range(len(pairs)))])
+        dls._segbook_counts = counts.double()
     return dls._segbook_counts
 
 # %% ../../nbs/workshop/losses/base.ipynb #0035877e
-def _as_id(v):
-    "`v` as a plain int, or None. Raises SegbookError for a name, a list, a fraction, True, False."
-    try: return None if v is None else operator.index('' if isinstance(v, bool) else v)
-    except TypeError:
-        raise SegbookError(f'ignore_index is {v!r}; expected one whole number or None: the id of a '
-            'name is codes.index(name), that of Void dls.ignore_index') from None
-
 def _as_reduction(v):
     if v not in ('mean', 'sum', 'none'):
         raise SegbookError(f"reduction is {v!r}; expected 'mean', 'sum' or 'none'")
@@ -191,7 +203,7 @@ class Validator(nn.Module):
     def __init__(self, weight=None, ignore_index=None, reduction='mean'):
         super().__init__()
         self.register_buffer('weight', _as_weight(weight))
-        self.ignore_index,self.reduction = _as_id(ignore_index),_as_reduction(reduction)
+        self.ignore_index,self.reduction = ignored_id(ignore_index),_as_reduction(reduction)
 
     def _warn_once(self, what, text):
         if what not in self._warned: warnings.warn(text)
@@ -270,8 +282,11 @@ class SegLoss(_LossOfParts):
     def decodes(self,
         x:torch.Tensor, # [B,K,H,W] probabilities, as `activation` returns them
     ) -> torch.Tensor: # [B,H,W] int64 class ids
-        "The most probable class; with K=1 class 1 where its probability is above a half."
-        return (x[:,0]>0.5).long() if x.shape[1]==1 else x.max(1).indices
+        "The most probable class, the ignored one left out; with K=1 class 1 above one half."
+        if x.shape[1]==1: return (x[:,0]>0.5).long()
+        if self.ignore_index in range(x.shape[1]):
+            x = x.index_fill(1, torch.tensor(self.ignore_index, device=x.device), -1)
+        return x.max(1).indices
 
 # %% ../../nbs/workshop/losses/base.ipynb #323b5f52
 def negative_log_likelihood(b):
@@ -321,7 +336,7 @@ class _PartSettings(SegLoss):
     def ignore_index(self): return self.losses[0].ignore_index
     @ignore_index.setter
     def ignore_index(self, v):
-        for o in self.losses: o.ignore_index = _as_id(v)
+        for o in self.losses: o.ignore_index = ignored_id(v)
     @property
     def reduction(self): return self.losses[0].reduction
     @reduction.setter

@@ -181,6 +181,9 @@ class LovaszLoss(SegLoss):
             for i,(t,keep) in enumerate(zip(sets(b.ids), sets(b.keep))) for k in range(K)]
         loss,here = (torch.stack(o).view(-1, K) for o in zip(*pairs))
         if self.reduction=='none': loss,here = loss[:len(b.t)],here[:len(b.t)]
+        if self.per_image and self.reduction=='mean': # of images in which something counts
+            each = mean_over_classes(loss, here, b.w, 'none')
+            return each.sum()/here.any(1).sum().clamp(min=1)
         return mean_over_classes(loss, here, b.w, self.reduction)
 
     def _of_class(self, p, fg, keep, hinge):

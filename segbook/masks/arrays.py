@@ -4,6 +4,7 @@
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #fb02d287
 from __future__ import annotations
+import operator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from ..reading.stored import open_stored, stored_picture
 from ..reading.failures import NoPicture
 
 # %% auto #0
-__all__ = ['is_tensor', 'mask_array', 'image_array', 'raise_bad_ids', 'codes_for', 'class_id', 'open_mask', 'ids_of', 'read_mask']
+__all__ = ['is_tensor', 'mask_array', 'image_array', 'raise_bad_ids', 'codes_for', 'class_id', 'ignored_id', 'open_mask',
+           'ids_of', 'read_mask']
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #9c643b81
 def is_tensor(x):
@@ -117,6 +119,14 @@ def class_id(
     if not 0 <= int(only) < len(codes):
         raise SegbookError(f'No class id {only}; expected 0 to {len(codes)-1}: {", ".join(codes)}.')
     return int(only)
+
+# %% ../../nbs/workshop/masks/arrays.ipynb #ee12848f
+def ignored_id(v):
+    "`v` as a plain int, or None. Raises SegbookError for a name, a list, a fraction, True, False."
+    try: return None if v is None else operator.index('' if isinstance(v, bool) else v)
+    except TypeError:
+        raise SegbookError(f'ignore_index is {v!r}; expected one whole number or None: the id of a '
+            'name is codes.index(name), that of Void dls.ignore_index') from None
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #31d87e86
 def open_mask(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fastai.torch_core import maybe_gather, num_distrib
 
 from ..errors import SegbookError
+from ..masks.arrays import ignored_id
 
 # %% auto #0
 __all__ = ['N_IDS', 'bad_ids_error', 'find_bad_ids', 'validate_pair', 'validate_option', 'highest_ids', 'predicted_ids',
@@ -176,7 +177,7 @@ class PixelCounts:
     "Counts of some batches: a row of K*K+257 an image with `per_image`, else one row for all."
     def __init__(self, n_classes, ignore_index=None, per_image=False):
         self.n_classes = 2 if n_classes==1 else n_classes
-        self.ignore_index,self.per_image = ignore_index,per_image
+        self.ignore_index,self.per_image = ignored_id(ignore_index),per_image
         self.reset()
 
     def reset(self):

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     from fastai.learner import Metric
     from fastai.torch_core import get_model
 
-from ..errors import SegbookError
+from ..errors import SegbookError, listed
 from ..masks.mask import void_of
 from .counting import gather_rows
 from .training import real_images
@@ -79,7 +79,8 @@ def precision_area(
 # %% ../../nbs/workshop/metrics/instances.ipynb #96de8cae
 def _true_things(mask, ids, ignore):
     "Numbers [H,W] from 1 on of the true things, and the class of each: most of its pixels have it."
-    if ignore is not None: ids = np.where(mask == ignore, 0, ids)
+    if ignore is not None: # its id may be none that can be counted, such as -100
+        ids, mask = (np.where(mask == ignore, 0, o) for o in (ids, mask))
     every, number = np.unique(np.append(ids.ravel(), 0), return_inverse=True)
     number = number[:-1].reshape(ids.shape)
     K = int(mask.max(initial=0)) + 1
@@ -158,9 +159,15 @@ class AveragePrecision(FindingCounts):
     def mean(self,
         threshold:float|None=None, # one of the overlaps; None: the mean of them
     ) -> float: # NaN where there is no thing at all
-        "Average precision over classes with things."
+        "Average precision over classes with things. Raises SegbookError for another overlap."
         score = self.per_class()[self.things > 0]
-        if threshold is not None: score = score[:, [abs(self.thresholds - threshold).argmin()]]
+        if threshold is not None:
+            here = np.isclose(self.thresholds, threshold, rtol=0, atol=1e-6)
+            if not here.any():
+                raise SegbookError(f'threshold={threshold} was not counted, but '
+                    f'{listed([f"{o:g}" for o in self.thresholds], 12)}. Cure: AveragePrecision(K, '
+                    f'thresholds=[{threshold}])')
+            score = score[:, here]
         return float(score.mean()) if score.size else float('nan')
 
 # %% ../../nbs/workshop/metrics/instances.ipynb #f77ecc66
@@ -255,7 +262,8 @@ class InstanceAP(Metric):
         "Count the batch at hand."
         x, ids = learn.xb[:2]
         if self.counted is None:
-            self.counted = AveragePrecision(max(2, len(learn.dls.vocab)), void_of(learn.dls))
+            self.counted = AveragePrecision(max(2, len(learn.dls.vocab)), void_of(learn.dls),
+                THRESHOLDS if self.threshold is None else [self.threshold])
         n = real_images(getattr(learn, 'dl', None), len(learn.y))
         self.counted.update(get_model(learn.model).instances(x[:n]), learn.y[:n], ids[:n])
         self.device = x.device
@@ -263,8 +271,8 @@ class InstanceAP(Metric):
     @property
     def value(self):
         if self.counted is None: return float('nan')
-        whole = AveragePrecision(self.counted.n_classes)
-        rows = np.concatenate([np.zeros((0, 12)), *self.counted.rows])
+        whole = AveragePrecision(self.counted.n_classes, thresholds=self.counted.thresholds)
+        rows = np.concatenate([np.zeros((0, 2 + len(whole.thresholds))), *self.counted.rows])
         rows, things = (gather_rows(torch.from_numpy(o).to(self.device)).cpu().numpy()
             for o in (rows, self.counted.things[None]))
         whole.rows, whole.things = [rows], things.sum(0)

@@ -20,6 +20,7 @@ from .maps import MapCounts, count_maps
 from segbook.metrics.distances import (
     missing_distance, rows_of_scores, tolerance_distance, validate_percentile, validate_spacing,
 )
+from ..masks.arrays import ignored_id
 
 # %% auto #0
 __all__ = ['real_images', 'class_of_name', 'raise_one_class', 'PixelAccuracy', 'MeanIoU', 'MeanDice', 'ClassIoU', 'BoundaryF1',
@@ -79,6 +80,10 @@ def _real_batch(learn):
     return learn.pred[:n],learn.y[:n]
 
 # %% ../../nbs/workshop/metrics/training.ipynb #1f2866bd
+def _ignored(v):
+    "The id that a metric leaves out, None, or 'dls'; raises SegbookError for anything else."
+    return v if isinstance(v, str) and v == 'dls' else ignored_id(v)
+
 def _policy(metric, learn):
     "K, the ignored id and the class names for a metric: its own arguments, or what learn.dls says."
     K,ignore,codes = metric.n_classes,metric.ignore_index,vocab_of(learn.dls)
@@ -116,7 +121,7 @@ class _ConfusionMetric(Metric):
         n_classes:int|None=None, # K; None: one for each name in learn.dls.vocab
         ignore_index:int|None|str='dls', # id not counted, or None; 'dls': learn.dls.ignore_index
     ):
-        self.n_classes,self.ignore_index = n_classes,ignore_index
+        self.n_classes,self.ignore_index = n_classes,_ignored(ignore_index)
         self.reset()
 
     def reset(self): self.confusion = None
@@ -198,7 +203,7 @@ class ClassIoU(_ConfusionMetric):
 class _BoundaryMetric(Metric):
     "What metrics of boundaries share; `compute` turns the distances of a batch into rows [B,K]."
     def __init__(self, n_classes, ignore_index, spacing, cls):
-        self.n_classes,self.ignore_index,self.cls = n_classes,ignore_index,cls
+        self.n_classes,self.ignore_index,self.cls = n_classes,_ignored(ignore_index),cls
         self.spacing = validate_spacing(spacing)
         self.reset()
 
