@@ -90,8 +90,9 @@ def tversky(I, P, T): return I/(I+.3*(P-I)+.7*(T-I))
 
 def lovasz(x, t, ignore, w=None, per_image=False):
     "By the definition: each error times what the Jaccard loss of the set of worse errors grows by."
-    hinge,top,bottom = x.shape[1]==1,0.,0.
+    hinge,each = x.shape[1]==1,[]
     for images in ([[b] for b in range(len(t))] if per_image else [range(len(t))]):
+        top,bottom = 0.,0.
         ps = [(float(x[b,0,i,j]) if hinge else p, k) for b,i,j,p,k in pixels(x, t, ignore)
             if b in images]
         for c in ([1] if hinge else range(x.shape[1])):
@@ -108,7 +109,8 @@ def lovasz(x, t, ignore, w=None, per_image=False):
                 before = now
             v = 1. if w is None else float(w[c])
             top,bottom = top+v*loss,bottom+v
-    return top/bottom
+        if bottom: each.append(top/bottom)
+    return sum(each)/len(each)
 
 def map_loops(m, w0=10, sigma=5):
     "The weights of U-Net by the distance from every pixel to every pixel of every cell."

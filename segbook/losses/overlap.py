@@ -165,7 +165,7 @@ class LovaszLoss(SegLoss):
     def __init__(self,
         weight:torch.Tensor|None=None, # [K] weight of each class in the mean
         ignore_index:int|None=None, # id of the pixels to leave out
-        per_image:bool=False, # each image by itself; otherwise the batch as one
+        per_image:bool=False, # the mean of the images' losses; otherwise the batch as one
         reduction:str='mean', # 'mean', 'sum' over classes, or 'none' for [B]
     ):
         super().__init__(weight, ignore_index, reduction)
