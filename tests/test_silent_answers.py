@@ -19,6 +19,7 @@ from segbook.masks import SegbookError
 from segbook.metrics import (
     AveragePrecision, BoundaryF1, Confusion, MeanDice, MeanIoU, PixelAccuracy,
 )
+from segbook.planning import plan_training
 from segbook.thresholds import ThresholdCounter
 
 
@@ -266,3 +267,15 @@ def test_loaders_of_plain_pairs():
     dls = DataLoaders.from_dsets(Pairs(6), Pairs(2), bs=2, device='cpu')
     dls.vocab = ['a', 'b']
     assert class_weights(dls).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize('bad', [dict(crops='postive'), dict(bs=0), dict(bs='8'), dict(epochs=0),
+    dict(size='huge'), dict(size=(32,)), dict(lr='1e-3'), dict(loss=LovaszLoss()),
+    dict(crops_per_image=1.5)])
+def test_a_plan_takes_what_it_can_follow(data, bad):
+    said = message(plan_training, data, measure=False, progress=False, **bad)
+    assert said.startswith(f'{[*bad][0]}=') and 'expected' in said
+
+
+def test_one_number_is_a_square(data):
+    assert plan_training(data, measure=False, progress=False, size=32)['size'] == (32, 32)

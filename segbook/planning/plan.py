@@ -224,7 +224,7 @@ def plan_training(
     Raises SegbookError: what the mask check finds wrong, minutes that are no number above 0, and
     names that are no choice of a plan. The idea: Isensee et al. 2019, arXiv 1904.08128."""
     check_minutes(minutes)
-    _check_given(given)
+    given = _checked_choices(given)
     where = dict(images=images, labels=labels, codes=codes, seed=seed)
     if overlapping: where['overlapping'] = True
     facts = folder_fingerprint(_checked_report(folder, where, progress))
@@ -237,13 +237,30 @@ def plan_training(
 PLANNED = ('arch', 'encoder', 'pretrained', 'size', 'crops', 'crops_per_image', 'bs', 'loss',
     'weights', 'augment', 'lr', 'epochs')
 
-def _check_given(given):
-    "Raise a SegbookError for what is no choice of a plan, before any work."
+def _is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v > 0
+
+def _is_size(v):
+    return v == 'full' or isinstance(v, (tuple, list)) and len(v) == 2 and all(map(_is_count, v))
+
+# what a choice may be: a test, and its words
+_FITTING = dict(size=(_is_size, "(height, width), one number for both, or 'full'"),
+    crops=(('none', 'random', 'positive').__contains__, "'none', 'random' or 'positive'"),
+    lr=(lambda v: isinstance(v, (int, float)) and 0 < v < 1e9, 'a number above 0'),
+    loss=(lambda v: isinstance(v, str), "a name such as 'cross_entropy+dice'"),
+    **{o: (_is_count, 'a whole number of at least 1') for o in ('bs', 'epochs', 'crops_per_image')})
+
+def _checked_choices(given) -> dict:
+    "The user's choices; raises a SegbookError for what is none, before any work."
+    given = {k: (v, v) if k == 'size' and _is_count(v) else v for k, v in given.items()}
     for o in given:
         if o not in PLANNED:
             near = nearest_names(o, PLANNED, 1, .4)
             raise SegbookError(f'{o!r} is no choice of a plan'
                 + (f'; did you mean {near[0]!r}?' if near else '') + f' Expected some of '
                 f'{", ".join(PLANNED)}')
+    for o, (fits, wanted) in _FITTING.items():
+        if given.get(o) is not None and not fits(given[o]):
+            raise SegbookError(f'{o}={given[o]!r}; expected {wanted}')
     if given.get('loss'): loss_parts(given['loss'])
     if given.get('augment'): transforms_named(given['augment'])
+    return given
