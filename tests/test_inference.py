@@ -129,7 +129,7 @@ def test_an_enlargement_that_weighs_by_the_whole_map(stride, how, size):
 
 def test_a_network_that_sees_far_takes_larger_tiles():
     "Small tiles would be all margin; what is free is used before an image is refused."
-    net, size = chain(*[CONV(3, 3, 33) for _ in range(3)]), (600, 450)
+    net, size = chain(*[CONV(3, 3, 17) for _ in range(3)]), (300, 225)
     need = pass_bytes(net, (1, 3, *size))
     way, rows, columns = way_for(net, (1, 3, *size), torch.float32, need//40, int(.9*need))
     assert way == 'tiles' and 1 < len(rows)*len(columns) < 20

@@ -28,7 +28,7 @@ from segbook.cli.team import (
     Team, check_processes, command_to_resume, tell_of_launcher, together, train_along,
 )
 from .terminal import EpochLines, MapEpochLines, guarded, tell
-from ..errors import SegbookError
+from ..errors import SegbookError, counted
 from ..results import score_text
 from ..masks.check import check_masks
 from ..masks.folder import SegFolder
@@ -180,7 +180,7 @@ def _announce(run, a, learn, data):
     n = sum(p.numel() for p in learn.model.parameters())/1e6
     print(f'{a.arch} on {a.encoder}, {n:.1f} M parameters, '
         + ('encoder pretrained on ImageNet' if a.pretrained else 'from scratch')
-        + f'; {run.record["device"]}, {run.record["cores"]} cores')
+        + f'; {run.record["device"]}, {counted(run.record["cores"], "core")}')
     if (n := run.team.size) > 1:
         print(f'{n} processes: batches of {a.bs} in each, {n*a.bs} images in a step')
     codes, void = data.folder.codes, data.folder.ignore_index

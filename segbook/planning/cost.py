@@ -13,6 +13,7 @@ import torch
 from fastai.vision.all import DataLoaders, default_device
 from torch import nn
 
+from ..errors import counted
 from ..optimiser import fast_adam
 from ..pass_memory import free_bytes
 from ..processes import own_device
@@ -29,7 +30,7 @@ class Machine:
     gpu: str = '' # its name; '' without one
 
     def __str__(self):
-        return f'{self.gpu or f"{self.cores} cores"}, {self.memory/1e9:.0f} GB free'
+        return f'{self.gpu or counted(self.cores, "core")}, {self.memory/1e9:.0f} GB free'
 
 def this_machine() -> Machine:
     "The machine that this runs on."
