@@ -281,7 +281,8 @@ def calibrate(
     check_one_class(learn, 'calibrate', 'predict_image(learn, image, probabilities=True), one map '
         'beside its truth')
     dl, void = learn.dls.valid if dl is None else dl, learn.segmenter['ignore_index']
-    if dl.shuffle: dl = dl.new(shuffle=False, drop_last=False) # two passes, the same images
+    if getattr(dl, 'shuffle', False): # two passes, the same images
+        dl = dl.new(shuffle=False, drop_last=False)
     n = len(dl.dataset)
     if n < 2:
         raise SegbookError(f'{counted(n, "image")}: a temperature is fitted on some images and '
