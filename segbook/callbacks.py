@@ -107,7 +107,7 @@ class KeepBest(Callback):
 
     def before_fit(self):
         self.epochs_trained, self.trained, self.new_best = 0, False, False
-        names = list(self.recorder.metric_names[1:-1])
+        names = list(self.recorder.metric_names[1:])
         if self.monitor not in ('mean_iou', *names):
             raise SegbookError(f'KeepBest watches {self.monitor!r}, and the table has no such '
                 f'column: {", ".join(names)}. Cure: one of these')

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import multiprocessing
 from contextlib import nullcontext
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -113,9 +112,11 @@ class _BatchLearner(Learner):
                 if isinstance(o, HalfPrecision): o.leave()
 
 # %% ../nbs/workshop/contract.ipynb #f9b67509
-def _activation_for(loss):
-    "What makes probabilities of logits where a loss does not say; None where it does."
-    return None if hasattr(loss, 'activation') else partial(torch.softmax, dim=1)
+def _activation_for(loss, dls):
+    "What makes probabilities of logits [B,K,H,W] where a loss does not say; None where it does."
+    if hasattr(loss, 'activation'): return None
+    each = getattr(dls, 'overlapping', False)
+    return lambda x: x.sigmoid() if each or x.shape[1] == 1 else x.softmax(1)
 
 def _not_augmented(dls, ds_idx):
     "A DataLoader of the training images (0) or of the validation images as they are, in order."
@@ -159,6 +160,6 @@ class SegLearner(_BatchLearner):
             raise SegbookError(f'tta does not take {", ".join(kwargs)}: of any transform nobody '
                 'knows how a mask is moved back. Cure: learn.tta(), which mirrors')
         if dl is None: dl = _not_augmented(self.dls, ds_idx)
-        act = _activation_for(self.loss_func)
+        act = _activation_for(self.loss_func, self.dls)
         (p, masks), (q, _) = (self.get_preds(dl=dl, act=act, cbs=o) for o in ([], [_Mirrored()]))
         return (p + q)/2, masks

@@ -170,8 +170,8 @@ def _image_of(image, cfg) -> Tensor:
     if (white and white[1] != 255) or (levels - levels.round()).abs().max() > 1e-3: # no bytes
         what = f'{white[1]:g}, which is white to this network' if white else 'what its numbers hold'
         warnings.warn(f'the brightest value of this image is {top:.1%} of {what}, so the network '
-            'sees it nearly black. Where its numbers hold less on purpose (12 bits in 16, bytes '
-            'in int64), divide by the value of white: predict_image(learn, torch.tensor(x/4095))')
+            'sees it nearly black. Where it holds less on purpose (12 bits in 16, bytes in int64), '
+            f'pass {"torch.tensor(x/4095)" if white else "x/4095"}, where 4095 is white')
     return x
 
 # %% ../nbs/13_inference.ipynb #13a000f6
