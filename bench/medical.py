@@ -6,6 +6,7 @@ chooses on two cores and for 20 minutes, with its epochs held fast, so that a se
 everywhere. Judged are the last weights, which the validation images did not choose, on whole
 images, once as they are and once as the mean over all eight positions of the square. A run keeps a
 checkpoint and its learner in --out, and goes on from there. Writes bench/results/medical.json."""
+import re
 import time
 from pathlib import Path
 
@@ -34,7 +35,10 @@ RECIPES = dict(
     nuclei=dict(windows={}, loss='border+dice', epochs=29))
 # what a plan might have chosen instead
 LONGER = 'twice as long, the encoder at four tenths of the rate'
-OTHERWISE = dict(nuclei={'without border weights': dict(loss='cross_entropy+dice')},
+OWN_RANGE = "each image's own range, 45 epochs, the encoder at four tenths of the rate"
+OTHERWISE = dict(nuclei={'without border weights': dict(loss='cross_entropy+dice'),
+        OWN_RANGE: dict(loss='cross_entropy+dice', epochs=45, encoder_rate=8e-4,
+            value_range='image')},
     membranes={LONGER: dict(epochs=76, encoder_rate=8e-4)})
 SETTINGS = dict(arch='dynamic_unet_lean', encoder='tf_efficientnet_lite0 with ImageNet weights',
     batch=4, rate=2e-3, augmentation='dihedral', judged='the last weights, on whole images')
@@ -95,9 +99,11 @@ def scores(name, folder, p, files):
 def trained(seed, name, data, out, run='plan', device='cpu'):
     "Scores of a run on the validation images"
     how = {**RECIPES[name], **OTHERWISE.get(name, {}).get(run, {})}
-    began, out = time.process_time(), out/f'{name}-{seed}{"" if run == "plan" else "-otherwise"}'
-    dls = seg_dataloaders(data/name, bs=4, seed=seed, device=device, cache='auto',
-        num_workers=0, batch_tfms=transforms_named('dihedral'), **how['windows'])
+    words = '' if run == 'plan' else re.sub(r'\W+', '-', f'-{run}')
+    began, out, data = time.process_time(), out/f'{name}-{seed}{words}', data/name
+    dls = seg_dataloaders(data, bs=4, seed=seed, device=device, cache='auto',
+        num_workers=0, batch_tfms=transforms_named('dihedral'), value_range=how.get('value_range'),
+        **how['windows'])
     learn = seg_learner(dls, SETTINGS['arch'], SETTINGS['encoder'].split()[0], seed=seed,
         pretrained=True, loss=loss_named(how['loss'], None, dls.ignore_index), keep_best=False,
         precision='float32')
@@ -107,7 +113,7 @@ def trained(seed, name, data, out, run='plan', device='cpu'):
         history = train_segmenter(learn, how['epochs'], lr=slice(low, high) if low else high,
             folder=out, resume=resume)
     save_segmenter(learn, out/'model', overwrite=True)
-    folder, files = SegFolder(data/name), list(dls.valid_ds.items)
+    folder, files = SegFolder(data), list(dls.valid_ds.items)
     plain = [predict_image(learn, f, probabilities=True)[1].numpy() for f in files]
     eight = [predict_tta(learn, f, flips='horizontal', turns=True)[1].numpy() for f in files]
     np.savez_compressed(out/'probabilities.npz', **{f.name: o.astype(np.float16) for f, o in

@@ -51,8 +51,9 @@ def loss_of_part(loss_func, pred, whole, rows, *more):
     """What the rows of a batch add to its loss: `pred` are their answers, `whole` the masks of the
     batch, `more` what else the loss asks for."""
     mask, inner = whole[rows], getattr(loss_func, 'func', loss_func)
-    if hasattr(loss_func, 'of_part') and not more: return loss_func.of_part(pred, mask, whole)
-    loss = loss_func(pred, mask, *(o[rows] for o in more))
+    more = [(o[rows], o) for o in more]
+    if hasattr(loss_func, 'of_part'): return loss_func.of_part(pred, mask, whole, *more)
+    loss = loss_func(pred, mask, *(o for o, _ in more))
     if getattr(inner, 'reduction', 'mean') == 'sum': return loss
     if not isinstance(inner, nn.CrossEntropyLoss): return loss*(len(mask)/len(whole))
     part, all_ = (_counted(inner, o) for o in (mask, whole))

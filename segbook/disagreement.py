@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .certainty import entropy_map
-from .data.images import read_image
 from .errors import SegbookError, counted, listed
+from .image_tensors import image_tensor
 from .inference import image_logits, predict_tta
 from .looks import looks_asked, probabilities_of
 from .masks.maps import check_one_class
@@ -71,10 +71,7 @@ def joined_answers_of(
 def _network_input(model, image) -> Tensor:
     "The image as float [1,C,H,W] in 0..1, resized as the images of the training were."
     cfg = model.segmenter
-    x = image if isinstance(image, Tensor) else torch.tensor(read_image(image,
-        cfg['in_channels'], cfg.get('value_range'))).permute(2, 0, 1)
-    x = x.float()/255 if x.dtype == torch.uint8 else x.float()
-    x, size = (x[None] if x.ndim == 2 else x)[None], cfg['size']
+    x, size = image_tensor(image, cfg['in_channels'], cfg.get('value_range'))[None], cfg['size']
     if size is not None and tuple(size) != tuple(x.shape[-2:]):
         x = nn.functional.interpolate(x, size=tuple(size), mode='bilinear', antialias=True)
     return x

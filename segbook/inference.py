@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .crf_refinement import crf_step, refined_probabilities
-from .data.images import read_image
 from .errors import SegbookError
 from .files import progress_bar
+from .image_tensors import image_in_parts, image_tensor
 from .looks import check_common_size, looks_asked, mean_probabilities, probabilities_of
 from .masks.maps import check_one_class
 from .mask_streams import check_mask_output, rows_of_answers, write_rows
 from .pass_memory import free_bytes
-from .reading.pixels import check_finite, parts_of_array, unit_range
+from .reading.pixels import OF_EACH_IMAGE
 from segbook.thresholds import (
     ThresholdChoice, ThresholdCounter, check_threshold, class_pair, ids_of_probabilities,
     margin_of,
@@ -29,27 +29,6 @@ from .windows import finite_logits, joined_answers, planned_windows, window_answ
 
 # %% auto #0
 __all__ = ['image_logits', 'prepared_image', 'predict_image', 'predict_tiled', 'predict_tta', 'best_threshold']
-
-# %% ../nbs/13_inference.ipynb #1be01ac7
-def _to_chw(image, channels, value_range=None) -> Tensor:
-    "Any image as float [C,H,W] in 0..1; `value_range` is of raw values, not of float tensors."
-    if isinstance(image, Tensor):
-        x = image.as_subclass(Tensor).detach().cpu()
-        if x.ndim == 2: x = x[None]
-        if x.ndim != 3 or x.shape[0] != channels:
-            raise SegbookError(f'the image is a tensor {list(image.shape)}; the network was '
-                f'trained on {channels} channels, so [{channels},H,W] is expected. '
-                'Cure: image.permute(2,0,1) if the channels stand last')
-        if x.dtype == torch.uint8: x = torch.from_numpy(unit_range(x.numpy(), '', value_range))
-        x = x.float()/255 if x.dtype == torch.uint8 else x.float()
-        check_finite(x.numpy(), 'the image')
-        if x.numel() and not (-1e-3 <= x.min() and x.max() <= 1 + 1e-3):
-            raise SegbookError(f'the image holds values from {x.min():.2f} to {x.max():.2f}; a '
-                'float image is expected in 0 to 1, not normalised (that is done here)')
-        return x
-    x = read_image(image, channels, value_range)
-    return torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8
-        else np.ascontiguousarray(x, np.float32)).permute(2, 0, 1)
 
 # %% ../nbs/13_inference.ipynb #b2fe8fc3
 @contextmanager
@@ -164,9 +143,14 @@ def _with_pixels(x) -> Tensor:
 # %% ../nbs/13_inference.ipynb #95e20315
 def _image_of(image, cfg) -> Tensor:
     "The image as float [C,H,W] in 0..1; warns where it hardly uses the range of its numbers."
-    x = _with_pixels(_to_chw(image, cfg['in_channels'], cfg.get('value_range')))
+    x = _with_pixels(image_tensor(image, cfg['in_channels'], cfg.get('value_range')))
     top, white, levels = x.max().item(), cfg.get('value_range'), x*255
     if not 0 < top <= .25: return x
+    if white == OF_EACH_IMAGE:
+        warnings.warn(f'the brightest value of this tensor is {top:.1%}, and the network has '
+            'learned with images whose own brightest values are white. Floats in a tensor are '
+            'taken as they are. Cure: pass the file, or an array, which are given their range')
+        return x
     if (white and white[1] != 255) or (levels - levels.round()).abs().max() > 1e-3: # no bytes
         what = f'{white[1]:g}, which is white to this network' if white else 'what its numbers hold'
         warnings.warn(f'the brightest value of this image is {top:.1%} of {what}, so the network '
@@ -261,15 +245,7 @@ def predict_image(
 def _window_reader(learn, image):
     "Windows of an image as the network takes them; its height, width and channels."
     check_common_size(cfg := _preparation(learn), 'windows')
-    on_disk = hasattr(image, '__getitem__') and not isinstance(image, (str, bytes, Tensor))
-    if on_disk and hasattr(image, 'shape') and hasattr(image, 'dtype'):
-        h, w, cut = parts_of_array(image, cfg['in_channels'])
-        def part(rows, columns): return _to_chw(cut(rows, columns), cfg['in_channels'],
-            cfg.get('value_range'))
-    else:
-        x = _to_chw(image, cfg['in_channels'], cfg.get('value_range'))
-        h, w = x.shape[-2:]
-        def part(rows, columns): return x[:, slice(*rows), slice(*columns)]
+    h, w, part = image_in_parts(image, cfg['in_channels'], cfg.get('value_range'))
     if not h*w: _with_pixels(torch.empty(1, h, w))
     if cfg['size'] is not None and tuple(cfg['size']) != (h, w):
         warnings.warn(f'this network was trained on images resized to {tuple(cfg["size"])}, and '

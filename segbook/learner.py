@@ -119,7 +119,8 @@ def _described(learn, facts, codes, ignore) -> Learner:
     learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
         size=size_of_batches(learn.dls), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())
-    if (r := getattr(learn.dls, 'value_range', None)): learn.segmenter['value_range'] = list(r)
+    if (span := getattr(learn.dls, 'value_range', None)):
+        learn.segmenter['value_range'] = span if isinstance(span, str) else list(span)
     if getattr(learn.dls, 'overlapping', False): learn.segmenter['overlapping'] = True
     add_things(learn)
     if hasattr(learn.model, 'training_loss') and not finds_things(learn.model):

@@ -45,6 +45,10 @@ def is_increasing(v) -> bool:
     "Two finite numbers, the lower one first?"
     return list_of(number_within(-1e300, 1e300), 2)(v) and v[0] < v[1]
 
+def _is_range(v) -> bool:
+    "A range of values, or the word for images that have one each?"
+    return v == 'image' if isinstance(v, str) else is_increasing(v)
+
 # %% ../nbs/workshop/model_facts.ipynb #348b5b6c
 def _is_text(v) -> bool: return isinstance(v, str) and bool(v.strip())
 
@@ -71,7 +75,7 @@ MODEL_FACTS = dict(
     mean=('finite numbers, one for each channel', list_of(number_within(-1e6, 1e6)), True),
     std=('numbers above 0, one for each channel', list_of(number_within(1e-6, 1e6)), True),
     size=('null, or [height, width] in pixels', none_or(_SIDES), True),
-    value_range=('null, or [low, high] with low below high', none_or(is_increasing), False),
+    value_range=('null, "image", or [low, high] with low below high', none_or(_is_range), False),
     overlapping=('true or false', is_true_or_false, False),
     threshold=('null, or a probability between 0 and 1',
         lambda v: v is None or number_within(0, 1)(v) and 0 < v < 1, False),

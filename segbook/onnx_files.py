@@ -19,6 +19,7 @@ from .architectures.unet import MARGIN, UNet
 from .errors import SegbookError, first_line
 from .files import replace_file
 from .masks.maps import check_one_class
+from .reading.pixels import OF_EACH_IMAGE, OWN_RANGE_TEXT
 from .strips import ResizeToOrig, UnetBlock
 from .thresholds import class_pair
 
@@ -201,13 +202,14 @@ def onnx_metadata(
     facts:dict, # as in segmenter.json
 ) -> dict: # name -> text
     "What an ONNX file says about itself: classes, Void, how an image is prepared, and by whom."
-    low, high = facts.get('value_range') or (0, 255)
+    span = facts.get('value_range') or (0, 255)
+    scaled = OWN_RANGE_TEXT if span == OF_EACH_IMAGE else '(value - {0})/({1} - {0})'.format(*span)
     about = {k: json.dumps(facts[k], ensure_ascii=False) for k in ('codes', 'ignore_index', 'mean',
         'std', 'size', 'arch', 'encoder', 'in_channels', 'n_classes')}
-    return about | dict(value_range=json.dumps([low, high]), segbook=__version__,
+    return about | dict(value_range=json.dumps(span), segbook=__version__,
         threshold=json.dumps(facts.get('threshold')),
         input=f'image: float32 [batch,{facts["in_channels"]},height,width], channels first, '
-            f'(value - {low})/({high} - {low}), not normalised: mean and std are in the graph'
+            f'{scaled}, not normalised: mean and std are in the graph'
             + (f'; resized to {facts["size"]} as in the training' if facts['size'] else ''),
         output=f'logits: float32 [batch,{facts["n_classes"]},height,width]; ' + class_rule(facts))
 

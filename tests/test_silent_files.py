@@ -45,11 +45,15 @@ def array(dtype, top, channels=1, low=0):
 @pytest.mark.parametrize('dtype,value_range,ending', [('uint16', (0, 4095), 'tif'),
     ('uint16', None, 'tif'), ('int32', (0, 65535), 'tif'), ('float32', (-200, 1890), 'tif'),
     ('uint16', (0, 4095), 'png'), ('uint16', (0, 4095), 'npy'), ('float32', (-200, 1890), 'npy'),
-    ('uint8', (0, 4095), 'png'), ('uint8', (0, 4095), 'tif'), ('uint8', None, 'npy')])
+    ('uint8', (0, 4095), 'png'), ('uint8', (0, 4095), 'tif'), ('uint8', None, 'npy'),
+    ('uint8', 'image', 'png'), ('uint8', 'image', 'tif'), ('uint8', 'image', 'npy'),
+    ('uint16', 'image', 'tif'), ('float32', 'image', 'npy')])
 def test_windows_are_read_with_the_range_of_the_training(tmp_path, dtype, value_range, ending):
-    low, top = value_range or (0, 255 if dtype == 'uint8' else 65535)
+    low, top = (0, 200) if value_range == 'image' else value_range or (0, 255 if dtype == 'uint8'
+        else 65535)
     file = tmp_path/f'a.{ending}'
     x = array(dtype, min(top, np.iinfo(dtype).max) if dtype[0] != 'f' else top, low=low)
+    x[:32] //= 3 # a window of its own would be brighter
     if ending == 'tif': tifffile.imwrite(file, x)
     elif ending == 'npy': np.save(file, x)
     else: Image.fromarray(x).save(file)

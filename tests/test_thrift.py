@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np, pytest, torch
+from scipy.ndimage import label
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
@@ -20,7 +21,7 @@ from segbook.data.images import read_image
 from segbook.export import load_segmenter, save_segmenter
 from segbook.learner import MaskMixUp, SegLearner, seg_learner, train_segmenter
 from segbook.losses import (
-    CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, class_weights,
+    BorderWeightedLoss, CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, class_weights,
 )
 from segbook.masks import SegbookError
 from segbook.masks.arrays import read_mask
@@ -227,6 +228,29 @@ def test_the_cross_entropy_of_others_weighs_parts_by_what_they_count(weighted, f
     got, = torch.autograd.grad(total, x)
     assert torch.allclose(total, loss(x, y), rtol=1e-6)
     assert torch.allclose(got, want, rtol=1e-5, atol=1e-8)
+
+@pytest.mark.parametrize('given', ['pieces', 'ids', 'weights'])
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+def test_border_weights_of_parts(given, reduction):
+    "One part is mostly Void, another lies between cells, where the weights are large."
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 2, 24, 24, requires_grad=True), torch.zeros(6, 24, 24, dtype=torch.long)
+    y[:, 2:8, 2:11], y[:, 2:8, 13:20], y[:4, 10:20, 5:9] = 1, 1, 1
+    y[:2, 5:] = 255
+    y[2:4, :, :4] = 255
+    ids = torch.stack([torch.from_numpy(label(o)[0]) for o in (y == 1).numpy()])
+    more = dict(pieces=(), ids=(ids,), weights=(torch.rand(6, 24, 24)*9,))[given]
+    loss = BorderWeightedLoss(torch.tensor([1., 7]), 255, reduction=reduction)
+    want, = torch.autograd.grad(loss(x, y, *more), x)
+    for _ in range(2):
+        total = sum(loss_of_part(loss, x[o], y, o, *more) for o in part_rows(6, 3))
+        got, = torch.autograd.grad(total, x)
+        assert torch.allclose(total, loss(x, y, *more), rtol=1e-5)
+        assert torch.allclose(got, want, rtol=1e-4, atol=1e-8)
+        y[5, 12:] = 255  # as another batch would
+        y = y.clone()
+        want, = torch.autograd.grad(loss(x, y, *more), x)
+    assert loss.reduction == reduction and len(pickle.dumps(loss)) < 20_000
 
 def test_the_gradient_of_parts_is_the_gradient_of_the_batch():
     "By hand: half of the batch is Void, classes weigh differently."

@@ -144,13 +144,11 @@ def _ids_in_windows(model, file, tile) -> np.ndarray:
 
 def _refined(model, file, p):
     "Probabilities whose borders follow the image."
-    import torch
     from segbook.crf_refinement import refined_probabilities
-    from segbook.data.images import read_image
+    from segbook.image_tensors import image_tensor
     cfg = model.segmenter
-    x = read_image(file, cfg['in_channels'], cfg.get('value_range'))
-    x = torch.from_numpy(x/np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32))
-    return refined_probabilities(x.permute(2, 0, 1), p, cfg['ignore_index'])
+    x = image_tensor(file, cfg['in_channels'], cfg.get('value_range'))
+    return refined_probabilities(x, p, cfg['ignore_index'])
 
 # %% ../../nbs/workshop/cli/answers.ipynb #6438627d
 def write_probabilities(

@@ -95,6 +95,17 @@ def _finite_number(s):
     except ValueError: x = float('nan')
     return x if abs(x) < 1e300 else _refuse_value(s, 'a number')
 
+class _RangeOfValues(argparse.Action):
+    "Two numbers, or the word for images that have a range each."
+    def __call__(self, parser, namespace, values, option_string=None):
+        if values != ['image']:
+            if len(values) != 2:
+                raise argparse.ArgumentError(self, f'found {" ".join(values)!r}, expected two '
+                    'numbers, or the word image')
+            try: values = [_finite_number(o) for o in values]
+            except argparse.ArgumentTypeError as e: raise argparse.ArgumentError(self, str(e))
+        setattr(namespace, self.dest, values if len(values) == 2 else 'image')
+
 # %% ../../nbs/workshop/cli/arguments.ipynb #c38a6f39
 def _rate(s):
     try: x = float(s)
@@ -175,7 +186,9 @@ def as_argument(v):
     "The value `v` as it would be typed."
     if v is None: return 'not given'
     if isinstance(v, bool): return str(v).lower()
-    return ','.join(map(str, v)) if isinstance(v, list) else str(v)
+    if not isinstance(v, list): return str(v)
+    if any(isinstance(o, float) for o in v): return ' '.join(f'{o:g}' for o in v)
+    return ','.join(map(str, v))
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #7a0f11bb
 def _add_overlapping(group):
@@ -228,9 +241,10 @@ def _add_data(group):
     group.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one '
         'class name a line, or the names with commas between them (default: codes.txt of the '
         'data folder)')
-    group.add_argument('--value-range', type=_finite_number, nargs=2, metavar=('LOW', 'HIGH'),
+    group.add_argument('--value-range', action=_RangeOfValues, nargs='+', metavar=('LOW', 'HIGH'),
         help='the values that mean black and white in images of more than 8 bits (default: found '
-        'over all images)')
+        'over all images); or the word image, where brightness means nothing and each image has '
+        'a range of its own, as under a microscope')
     group.add_argument('--n', type=_whole_number(2), metavar='N',
         help='how many pictures to draw, for --data scenes, cells or dyes')
     _add_overlapping(group)

@@ -176,7 +176,8 @@ def old_run(given) -> tuple[Path, dict]:
     run['arguments'] = old = {**TRAIN_OPTIONS, **BEFORE_PLANS, 'precision': precision,
         **run['arguments']}
     if new := _changed_arguments(given, old):
-        changes = [f'--{k} was {as_argument(old[k])}, now {as_argument(v)}' for k, v in new.items()]
+        changes = [f'--{k.replace("_", "-")} was {as_argument(old[k])}, now {as_argument(v)}'
+            for k, v in new.items()]
         raise SegbookError(f'{out} holds a run with other arguments: {"; ".join(changes)}. '
             'Cure: leave them out, or start a new run with another --out')
     old.update({k: given[k] for k in ('workers', 'report') if k in given})

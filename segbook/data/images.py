@@ -20,7 +20,9 @@ __all__ = ['read_image']
 def read_image(
     image, # path, PIL image, or numpy array [H,W] or [H,W,C]
     channels: int | None = None, # 1, 3, 4 or more; None: 1 grey, 3 colour, else as the file has it
-    value_range: tuple | None = None, # values that become 0 and 1; None: by the type, floats 0..1
+    # values that become 0 and 1; 'image': its own darkest and brightest; None: by the type, floats
+    # from 0 to 1
+    value_range: tuple | str | None = None,
 ) -> np.ndarray: # [H,W,C] uint8, or float32 from 0 to 1
     """Any image as array: 8 bit stays uint8, 16 bit and floats come as 0..1.
 

@@ -87,7 +87,9 @@ def seg_dataloaders(
     valid_pct: float = .2, # share of a random split
     seed: int = 42, # of the random split and of the order of the batches
     channels: int | None = None, # 1 grey, 3 colour (alpha dropped), 4 or more; None: as they are
-    value_range: tuple | None = None, # what becomes 0 and 1; None: by the type, or over the set
+    # what becomes 0 and 1: (low, high); 'image' where each has a range of its own; None: by the
+    # type, or over the set
+    value_range: tuple | str | None = None,
     crops: str | None = None, # train on windows: 'random' anywhere, 'positive' where something is
     crops_per_image: int = 1, # windows cut from each training image in an epoch
     crop_classes = None, # for 'positive': names or ids; None: all classes but the commonest

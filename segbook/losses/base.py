@@ -245,10 +245,11 @@ class _LossOfParts(Validator):
         logits:torch.Tensor, # [b,K,H,W] of a part of the batch
         mask:torch.Tensor, # [b,H,W] class ids
         whole:torch.Tensor, # [B,H,W] mask of the batch
+        *more, # what else the loss takes, each as a pair: of the part, of the batch
     ) -> torch.Tensor: # one number: those of all parts add up to the loss of the batch
         """What a part adds to the loss of its batch: a share of the pixels that count, where the
         loss is a mean over them; else of the images."""
-        loss = self(logits, mask)
+        loss = self(logits, mask, *(o for o, _ in more))
         if self.reduction=='sum': return loss
         if not self.over_pixels: return loss*(len(mask)/len(whole))
         K,count = max(2, logits.shape[1]),_counting(mask.device.type=='cpu')

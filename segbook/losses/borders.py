@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import SegbookError
-from .base import SegLoss, negative_log_likelihood
+from .base import SegLoss, negative_log_likelihood, sum_dtype
 
 # %% auto #0
 __all__ = ['unet_weight_map', 'BorderWeightedLoss']
@@ -65,6 +65,7 @@ class BorderWeightedLoss(SegLoss):
     made on the CPU: for speed on a GPU make it once for each image. Raises SegbookError as
     CrossEntropyLoss, and for a map of another size or with negative numbers.
     Source: Ronneberger, Fischer, Brox 2015, arXiv 1505.04597."""
+    _batch = None,None # the mask of the last batch that came in parts, and the sum of its weights
     def __init__(self,
         weight:torch.Tensor|None=None, # [K] weight of each class; the product of both counts
         ignore_index:int|None=None, # id of the pixels to leave out
@@ -89,24 +90,43 @@ class BorderWeightedLoss(SegLoss):
 
     def _compute(self, b, border):
         "The loss of a validated batch."
-        m = _weights_of_pixels(self, b.ids, border).to(b.x)
-        if b.w is not None: m = m*b.w[b.ids.clamp(min=0)]
-        m = m.where(b.ids>=0, 0)
+        m = _weights_of_pixels(self, b.ids, border, b.w).to(b.x)
         loss = m*negative_log_likelihood(b)
         if self.reduction!='mean': return loss if self.reduction=='none' else loss.sum()
         return loss.sum()/m.sum().where(m.sum()>0, torch.inf)
 
+    def of_part(self, logits, mask, whole, *more):
+        "What a part adds to the loss of its batch: its sum, by the weights of the whole batch."
+        asked,self.reduction = self.reduction,'sum'
+        try: loss = super().of_part(logits, mask, whole, *more)
+        finally: self.reduction = asked
+        if asked!='mean': return loss
+        if whole is not self._batch[0]:
+            self._batch = whole,_sum_of_weights(self, whole, more[0][1] if more else None)
+        return loss/self._batch[1].to(loss)
+
+    def __getstate__(self): return super().__getstate__() | dict(_batch=(None, None))
+
 # %% ../../nbs/08b_borders.ipynb #3b63b0a7
-def _weights_of_pixels(settings, t, border):
-    "The weights [B,H,W], from what was given; `t` is below 0 where a pixel takes no part."
+def _weights_of_pixels(settings, t, border, weight):
+    """The weights [B,H,W] of a map, given or made, and of the classes: 0 where `t`, the ids, are
+    below 0."""
     if border is None: border = _pieces(t, settings.background)
     border = torch.as_tensor(border).as_subclass(torch.Tensor).to(t.device)
     if border.shape!=t.shape:
         raise SegbookError(f'the border weights are {list(border.shape)} and the mask '
             f'{list(t.shape)}; expected the same [B,H,W]')
     if not border.is_floating_point():
-        return unet_weight_map(border, settings.w0, settings.sigma, inside=settings.inside)
-    if t.device.type=='cpu' and not (border.where(t>=0, 0)>=0).all():
+        border = unet_weight_map(border, settings.w0, settings.sigma, inside=settings.inside)
+    elif t.device.type=='cpu' and not (border.where(t>=0, 0)>=0).all():
         raise SegbookError('the border weights hold negative numbers or nan; expected those of '
             'unet_weight_map')
-    return border
+    if weight is not None: border = border.to(weight)*weight[t.clamp(0, len(weight)-1)]
+    return border.where(t>=0, 0)
+
+def _sum_of_weights(settings, mask, border):
+    "The weights of all pixels that count, added."
+    t = mask.as_subclass(torch.Tensor).long()
+    if settings.ignore_index is not None: t = t.where(t!=settings.ignore_index, -100)
+    total = _weights_of_pixels(settings, t, border, settings.weight).sum(dtype=sum_dtype(t))
+    return total.where(total>0, torch.inf)

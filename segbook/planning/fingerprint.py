@@ -6,7 +6,7 @@
 from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import ceil, isqrt, prod
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,21 @@ from ..masks.arrays import read_mask
 from ..masks.check import MaskReport
 from ..masks.folder import SegFolder
 from ..reading.facts import common_channels, image_facts
+from ..reading.pixels import own_range
 
 # %% auto #0
-__all__ = ['BLOCK', 'CLOSE_PIXELS', 'GROUND', 'FEW_TO_TELL', 'MaskMeasure', 'facing_sides', 'class_blocks', 'piece_areas',
-           'Measuring', 'crowded_things', 'ThingFacts', 'FolderFacts', 'Fingerprint', 'half_lean', 'folder_fingerprint']
+__all__ = ['BLOCK', 'CLOSE_PIXELS', 'GROUND', 'FEW_TO_TELL', 'ImageMeasure', 'MaskMeasure', 'facing_sides', 'class_blocks',
+           'piece_areas', 'Measuring', 'crowded_things', 'ThingFacts', 'FolderFacts', 'Fingerprint', 'half_lean',
+           'folder_fingerprint']
 
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #42ba12d1
 BLOCK = 32 # pixels of a side of a block
+
+@dataclass
+class ImageMeasure:
+    "What is noted of an image."
+    halves: tuple # mean of the values in the upper and in the lower half
+    span: float | None # from its dark to its bright values, of what its type holds; None: no grey
 
 @dataclass
 class MaskMeasure:
@@ -33,6 +41,14 @@ class MaskMeasure:
     sides: np.ndarray # [K] sides of pixels that face another class
     blocks: np.ndarray | None = None # [K,h,w] does a block hold the class?
     areas: list | None = None # for each class the pixels of each of its pieces
+
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #6a1f0d01
+def _light_range(x) -> float | None:
+    "How much of its type's range a grey image of whole numbers uses; None for other images."
+    if x.ndim != 2 or x.dtype.kind != 'u': return None
+    step = max(1, isqrt(x.size//2**16)) # 65,000 pixels tell
+    low, high = own_range(x[::step, ::step])
+    return float(high[0] - low[0])/np.iinfo(x.dtype).max
 
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #914339d4
 def facing_sides(
@@ -97,10 +113,10 @@ class Measuring:
     @property
     def both(self): return self.of_image, self.of_mask
 
-    def of_image(self, x) -> tuple[float, float]:
-        "Mean of the values in the upper and in the lower half."
+    def of_image(self, x) -> ImageMeasure:
+        "Of the pixels as they are stored."
         h = max(1, len(x)//2)
-        return float(x[:h].mean()), float(x[-h:].mean())
+        return ImageMeasure((float(x[:h].mean()), float(x[-h:].mean())), _light_range(x))
 
     def of_mask(self, ids, file) -> MaskMeasure | None:
         "Of ids or maps [K,H,W]; None for a mask with ids of no class, which the check refuses."
@@ -172,6 +188,8 @@ class FolderFacts:
     up_reason: str # why
     other_folders: list # names of folders beside images and masks
     blocks: list = field(repr=False, default_factory=list) # [K,h,w] of some masks
+    # of grey images: what a tenth of them, and all but a tenth, use of the range of their numbers
+    light_ranges: tuple | None = None
     overlapping: bool = False # maps: `the ground`, where no class is, is counted as one more class
 
     @property
@@ -250,6 +268,12 @@ def _find_up(measures, lights, codes, void) -> tuple[bool, str]:
         return True, f'the {where(bright)} half of the images is brighter'
     return False, 'no class, and no brightness, prefers the upper or the lower half of the images'
 
+# %% ../../nbs/workshop/planning/fingerprint.ipynb #6a1f0d02
+def _light_ranges(spans) -> tuple[float, float] | None:
+    "The spans of grey images, a tenth of them on either side left out; None for others, and few."
+    if None in spans or len(spans) < FEW_TO_TELL: return None
+    return tuple(np.quantile(spans, (.1, .9)).tolist())
+
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #688aebd6
 def folder_fingerprint(
     report:MaskReport, # of a sound folder, from `check_masks(..., measure=Measuring(...).both)`
@@ -273,5 +297,6 @@ def folder_fingerprint(
         max(i.bits for i, _ in report.seen), pixels,
         2*pixels/np.where(sides > 0, sides, np.nan),
         np.array([np.median(o) if len(o) else np.nan for o in found]), _thing_facts(folder),
-        *_find_up(masks, images, codes, len(folder.codes) if maps else void),
-        [o for o in others if o not in known], [o.blocks for o in close], maps)
+        *_find_up(masks, [o.halves for o in images], codes, len(folder.codes) if maps else void),
+        [o for o in others if o not in known], [o.blocks for o in close],
+        _light_ranges([o.span for o in images]), maps)

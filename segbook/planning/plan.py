@@ -22,9 +22,10 @@ from .cost import Machine, measured_cost, this_machine
 from .fingerprint import Fingerprint, Measuring, folder_fingerprint
 from .recipes import loss_named, loss_parts, transforms_named
 from segbook.planning.rules import (
-    Choice, Planning, choose_augmentation, choose_batch, choose_loss, choose_network, choose_rate,
-    choose_size, choose_windows, epochs_choice,
+    Choice, Planning, choose_augmentation, choose_batch, choose_loss, choose_network, choose_range,
+    choose_rate, choose_size, choose_windows, epochs_choice,
 )
+from ..reading.facts import given_range
 from ..things import learns_things
 
 # %% auto #0
@@ -120,7 +121,9 @@ class TrainingPlan:
     def for_dataloaders(self) -> dict:
         "Arguments of `seg_dataloaders`."
         things = {'instances': 'instances'} if learns_things(self['arch']) else {}
-        return dict(bs=self['bs'], **dataloader_arguments(self.arguments()), **self.where, **things)
+        chosen = self.arguments()
+        span = {k: chosen[k] for k in ('value_range',) if k in chosen}
+        return dict(bs=self['bs'], **dataloader_arguments(chosen), **self.where, **things, **span)
 
     def for_learner(self, dls) -> dict:
         "Arguments of `seg_learner` for these DataLoaders."
@@ -175,7 +178,7 @@ def make_plan(
     p = Planning(facts, machine or this_machine(), dict(given or {}), 60*check_minutes(minutes),
         processes)
     for choose in (choose_network, choose_size, choose_windows, choose_batch, choose_loss,
-            choose_augmentation, choose_rate): choose(p)
+            choose_augmentation, choose_range, choose_rate): choose(p)
     return p
 
 def finished_plan(
@@ -235,7 +238,7 @@ def plan_training(
 
 # %% ../../nbs/workshop/planning/plan.ipynb #2cf4fb80
 PLANNED = ('arch', 'encoder', 'pretrained', 'size', 'crops', 'crops_per_image', 'bs', 'loss',
-    'weights', 'augment', 'lr', 'epochs')
+    'weights', 'augment', 'value_range', 'lr', 'epochs')
 
 def _is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v > 0
 
@@ -261,6 +264,7 @@ def _checked_choices(given) -> dict:
     for o, (fits, wanted) in _FITTING.items():
         if given.get(o) is not None and not fits(given[o]):
             raise SegbookError(f'{o}={given[o]!r}; expected {wanted}')
+    if given.get('value_range'): given['value_range'] = given_range(given['value_range'])
     if given.get('loss'): loss_parts(given['loss'])
     if given.get('augment'): transforms_named(given['augment'])
     return given

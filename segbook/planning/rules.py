@@ -14,13 +14,14 @@ from ..models import has_own_encoder, seg_model
 from .cost import Machine, training_bytes
 from .fingerprint import Fingerprint
 from .recipes import loss_parts, transforms_named
+from ..reading.pixels import OF_EACH_IMAGE
 from ..things import learns_things
 
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'WINDOW_SIDE', 'FINE', 'STEP', 'MOST_EMPTY', 'RARE', 'BATCH', 'SMALL_BATCH', 'UNEVEN', 'CROWDED',
-           'MOST_EPOCHS', 'OVERHEAD', 'Choice', 'Planning', 'share_text', 'choose_network', 'smaller_size',
-           'window_side', 'choose_size', 'choose_windows', 'five_per_cent', 'choose_batch', 'choose_loss',
-           'choose_augmentation', 'choose_rate', 'minutes_text', 'epochs_choice']
+           'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'Choice', 'Planning', 'share_text', 'choose_network',
+           'smaller_size', 'window_side', 'choose_size', 'choose_windows', 'five_per_cent', 'choose_batch',
+           'choose_loss', 'choose_augmentation', 'choose_rate', 'choose_range', 'minutes_text', 'epochs_choice']
 
 # %% ../../nbs/workshop/planning/rules.ipynb #12848f3b
 @dataclass
@@ -295,6 +296,20 @@ def choose_rate(p:Planning):
     lr = p.given.get('lr', 2e-3)
     p.add('lr', lr, f'learning rate {lr:g}', 'rises to this and falls, which suits Adam'
         + ('; the pretrained encoder gets a tenth' if p['pretrained'] else ''))
+
+# %% ../../nbs/workshop/planning/rules.ipynb #6a1f0e01
+EXPOSURES = 2 # times as much of the range of their numbers: images that were exposed otherwise
+DARK = .25 # of that range: all images are dark, as 12 bits in a file of 16 are
+
+def choose_range(p:Planning):
+    "What becomes black and white, where a plan has something to say of it."
+    asked, (low, high) = p.given.get('value_range'), p.facts.light_ranges or (1, 1)
+    if isinstance(asked, (tuple, list)):
+        return p.add('value_range', tuple(asked), f'values from {asked[0]:g} to {asked[1]:g}', '')
+    if asked is None and high < EXPOSURES*low and high > DARK: return
+    p.add('value_range', OF_EACH_IMAGE, 'black and white of each image', 'a tenth of the images '
+        f'use less than {share_text(low)} of the values that their files hold, and a tenth more '
+        f'than {share_text(high)}: how bright a thing is depends on the exposure')
 
 # %% ../../nbs/workshop/planning/rules.ipynb #a787afbc
 MOST_EPOCHS = 300

@@ -15,7 +15,7 @@ from .failures import first_bytes
 from .orientation import ORIENTATION_TAG, exif_orientation, turned_size
 from .orientation import valid_orientation
 from .placement import Placement, described_placement
-from .pixels import GREY_MODES, colour_array, is_grey
+from .pixels import GREY_MODES, OF_EACH_IMAGE, colour_array, is_grey
 from .stored import StoredImage, open_stored, pillow_spacing, stored_bits
 from .tiff import beyond_pillow
 
@@ -144,16 +144,19 @@ class RangeChoice:
 
 # %% ../../nbs/workshop/reading/facts.ipynb #343cf16f
 def given_range(
-    value_range, # (low, high), or None
-) -> tuple | None: # of floats
-    "A range of values as it is used. Raises SegbookError unless it is two numbers that ascend."
-    if value_range is None: return None
+    value_range, # (low, high), 'image', or None
+) -> tuple | str | None: # of floats
+    """A range of values as it is used. Raises SegbookError unless it is two numbers that ascend, or
+    the word for images that have one each."""
+    if value_range is None or isinstance(value_range, str) and value_range == OF_EACH_IMAGE:
+        return value_range
     try:
         low, high = map(float, value_range)
         if np.isfinite([low, high]).all() and low < high: return low, high
     except (TypeError, ValueError): pass
     raise SegbookError(f'value_range={value_range!r}; expected two numbers, the values that mean '
-        'black and white. Write for example value_range=(0, 4095).')
+        "black and white, or 'image', where each image has its own. Write for example "
+        'value_range=(0, 4095).')
 
 _NO_DATA = -9999., -99999., -32768., -32767. # customary marks for "no data"
 
@@ -212,6 +215,7 @@ def common_range(
     given, res = given_range(value_range), RangeChoice(errors=_bad_values(names, facts))
     wide = [f for f in facts if f.wide]
     res.value_range = given
+    if given == OF_EACH_IMAGE: return res
     if given: res.told = _told_bytes([n for n, f in zip(names, facts) if f.dtype == 'uint8'], given)
     if given or not wide: return res
     low, high = min(f.low for f in wide), max(f.high for f in wide)

@@ -5,6 +5,9 @@
 # %% ../../nbs/workshop/reading/pixels.ipynb #95dd6546
 from __future__ import annotations
 
+from math import isqrt
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
@@ -12,8 +15,8 @@ from ..errors import SegbookError, counted
 from .stored import StoredImage
 
 # %% auto #0
-__all__ = ['MOST_CHANNELS', 'GREY_MODES', 'channels_first', 'laid_out', 'parts_of_array', 'is_grey', 'colour_array',
-           'fit_channels', 'check_finite', 'unit_range']
+__all__ = ['MOST_CHANNELS', 'GREY_MODES', 'OF_EACH_IMAGE', 'OWN_RANGE_TEXT', 'channels_first', 'laid_out', 'parts_of_array',
+           'is_grey', 'colour_array', 'fit_channels', 'check_finite', 'OwnRange', 'own_range', 'unit_range']
 
 # %% ../../nbs/workshop/reading/pixels.ipynb #098da174
 MOST_CHANNELS = 64
@@ -118,16 +121,54 @@ def check_finite(x, where):
         f'infinite, such as {bad[0]:g}; expected numbers. Write a number there, '
         'np.nan_to_num(x), or leave the image out.')
 
+# %% ../../nbs/workshop/reading/pixels.ipynb #6a1f0c22
+OF_EACH_IMAGE = 'image' # the `value_range` of images that have one each
+_DARK,_BRIGHT = .5,99.8 # per cent of the values of an image, which become 0 and 1
+_LOOKED_AT = 2**22 # pixels, about
+OWN_RANGE_TEXT = ('sqrt((value - low)/(high - low)), cut to 0 and 1, where low and high are the '
+    f'percentiles {_DARK:g} and {_BRIGHT:g} of the values of the image, of each channel by itself '
+    'unless there are three')
+
+class OwnRange(NamedTuple):
+    "What becomes 0 and 1 in one image; also a `value_range`, for a part of that image."
+    low: np.ndarray # [C], or [1] for all channels
+    high: np.ndarray
+
+def own_range(
+    x, # anything with `shape` that is cut by slices: [H,W], [H,W,C] or [C,H,W]
+    channels:int|None=None, # the number asked for, or None
+) -> OwnRange:
+    "The range of one image, of every second, third ... row and column where it is large."
+    first = channels_first(tuple(x.shape), channels)
+    rows,columns = x.shape[first:first + 2]
+    step = slice(None, None, max(1, isqrt(rows*columns//_LOOKED_AT)))
+    part = np.asarray(x[(slice(None),)*first + (step, step)])
+    check_finite(part, 'the image')
+    if first: part = np.moveaxis(part, 0, -1)
+    n = 1 if part.ndim == 2 or part.shape[-1] == 3 else part.shape[-1]
+    return OwnRange(*np.percentile(part.reshape(-1, n), (_DARK, _BRIGHT), axis=0))
+
+# %% ../../nbs/workshop/reading/pixels.ipynb #6a1f0c23
+def _lifted(x, value_range):
+    "An image [H,W,C] between 0 and 1 by its own range, or by that of the image it is a part of."
+    if isinstance(value_range, str) and value_range != OF_EACH_IMAGE:
+        raise SegbookError(f"value_range={value_range!r}; the one word it takes is 'image', for "
+            'images that have a range each. Else write for example value_range=(0, 4095).')
+    low,high = value_range if isinstance(value_range, OwnRange) else own_range(x, x.shape[-1])
+    span = np.where(high > low, high - low, 1)
+    return np.sqrt(((x.astype(np.float64) - low)/span).clip(0, 1)).astype(np.float32)
+
 # %% ../../nbs/workshop/reading/pixels.ipynb #771556ec
 def unit_range(
     x:np.ndarray, # any numbers
     where, # file, for messages
-    value_range=None, # (low, high), which become 0 and 1; None: by the type, or 0..1
+    value_range=None, # (low, high), which become 0 and 1; 'image'; None: by the type, or 0..1
 ) -> np.ndarray: # uint8 as it was, else float32 from 0 to 1
     "Bytes kept, others scaled to 0..1. Raises SegbookError: NaN, or values of no known range."
     if x.dtype == bool: return x.astype(np.uint8)*255
     if x.dtype == np.uint8 and (value_range is None or tuple(value_range) == (0,255)): return x
     check_finite(x, where)
+    if isinstance(value_range, (str, OwnRange)): return _lifted(x, value_range)
     if value_range is not None:
         low,high = map(float, value_range)
         return ((x.astype(np.float64) - low)/(high - low)).clip(0, 1).astype(np.float32)
