@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import SegbookError, counted
+from .image_tensors import loader_for
 from .masks.maps import check_one_class
 from .metrics.counting import find_bad_ids, validate_pair
 
@@ -232,13 +233,13 @@ class TemperatureFit:
 def labelled_answers(
     learn, # a Learner from `seg_learner`; or a Segmenter, with `dl`
     only=None, # positions of the images that are wanted; None: all
-    dl=None, # labelled batches, normalised as in training; None: the validation images
+    dl=None, # labelled batches; those of fastai are normalised; None: the validation images
 ):
     """Batch by batch: positions of the images, logits [B,K,H,W], masks [B,H,W].
 
     The model's parts are in evaluation mode meanwhile, and afterwards as they were."""
     check_one_class(learn, 'labelled_answers', 'learn.get_preds(), which gives all maps')
-    dl = learn.dls.valid if dl is None else dl
+    dl = loader_for(learn, dl)
     modes, first = [(m, m.training) for m in learn.model.modules()], 0
     learn.model.eval()
     try:
@@ -273,7 +274,7 @@ def calibrate(
     learn, # a Learner from `seg_learner`; or a Segmenter, with `dl`
     n_bins:int=15, # bins between 0 and 1
     seed:int=0, # which half of the images serves to fit
-    dl=None, # labelled batches, normalised as in training; None: the validation images
+    dl=None, # labelled batches; those of fastai are normalised; None: the validation images
 ) -> CalibrationReport:
     """Calibration on one half of the images, before and after a temperature fitted on the other.
 

@@ -4,7 +4,7 @@
 
 # %% ../nbs/workshop/callbacks.ipynb #9a54a1fe
 from __future__ import annotations
-import functools, hashlib, math, random
+import hashlib, math, random, re
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,18 @@ from fastai.vision.all import (
 )
 from torch import Tensor
 
-from .accumulation import parts_of
 from segbook.averaging import (
-    average_state, averager_of, end_with_average, load_average, training_weights,
+    average_state, end_with_average, load_average, training_weights,
 )
 from .errors import SegbookError, nearest_names
 from .files import replace_file
-from .precision import precision_before, precision_of
+from .precision import precision_before
 from .processes import n_processes, of_all, process_rank
 
 # %% auto #0
 __all__ = ['LOWER_IS_BETTER', 'SeedEpochs', 'is_lower_better', 'best_epoch', 'is_sound', 'History', 'KeepBest', 'best_keeper',
-           'StopDiverged', 'trackers_of', 'run_identity', 'content_hash', 'write_state', 'read_state', 'learner_state',
-           'Checkpoint', 'load_checkpoint', 'finish_run', 'OneCycle', 'one_cycle']
+           'StopDiverged', 'trackers_of', 'content_hash', 'write_state', 'read_state', 'learner_state', 'Checkpoint',
+           'load_checkpoint', 'check_new_run', 'finish_run', 'OneCycle', 'one_cycle']
 
 # %% ../nbs/workshop/callbacks.ipynb #8ec48e3b
 class SeedEpochs(Callback):
@@ -47,11 +46,12 @@ class SeedEpochs(Callback):
         self.n += 1
 
 # %% ../nbs/workshop/callbacks.ipynb #e92dace7
-LOWER_IS_BETTER = ('loss', 'hausdorff95', 'error_rate', 'mse', 'mae', 'rmse', 'perplexity')
+LOWER_IS_BETTER = re.compile(r'.*loss|hausdorff\d*(_.*)?|r?mse|exp_rmse|mae|msle|perplexity'
+    r'|brier_score.*|.*error(_rate)?|.*distance')
 
 def is_lower_better(name) -> bool:
-    "Is a column one of errors? A loss, a distance, and fastai's; `hausdorff95_Pole` is one, too."
-    return name.endswith('loss') or name.split('_')[0] in LOWER_IS_BETTER or name in LOWER_IS_BETTER
+    "Is a column one of errors? A loss, a distance, an error; `hausdorff95_Pole` is one, too."
+    return bool(LOWER_IS_BETTER.fullmatch(name))
 
 # %% ../nbs/workshop/callbacks.ipynb #ebe5cbeb
 def best_epoch(
@@ -204,32 +204,6 @@ def trackers_of(learn) -> list:
     "fastai's callbacks that watch a column of the table: early stopping, decay on a plateau ..."
     return [o for o in learn.cbs if isinstance(o, TrackerCallback)]
 
-def _watch_text(tracker) -> str:
-    "A tracker in words: its class, its column, its patience."
-    patience = f', patience {tracker.patience}' if hasattr(tracker, 'patience') else ''
-    return f'{type(tracker).__name__}({tracker.monitor}{patience})'
-
-def _plain_options(o) -> str:
-    "What an object was made with, as far as it is numbers and names: gamma, ignore_index ..."
-    plain = {k: v for k, v in getattr(o, '__dict__', {}).items() if k[0] != '_'
-        and k != 'training' and (v is None or isinstance(v, (bool, int, float, str)))}
-    return ', '.join(f'{k}={v}' for k, v in sorted(plain.items()))
-
-def run_identity(learn, epochs, lr, schedule, cbs=()) -> dict:
-    "What must agree for a run to be continued."
-    cfg = getattr(learn, 'segmenter', {})
-    seeds = [o.seed for o in learn.cbs if isinstance(o, SeedEpochs)]
-    opt = learn.opt_func.func if isinstance(learn.opt_func, functools.partial) else learn.opt_func
-    watch = [*trackers_of(learn), *[o for o in cbs if isinstance(o, TrackerCallback)]]
-    facts = ('arch', 'encoder', 'in_channels', 'n_classes', 'codes', 'pretrained')
-    return dict(epochs=epochs, lr=lr, schedule=schedule, seed=seeds[0] if seeds else None,
-        bs=learn.dls.bs, processes=n_processes(), precision=precision_of(learn),
-        ema=getattr(averager_of(learn), 'decay', None), accumulate=parts_of(learn),
-        n_train=len(learn.dls.train_ds), n_valid=len(learn.dls.valid_ds),
-        loss=type(learn.loss_func).__name__, loss_options=_plain_options(learn.loss_func),
-        wd=getattr(learn, 'wd', None), optimiser=getattr(opt, '__name__', str(opt)),
-        watch=[_watch_text(o) for o in watch], **{k: cfg.get(k) for k in facts})
-
 # %% ../nbs/workshop/callbacks.ipynb #8a55ea9d
 def _safe_copy(o, of_tensor):
     """Nested dicts and lists as a safe file may hold them: plain floats for numbers, and
@@ -349,7 +323,8 @@ def load_checkpoint(learn, folder, run) -> dict:
     state = read_state(file, 'restore it from a copy, or train anew into another folder')
     # an older checkpoint is of one process, and of whole batches in 32 bits, or in 16 on a GPU
     older = dict(processes=1, accumulate=1, precision=precision_before(learn),
-        **{k: run.get(k) for k in ('loss_options', 'wd')})
+        **{k: run.get(k) for k in ('loss_settings', 'wd', 'images', 'transforms', 'changed_by',
+            'model_kwargs')})
     was = {**older, **state['run']}
     other = {k: (was.get(k), v) for k, v in run.items() if was.get(k) != v}
     columns = ['train_loss', 'valid_loss', *(o.name for o in learn.metrics)]
@@ -368,6 +343,17 @@ def load_checkpoint(learn, folder, run) -> dict:
     if keep is not None and best is not None:
         keep.best, keep.kept, keep.go_on = state['best'], (best['epoch'], best['model']), True
     return state
+
+def check_new_run(folder, overwrite):
+    """Raise a SegbookError where a checkpoint with epochs in it would be lost, a damaged one among
+    them; a run that never ended an epoch may begin anew."""
+    file = Path(folder)/'last.pt'
+    if overwrite or not file.exists(): return
+    try: done = read_state(file, '')['done']
+    except SegbookError: done = 'some'
+    if done: raise SegbookError(f'{folder} holds the checkpoint of a run, {done} epochs of it '
+        'done, which a new run would overwrite. Cure: resume=True goes on with it; another folder; '
+        'or overwrite=True')
 
 # %% ../nbs/workshop/callbacks.ipynb #92eb6d51
 def finish_run(learn):

@@ -4,7 +4,7 @@
 
 # %% ../nbs/workshop/contract.ipynb #eadf01b3
 from __future__ import annotations
-import multiprocessing
+import copy, multiprocessing
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,7 +14,11 @@ from fastai.vision.all import Callback, Learner
 from torch.distributions import Beta
 
 from .accumulation import answer_in_parts, loss_of_part, parts_of, train_in_parts
-from .errors import SegbookError
+from .errors import SegbookError, listed
+from .learner_batches import normalised_loader, size_of_batches
+from .losses.maps import PerClassLoss
+from .losses.pixels import CrossEntropyLoss
+from .masks.mask import void_of
 from .precision import HalfPrecision
 from .processes import check_accelerate, n_processes
 
@@ -112,20 +116,72 @@ class _BatchLearner(Learner):
                 if isinstance(o, HalfPrecision): o.leave()
 
 # %% ../nbs/workshop/contract.ipynb #f9b67509
-def _activation_for(loss, dls):
-    "What makes probabilities of logits [B,K,H,W] where a loss does not say; None where it does."
-    if hasattr(loss, 'activation'): return None
-    each = getattr(dls, 'overlapping', False)
-    return lambda x: x.sigmoid() if each or x.shape[1] == 1 else x.softmax(1)
+def _loss_that_reads(loss, dls):
+    "The loss, if it says what logits mean (`activation`, `decodes`); else one of here that does."
+    if hasattr(loss, 'activation') and hasattr(loss, 'decodes'): return loss
+    if getattr(dls, 'overlapping', False): return PerClassLoss()
+    return CrossEntropyLoss(ignore_index=void_of(dls))
+
+def _without_void(activation, void):
+    "An activation that leaves Void, which nobody may answer, no probability."
+    def probabilities_of(x):
+        if x.ndim == 4 and x.shape[1] > 1 and void in range(x.shape[1]):
+            x = x.index_fill(1, torch.tensor(void, device=x.device), -torch.inf)
+        return activation(x)
+    return probabilities_of
 
 def _not_augmented(dls, ds_idx):
     "A DataLoader of the training images (0) or of the validation images as they are, in order."
     if ds_idx == 0: return dls.test_dl(dls.train_ds.items, with_labels=True)
     return dls[ds_idx].new(shuffle=False, drop_last=False)
 
+# %% ../nbs/workshop/contract.ipynb #6a2f0b01
+def _taken_over(dls, facts):
+    "Other DataLoaders for a network, normalised; the size of their images is noted in `facts`."
+    codes = [str(o) for o in getattr(dls, 'vocab', None) or facts['codes']]
+    if codes != facts['codes']:
+        raise SegbookError(f'the DataLoaders have the classes {listed(codes)}, and this learner '
+            f'has learned {listed(facts["codes"])}. Cure: a learner of their own, seg_learner(dls)')
+    dls = copy.copy(dls)
+    dls.loaders = [normalised_loader(o, facts) for o in dls.loaders]
+    facts['size'] = size_of_batches(dls)
+    return dls
+
 # %% ../nbs/workshop/contract.ipynb #bb21091b
 class SegLearner(_BatchLearner):
     "fastai's Learner for masks: see the table of what works in chapter 12."
+    @property
+    def dls(self): return self.__dict__.get('dls')
+    @dls.setter
+    def dls(self, new):
+        "As fastai's; the batches of other loaders are normalised, and their size is noted."
+        facts = getattr(self, 'segmenter', None)
+        if facts and new is not self.dls and any(len(o.dataset) for o in new.loaders):
+            new = _taken_over(new, facts)
+        self.__dict__['dls'] = new
+
+    def _do_epoch_validate(self, ds_idx=1, dl=None):
+        "As fastai's, with batches that are normalised, whoever made `dl`."
+        dl = None if dl is None else normalised_loader(dl, getattr(self, 'segmenter', None))
+        super()._do_epoch_validate(ds_idx, dl)
+
+    def show_results(self, ds_idx=1, dl=None, **kwargs):
+        "As fastai's, with batches that are normalised, whoever made `dl`."
+        dl = None if dl is None else normalised_loader(dl, getattr(self, 'segmenter', None))
+        return super().show_results(ds_idx, dl, **kwargs)
+
+    def get_preds(self, ds_idx=1, dl=None, with_input=False, with_decoded=False, *, act=None,
+            **kwargs):
+        """As fastai's; Void has no probability, and losses that do not say what their logits mean,
+        such as PyTorch's, are read as cross entropy."""
+        loss = _loss_that_reads(self.loss_func, self.dls)
+        act = act or _without_void(loss.activation, void_of(self.dls))
+        own = loss is self.loss_func
+        res = super().get_preds(ds_idx, dl, with_input, with_decoded and own, act=act, **kwargs)
+        if own or not with_decoded: return res
+        i = int(with_input) # where the probabilities stand
+        return *res[:i + 2], loss.decodes(res[i]), *res[i + 2:]
+
     def add_cb(self, cb):
         "As fastai's; a SegbookError for callbacks that mix labels, which masks do not have."
         mix = _MIXES.get(cb if isinstance(cb, type) else type(cb))
@@ -160,6 +216,5 @@ class SegLearner(_BatchLearner):
             raise SegbookError(f'tta does not take {", ".join(kwargs)}: of any transform nobody '
                 'knows how a mask is moved back. Cure: learn.tta(), which mirrors')
         if dl is None: dl = _not_augmented(self.dls, ds_idx)
-        act = _activation_for(self.loss_func, self.dls)
-        (p, masks), (q, _) = (self.get_preds(dl=dl, act=act, cbs=o) for o in ([], [_Mirrored()]))
+        (p, masks), (q, _) = (self.get_preds(dl=dl, cbs=o) for o in ([], [_Mirrored()]))
         return (p + q)/2, masks

@@ -16,7 +16,7 @@ from segbook.reading.pixels import (
 )
 
 # %% auto #0
-__all__ = ['image_tensor', 'image_in_parts']
+__all__ = ['image_tensor', 'image_in_parts', 'loader_for']
 
 # %% ../nbs/workshop/image_tensors.ipynb #1be01ac7
 def _channels_first(x) -> np.ndarray:
@@ -65,3 +65,14 @@ def image_in_parts(
     h, w, cut = parts_of_array(image, channels)
     if value_range == OF_EACH_IMAGE and h*w: value_range = own_range(image, channels)
     return h, w, lambda rows, columns: image_tensor(cut(rows, columns), channels, value_range)
+
+# %% ../nbs/workshop/image_tensors.ipynb #5e0d7a3e
+def loader_for(
+    learn, # a Learner, or a Segmenter
+    dl, # batches of images and masks; None: the validation images of a learner
+): # the same, normalised as the network expects, where fastai made them
+    "The batches on which a network is judged."
+    if dl is None: return learn.dls.valid
+    if not hasattr(dl, 'after_batch'): return dl
+    from segbook.learner_batches import normalised_loader
+    return normalised_loader(dl, learn.segmenter)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .crf_refinement import crf_step, refined_probabilities
 from .errors import SegbookError
 from .files import progress_bar
-from .image_tensors import image_in_parts, image_tensor
+from .image_tensors import image_in_parts, image_tensor, loader_for
 from .looks import check_common_size, looks_asked, mean_probabilities, probabilities_of
 from .masks.maps import check_one_class
 from .mask_streams import check_mask_output, rows_of_answers, write_rows
@@ -364,7 +364,8 @@ def best_threshold(
     if score not in ('dice', 'iou'):
         raise SegbookError(f"score={score!r}: expected 'dice' or 'iou'")
     if pair is None: check_threshold(.5, cfg['n_classes'], void)
-    dl, counter = learn.dls.valid if dl is None else dl, ThresholdCounter(bins)
+    dl = loader_for(learn, dl)
+    counter = ThresholdCounter(bins)
     with _evaluating(learn.model):
         for x, *_, y in progress_bar(dl, len(dl), 'batches', progress):
             logits = Tensor(learn.model(x)).as_subclass(Tensor)

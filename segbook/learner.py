@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from fastai.callback.channelslast import ChannelsLast
-from fastai.vision.all import DataLoaders, L, Learner, Normalize, Pipeline, get_model, params
+from fastai.vision.all import DataLoaders, L, Learner, get_model, params
 from torch import Tensor, nn
 
 from .accumulation import InParts
@@ -20,7 +20,7 @@ from .compiling import CompileNetwork
 from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearner
 from .encoders import encoder_stats
 from .errors import SegbookError
-from .learner_batches import size_of_batches
+from .learner_batches import normalise_of, normalised_loader, size_of_batches
 from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
 from .losses.maps import PerClassLoss
 from .losses.pixels import CrossEntropyLoss, class_weights
@@ -42,10 +42,6 @@ __all__ = ['seg_splitter', 'seg_learner', 'Checkpoint', 'Choice', 'History', 'Ke
            'SeedEpochs', 'SegLearner', 'TrainingPlan', 'fast_adam', 'plan_training', 'train_segmenter']
 
 # %% ../nbs/12_learner.ipynb #e95a1076
-def _normalize_of(dls) -> Normalize|None:
-    "The `Normalize` among the batch transforms, if there is one."
-    return next((o for o in dls.train.after_batch.fs if isinstance(o, Normalize)), None)
-
 def _measured_bands(dls, most:int=1000) -> tuple[list[float], list[float]]:
     """Mean and deviation of each channel, in one pass over the training images as the network
     gets them, not augmented; of more than `most` images every second, third ... is taken."""
@@ -69,12 +65,11 @@ def _as_photographs(dls, channels:int) -> bool:
 def _normalized(dls, encoder:str, in_channels:int) -> DataLoaders:
     """A copy of `dls` whose batches are normalised: photographs as `encoder` is used to, other
     images by what is measured; `dls` itself, and learners made of it before, stay as they are."""
-    if _normalize_of(dls) is not None: return dls
+    if normalise_of(dls.train) is not None: return dls
     mean, std = encoder_stats(encoder, in_channels) if _as_photographs(dls, in_channels) \
         else _measured_bands(dls)
-    norm = Normalize.from_stats(mean, std, cuda=torch.device(dls.device or 'cpu').type == 'cuda')
     new = copy.copy(dls)
-    new.loaders = [dl.new(after_batch=Pipeline([*dl.after_batch.fs, norm])) for dl in dls.loaders]
+    new.loaders = [normalised_loader(o, dict(mean=mean, std=std)) for o in dls.loaders]
     return new
 
 # %% ../nbs/12_learner.ipynb #03d543fd
@@ -115,7 +110,7 @@ def _usual_loss(dls, ignore, n_classes) -> nn.Module:
 
 def _described(learn, facts, codes, ignore) -> Learner:
     "The learner with what prediction and export need; frozen if pretrained."
-    norm = _normalize_of(learn.dls)
+    norm = normalise_of(learn.dls.train)
     learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
         size=size_of_batches(learn.dls), mean=norm.mean.flatten().tolist(),
         std=norm.std.flatten().tolist())

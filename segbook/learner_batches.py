@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from fastai.learner import AvgMetric, Metric
 from fastai.metrics import Dice, DiceMulti, JaccardCoeff, JaccardCoeffMulti, foreground_acc
-from fastai.vision.all import L, Normalize, TensorBase, camel2snake, to_detach
+from fastai.vision.all import L, Normalize, Pipeline, TensorBase, camel2snake, to_detach
 from torch import Tensor, nn
 
 from .errors import SegbookError
@@ -20,8 +20,8 @@ from .masks.mask import void_of
 from .reading.facts import image_facts
 
 # %% auto #0
-__all__ = ['batch_channels', 'size_of_batches', 'TorchMetric', 'CalledMetric', 'made_metrics', 'check_choice_of_class',
-           'try_metrics']
+__all__ = ['batch_channels', 'size_of_batches', 'normalise_of', 'normalised_loader', 'TorchMetric', 'CalledMetric',
+           'made_metrics', 'check_choice_of_class', 'try_metrics']
 
 # %% ../nbs/workshop/learner_batches.ipynb #3ff4cfac
 def _drawn_batch(dl, name):
@@ -84,6 +84,23 @@ def size_of_batches(dls) -> tuple|None:
         'that is predicted is stretched to that, too. One that was cropped or padded in training '
         'looks different then: size=(height, width) of seg_dataloaders stretches both')
     return size
+
+# %% ../nbs/workshop/learner_batches.ipynb #6a2f0a02
+def normalise_of(dl) -> Normalize|None:
+    "The `Normalize` among the batch transforms of a loader, if there is one."
+    steps = getattr(getattr(dl, 'after_batch', None), 'fs', ())
+    return next((o for o in steps if isinstance(o, Normalize)), None)
+
+def normalised_loader(
+    dl, # a DataLoader of fastai, or anything that gives batches
+    facts:dict|None, # of a learner: 'mean' and 'std', for each channel; None: not known
+): # of the same kind
+    """A loader with its batches normalised as a network expects them; itself where they are, and
+    where nobody can tell: of lists of batches, and of PyTorch's own loaders."""
+    if not facts or normalise_of(dl) is not None or not hasattr(dl, 'after_batch'): return dl
+    norm = Normalize.from_stats(facts['mean'], facts['std'],
+        cuda=torch.device(dl.device or 'cpu').type == 'cuda')
+    return dl.new(after_batch=Pipeline([*dl.after_batch.fs, norm]))
 
 # %% ../nbs/workshop/learner_batches.ipynb #9933c969
 class TorchMetric(Metric):

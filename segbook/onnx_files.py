@@ -204,6 +204,7 @@ def onnx_metadata(
     "What an ONNX file says about itself: classes, Void, how an image is prepared, and by whom."
     span = facts.get('value_range') or (0, 255)
     scaled = OWN_RANGE_TEXT if span == OF_EACH_IMAGE else '(value - {0})/({1} - {0})'.format(*span)
+    if not facts.get('value_range'): scaled += ' of bytes, value/65535 of 16 bits'
     about = {k: json.dumps(facts[k], ensure_ascii=False) for k in ('codes', 'ignore_index', 'mean',
         'std', 'size', 'arch', 'encoder', 'in_channels', 'n_classes')}
     return about | dict(value_range=json.dumps(span), segbook=__version__,

@@ -9,11 +9,12 @@ from pathlib import Path
 from fastai.vision.all import L, Learner
 
 from segbook.callbacks import (
-    Checkpoint, History, SeedEpochs, StopDiverged, finish_run, load_checkpoint, one_cycle,
-    run_identity,
+    Checkpoint, History, SeedEpochs, StopDiverged, check_new_run, finish_run, load_checkpoint,
+    one_cycle,
 )
 from .learner_checks import check_run, learning_rates, table_columns
 from .processes import process_rank
+from .run_identity import run_identity
 
 # %% auto #0
 __all__ = ['train_segmenter']
@@ -28,13 +29,15 @@ def train_segmenter(
     cbs=None, # further callbacks
     *,
     schedule:str='one_cycle', # or 'flat': the same rate in each step, for callbacks that change it
+    overwrite:bool=False, # begin anew where `folder` holds the checkpoint of a run
 ) -> History: # one row per epoch of the whole run: train_loss, valid_loss, metrics
     """Train with a checkpoint after each epoch; a resumed run ends as the unbroken one.
 
     A run that diverges is stopped, and says so. Raises SegbookError before any work: nothing to
-    resume, a damaged or another run's checkpoint, `epochs` below 1, a rate that is no positive
-    number, a callback that watches no column of the table, ReduceLROnPlateau with one cycle, and
-    batches of one image where the network normalises over single values."""
+    resume, a checkpoint that would be overwritten, a damaged or another run's checkpoint, `epochs`
+    below 1, a rate that is no positive number, a callback that watches no column of the table,
+    ReduceLROnPlateau with one cycle, and batches of one image where the network normalises over
+    single values."""
     cbs = [o() if isinstance(o, type) else o for o in L(cbs)]
     check_run(learn, epochs, schedule=schedule, resume=resume, folder=folder, cbs=cbs)
     low, high = learning_rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
@@ -44,6 +47,7 @@ def train_segmenter(
     if learn.opt is None: learn.create_opt()
     learn.opt.set_hyper('lr', slice(low, high))
     cycle = [one_cycle(learn, 0, epochs)] if schedule == 'one_cycle' else []
+    if box is not None and not resume: check_new_run(box, overwrite)
     if box is not None and process_rank() == 0: box.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(learn, box, run) if resume else {}
     done, history = state.get('done', 0), History(state.get('history', ()), table_columns(learn))

@@ -51,7 +51,7 @@ LAYERS = [['errors'], ['files'], ['fastai_names', 'late_compiler'], ['apart'], [
     ['onnx_files', 'model_card'],
     ['accumulation', 'averaging', 'compiling', 'precision'],
     ['callbacks', 'learner_batches', 'learner_maps', 'learner_checks', 'optimiser', 'contract',
-        'things'],
+        'things', 'run_identity'],
     ['training'], ['planning.fingerprint', 'planning.recipes', 'planning.cost', 'planning.rules',
         'planning.plan', 'planning'], ['learner'], ['image_tensors'], ['inference'],
     ['predicted_things'],
