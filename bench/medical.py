@@ -5,9 +5,7 @@ Reads FOLDER/retina, FOLDER/membranes and FOLDER/nuclei. Each run is what the pl
 chooses on two cores and for 20 minutes, with its epochs held fast, so that a seed means the same
 everywhere. Judged are the last weights, which the validation images did not choose, on whole
 images, once as they are and once as the mean over all eight positions of the square. A run keeps a
-checkpoint and its learner in --out, and goes on from there. The plans were made before a plan
-looked at exposures: it gives nuclei a range of values each since. Writes
-bench/results/medical.json."""
+checkpoint and its learner in --out, and goes on from there. Writes bench/results/medical.json."""
 import re
 import time
 from pathlib import Path

@@ -107,21 +107,22 @@ def test_other_words_are_refused_on_the_command_line(two_exposures, words, tmp_p
     assert '--value-range' in capsys.readouterr().err and not (tmp_path/'run').exists()
 
 
-def test_a_plan_sees_other_exposures(two_exposures):
-    plans = [plan_training(o, measure=False, progress=False) for o in two_exposures]
-    assert 'value_range' not in plans[0].arguments() and plans[1]['value_range'] == 'image'
-    assert plans[1].for_dataloaders()['value_range'] == 'image'
-    mine = plan_training(two_exposures[1], measure=False, progress=False, value_range=(0, 4095))
-    assert mine['value_range'] == (0, 4095) == mine.for_dataloaders()['value_range']
-    said = message(plan_training, two_exposures[1], measure=False, value_range='x')
-    assert "'image'" in said
+def test_a_plan_tells_of_other_exposures(two_exposures):
+    drawn, exposed = (plan_training(o, measure=False, progress=False) for o in two_exposures)
+    for p, told in ((drawn, False), (exposed, True)):
+        assert 'value_range' not in p.arguments()
+        assert any('--value-range image' in o for o in p.notes) == told
+    for span in ((0, 4095), 'image'):
+        mine = plan_training(two_exposures[1], measure=False, progress=False, value_range=span)
+        assert mine['value_range'] == span == mine.for_dataloaders()['value_range']
+    assert "'image'" in message(plan_training, two_exposures[1], measure=False, value_range='x')
 
 
-def test_a_run_follows_the_plan_and_keeps_to_it(two_exposures, tmp_path, capsys):
+def test_a_run_keeps_its_range(two_exposures, tmp_path, capsys):
     out = tmp_path/'run'
     assert segbook_train(['--data', str(two_exposures[1]), '--out', str(out), '--epochs', '1',
-        *TINY]) == 0
-    assert 'black and white of each image' in capsys.readouterr().out
+        '--value-range', 'image', *TINY]) == 0
+    assert 'black and white of each image: as you asked' in capsys.readouterr().out
     arguments = json.loads((out/'run.json').read_text())['arguments']
     assert arguments['value_range'] == 'image'
     assert load_segmenter(out).segmenter['value_range'] == 'image'

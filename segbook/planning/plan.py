@@ -23,7 +23,7 @@ from .fingerprint import Fingerprint, Measuring, folder_fingerprint
 from .recipes import loss_named, loss_parts, transforms_named
 from segbook.planning.rules import (
     Choice, Planning, choose_augmentation, choose_batch, choose_loss, choose_network, choose_range,
-    choose_rate, choose_size, choose_windows, epochs_choice,
+    choose_rate, choose_size, choose_windows, epochs_choice, exposure_note,
 )
 from ..reading.facts import given_range
 from ..things import learns_things
@@ -153,6 +153,7 @@ def _notes_on(f) -> list[str]:
     if f.n_train < 20 and not f.overlapping: notes.append(
         f'{counted(f.n_train, "training image")}: a split by chance '
         'weighs much; --folds 5 trains on every image and shows the spread')
+    if note := exposure_note(f.light_ranges): notes.append(note)
     return notes
 
 # %% ../../nbs/workshop/planning/plan.ipynb #5a10e6fe

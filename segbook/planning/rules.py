@@ -21,7 +21,8 @@ from ..things import learns_things
 __all__ = ['MOST_PIXELS', 'WINDOW_SIDE', 'FINE', 'STEP', 'MOST_EMPTY', 'RARE', 'BATCH', 'SMALL_BATCH', 'UNEVEN', 'CROWDED',
            'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'Choice', 'Planning', 'share_text', 'choose_network',
            'smaller_size', 'window_side', 'choose_size', 'choose_windows', 'five_per_cent', 'choose_batch',
-           'choose_loss', 'choose_augmentation', 'choose_rate', 'choose_range', 'minutes_text', 'epochs_choice']
+           'choose_loss', 'choose_augmentation', 'choose_rate', 'choose_range', 'exposure_note', 'minutes_text',
+           'epochs_choice']
 
 # %% ../../nbs/workshop/planning/rules.ipynb #12848f3b
 @dataclass
@@ -302,14 +303,23 @@ EXPOSURES = 2 # times as much of the range of their numbers: images that were ex
 DARK = .25 # of that range: all images are dark, as 12 bits in a file of 16 are
 
 def choose_range(p:Planning):
-    "What becomes black and white, where a plan has something to say of it."
-    asked, (low, high) = p.given.get('value_range'), p.facts.light_ranges or (1, 1)
-    if isinstance(asked, (tuple, list)):
-        return p.add('value_range', tuple(asked), f'values from {asked[0]:g} to {asked[1]:g}', '')
-    if asked is None and high < EXPOSURES*low and high > DARK: return
-    p.add('value_range', OF_EACH_IMAGE, 'black and white of each image', 'a tenth of the images '
-        f'use less than {share_text(low)} of the values that their files hold, and a tenth more '
-        f'than {share_text(high)}: how bright a thing is depends on the exposure')
+    "What becomes black and white, where the user says it."
+    span = p.given.get('value_range')
+    if span is None: return
+    said = 'black and white of each image' if span == OF_EACH_IMAGE else (
+        f'values from {span[0]:g} to {span[1]:g}')
+    p.add('value_range', span, said, '')
+
+def exposure_note(
+    light_ranges, # of grey images: what a tenth of them, and all but a tenth, use; or None
+) -> str|None:
+    "What is to be said of images that were exposed in different ways, or are dark."
+    if light_ranges is None: return None
+    low, high = light_ranges
+    if high < EXPOSURES*low and high > DARK: return None
+    return (f'a tenth of the images use less than {share_text(low)} of the values that their files '
+        f'hold, and a tenth more than {share_text(high)}; --value-range image gives each image '
+        'black and white of its own, if brightness tells of the exposure alone')
 
 # %% ../../nbs/workshop/planning/rules.ipynb #a787afbc
 MOST_EPOCHS = 300
