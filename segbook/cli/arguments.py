@@ -197,13 +197,6 @@ def _add_overlapping(group):
         metavar='true|false', help='a pixel may be of several classes: each mask is an array or a '
         'TIFF with a map of 0 and 1 for each class (default: false)')
 
-def _add_value_range(group):
-    "What becomes black and white."
-    group.add_argument('--value-range', action=_RangeOfValues, nargs='+', metavar=('LOW', 'HIGH'),
-        help='the values that mean black and white in images of more than 8 bits (default: found '
-        'over all images); or the word image, where brightness means nothing and each image has '
-        'a range of its own, as under a microscope')
-
 def _add_sizes(group):
     "What a batch consists of."
     group.add_argument('--size', type=_height_width, metavar='H,W', help='resize images and masks '
@@ -232,6 +225,14 @@ def _add_loss(group):
     group.add_argument('--augment', type=_one_of('none', 'mild', 'flips', 'dihedral'),
         metavar='NAME', help='how images are varied: none, mild (mirrored, turned a little), flips '
         '(upside down, too), dihedral (eight positions of a square) (default: as planned)')
+
+# %% ../../nbs/workshop/cli/arguments.ipynb #cf5a5db7
+def _add_value_range(group):
+    "What becomes black and white."
+    group.add_argument('--value-range', action=_RangeOfValues, nargs='+', metavar=('LOW', 'HIGH'),
+        help='the values that mean black and white in images of more than 8 bits (default: found '
+        'over all images); or the word image, where brightness means nothing and each image has '
+        'a range of its own, as under a microscope')
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #59ad5d30
 def _add_data(group):
