@@ -99,11 +99,19 @@ class _Mirrored(Callback):
     def before_batch(self): self.learn.xb = tuple(o.flip(-1) for o in self.xb)
     def after_pred(self): self.learn.pred = self.pred.flip(-1)
 
+class _AnswerSizes(Callback):
+    "Note the sizes of answers, in their order."
+    def __init__(self): self.sizes = []
+    def after_pred(self):
+        size = tuple(getattr(self.pred, 'shape', ())[-2:])
+        if size not in self.sizes: self.sizes.append(size)
+
 _MIXES = {CutMix: MaskCutMix, MixUp: MaskMixUp}
 
 # %% ../nbs/workshop/contract.ipynb #51c3e0d2
 class _BatchLearner(Learner):
-    "A learner that may let a batch pass in parts, and leaves 16-bit numbers whatever happens."
+    """A learner that may let a batch pass in parts, leaves 16-bit numbers whatever happens, and
+    says where answers do not fit together."""
     present_rows = None # of a batch that passes the network in parts
 
     def _do_one_batch(self):
@@ -114,6 +122,19 @@ class _BatchLearner(Learner):
         finally:
             for o in self.cbs:
                 if isinstance(o, HalfPrecision): o.leave()
+
+    def get_preds(self, *args, **kwargs):
+        "As fastai's; a SegbookError for answers of several sizes, which are not one tensor."
+        seen = _AnswerSizes()
+        try:
+            with self.added_cbs(seen): return super().get_preds(*args, **kwargs)
+        except (AttributeError, RuntimeError, TypeError) as e:
+            if len(seen.sizes) < 2: raise
+            named = ', '.join('x'.join(map(str, o)) for o in seen.sizes[:3])
+            raise SegbookError(f'these images have {len(seen.sizes)} sizes ({named}'
+                f'{" ..." if len(seen.sizes) > 3 else ""}), and get_preds and tta put all answers '
+                'into one tensor. Cure: predict_image(learn, file) or predict_tta(learn, file) of '
+                'segbook.inference for each file, or one size: size= of seg_dataloaders') from e
 
 # %% ../nbs/workshop/contract.ipynb #f9b67509
 def _loss_that_reads(loss, dls):
@@ -129,6 +150,15 @@ def _without_void(activation, void):
             x = x.index_fill(1, torch.tensor(void, device=x.device), -torch.inf)
         return activation(x)
     return probabilities_of
+
+def _refuse_for_tta(kwargs):
+    "Raise a SegbookError for arguments of `tta` that it does not take."
+    if 'concat_dim' in kwargs:
+        raise SegbookError('tta does not take concat_dim: it returns one tensor. Cure: learn.tta() '
+            'for images of one size, predict_tta(learn, file) of segbook.inference for each file '
+            'of several')
+    raise SegbookError(f'tta does not take {", ".join(kwargs)}: of any transform nobody knows how '
+        'a mask is moved back. Cure: learn.tta(), which mirrors')
 
 def _not_augmented(dls, ds_idx):
     "A DataLoader of the training images (0) or of the validation images as they are, in order."
@@ -212,9 +242,7 @@ class SegLearner(_BatchLearner):
         """Mean probabilities [N,K,H,W] for images and their mirror images, and the masks.
 
         Raises SegbookError for other moves, since an answer must be moved back."""
-        if kwargs:
-            raise SegbookError(f'tta does not take {", ".join(kwargs)}: of any transform nobody '
-                'knows how a mask is moved back. Cure: learn.tta(), which mirrors')
+        if kwargs: _refuse_for_tta(kwargs)
         if dl is None: dl = _not_augmented(self.dls, ds_idx)
         (p, masks), (q, _) = (self.get_preds(dl=dl, cbs=o) for o in ([], [_Mirrored()]))
         return (p + q)/2, masks

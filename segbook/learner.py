@@ -45,9 +45,10 @@ __all__ = ['seg_splitter', 'seg_learner', 'Checkpoint', 'Choice', 'History', 'Ke
 def _measured_bands(dls, most:int=1000) -> tuple[list[float], list[float]]:
     """Mean and deviation of each channel, in one pass over the training images as the network
     gets them, not augmented; of more than `most` images every second, third ... is taken."""
-    items = list(dls.train_ds.items)
+    items = dls.train_ds.items
+    items = (items if hasattr(items, 'iloc') else list(items))[::-(-len(items)//most)]
     total = squares = n = 0
-    for b in dls.test_dl(items[::-(-len(items)//most)], bs=1, with_labels=False):
+    for b in dls.test_dl(items, bs=1, with_labels=False):
         x = b[0].as_subclass(Tensor).transpose(0, 1).flatten(1).double()
         total, squares, n = total + x.sum(1), squares + x.square().sum(1), n + x.shape[1]
     mean = total/n
@@ -59,8 +60,9 @@ def _as_photographs(dls, channels:int) -> bool:
     "Are the images grey or colours of 8 bits, for which an encoder's own statistics are meant?"
     if channels not in (1, 3): return False
     o = next(iter(getattr(dls.train_ds, 'items', ())), None)
-    if not isinstance(o, (str, Path)): return True
-    return image_facts(o).dtype in ('uint8', 'bool')
+    if isinstance(o, (str, Path)) and Path(o).is_file():
+        return image_facts(o).dtype in ('uint8', 'bool')
+    return getattr(dls.train_ds[0][0], 'mode', 'RGB') not in ('F', 'I', 'I;16')
 
 def _normalized(dls, encoder:str, in_channels:int) -> DataLoaders:
     """A copy of `dls` whose batches are normalised: photographs as `encoder` is used to, other

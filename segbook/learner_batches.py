@@ -5,7 +5,6 @@
 # %% ../nbs/workshop/learner_batches.ipynb #2aa22568
 from __future__ import annotations
 import copy
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -14,13 +13,13 @@ from fastai.metrics import Dice, DiceMulti, JaccardCoeff, JaccardCoeffMulti, for
 from fastai.vision.all import L, Normalize, Pipeline, TensorBase, camel2snake, to_detach
 from torch import Tensor, nn
 
+from .data.loaders import ResizeBoth
 from .errors import SegbookError
 from .losses.base import pixels_by_class
 from .masks.mask import void_of
-from .reading.facts import image_facts
 
 # %% auto #0
-__all__ = ['batch_channels', 'size_of_batches', 'normalise_of', 'normalised_loader', 'TorchMetric', 'CalledMetric',
+__all__ = ['batch_channels', 'opened_size', 'size_of_batches', 'normalise_of', 'normalised_loader', 'TorchMetric', 'CalledMetric',
            'made_metrics', 'check_choice_of_class', 'try_metrics']
 
 # %% ../nbs/workshop/learner_batches.ipynb #3ff4cfac
@@ -68,18 +67,25 @@ def batch_channels(dls) -> int:
     return x.shape[1]
 
 # %% ../nbs/workshop/learner_batches.ipynb #098c23dc
+def opened_size(x) -> tuple: # of an image as a dataset opens it
+    "Height and width."
+    return tuple(x.shape[-2:]) if isinstance(x, Tensor) else tuple(x.size[::-1])
+
+def _resizing(dls) -> list:
+    "The transforms of validation images that have a size, but for that of `seg_dataloaders`."
+    steps = [o for kind in ('after_item', 'after_batch') for o in getattr(getattr(dls.valid, kind,
+        None), 'fs', ())]
+    return [o for o in steps if getattr(o, 'size', None) and not isinstance(o, ResizeBoth)]
+
 def size_of_batches(dls) -> tuple|None:
     """Height and width to which transforms resize validation images, None where they leave them.
 
     Those of `seg_dataloaders` are known; a Resize of fastai's is seen by what comes out."""
-    if known := getattr(dls, 'size', None): return known
-    item = next(iter(getattr(dls.valid_ds, 'items', ())), None)
-    steps = [o for kind in ('after_item', 'after_batch') for o in getattr(getattr(dls.valid, kind,
-        None), 'fs', ())]
-    if not isinstance(item, (str, Path)) or not any(getattr(o, 'size', None) for o in steps):
-        return None
-    size, own = tuple(dls.valid.one_batch()[0].shape[-2:]), tuple(image_facts(item).size)
-    if size == own: return None
+    known = getattr(dls, 'size', None)
+    if not _resizing(dls): return known
+    size = tuple(dls.valid.one_batch()[0].shape[-2:])
+    own = tuple(known or opened_size(dls.valid_ds[0][0]))
+    if size == own: return known
     print(f'note: transforms resize images of {own[0]}x{own[1]} to {size[0]}x{size[1]}; an image '
         'that is predicted is stretched to that, too. One that was cropped or padded in training '
         'looks different then: size=(height, width) of seg_dataloaders stretches both')

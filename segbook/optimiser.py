@@ -9,6 +9,8 @@ import torch
 from fastai.optimizer import set_item_pg
 from fastai.vision.all import Adam, L, OptimWrapper
 
+from .errors import SegbookError
+
 # %% auto #0
 __all__ = ['fast_adam']
 
@@ -32,15 +34,24 @@ class _FusedAdam(OptimWrapper):
         return [_Setting(h, g, self.bwd_map) for h, g in zip(settings, self.opt.param_groups)]
 
 # %% ../nbs/workshop/optimiser.ipynb #7b9407c2
+_SETTINGS = dict(wd=.01, mom=.9, sqr_mom=.99, eps=1e-5)
+
 def fast_adam(
     params, # groups of parameters, as the splitter makes them
     lr:float, # learning rate
-    **kwargs, # further settings of the optimiser
+    **kwargs, # wd, mom, sqr_mom and eps, as in fastai's Adam
 ):
     """fastai's Adam; on a processor PyTorch's fused AdamW with the same settings. Weight decay
-    there takes in the normalisation layers and biases."""
+    there takes in the normalisation layers and biases.
+
+    Raises SegbookError for other settings."""
+    if odd := [o for o in kwargs if o not in _SETTINGS]:
+        raise SegbookError(f'fast_adam has no setting {odd[0]!r}; expected some of '
+            f'{", ".join(_SETTINGS)}, the names of fastai. Cure: mom and sqr_mom for betas, wd for '
+            "weight_decay, or opt_func=Adam, fastai's own")
     first = next(o for g in params for o in (g if isinstance(g, (list, L)) else [g]))
     if first.device.type != 'cpu' or not hasattr(torch, '_fused_adamw_'):
         return Adam(params, lr=lr, **kwargs)
-    settings = dict(lr=lr, betas=(.9, .99), eps=1e-5, weight_decay=.01, fused=True)
-    return _FusedAdam(params, torch.optim.AdamW, **{**settings, **kwargs})
+    s = {**_SETTINGS, **kwargs}
+    return _FusedAdam(params, torch.optim.AdamW, lr=lr, betas=(s['mom'], s['sqr_mom']),
+        eps=s['eps'], weight_decay=s['wd'], fused=True)

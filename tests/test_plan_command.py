@@ -19,7 +19,7 @@ def test_both_forms_plan_the_same(tmp_path):
     cells = make_cells(tmp_path/'cells', n=6, size=64, seed=1)
     asked = '--measure', 'false', '--bs', 2
     word = said_by(cells, *asked)
-    assert word[0] == 0 and f'segbook_train --data {cells} follows' in word[1]
+    assert word[0] == 0 and f'\nsegbook_train --data {cells} --bs 2\n' in word[1]
     for args in ((*asked, '--data', cells), ('--data', cells, *asked), (f'--data={cells}', *asked),
             (*asked, cells)):
         assert said_by(*args) == word

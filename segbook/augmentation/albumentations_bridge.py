@@ -50,12 +50,36 @@ def _image_of_array(x, im):
         return type(im)(torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 0))))
     return type(im)(Image.fromarray(x))
 
+def _array_of_mask(m, size):
+    "A mask as array [H,W] of a type that Albumentations moves without loss."
+    y = np.asarray(m)
+    if y.shape != size:
+        raise SegbookError(
+            f'the image is {size[0]}×{size[1]} and the mask '
+            f'{"×".join(map(str, y.shape))} (height × width); expected one size. Cure: '
+            'check_masks(folder) finds all such pairs')
+    low, high = (int(o) for o in (y.min(initial=0), y.max(initial=0)))
+    if y.dtype == np.uint8: return y
+    if low >= 0 and high < 2**16: return y.astype(np.uint16)
+    if max(-low, high) <= 2**24: return y.astype(np.float32)
+    raise SegbookError(f'the mask holds numbers from {low:,} to {high:,}; expected at most '
+        f'{2**24:,}, for Albumentations moves no larger ones without loss. Cure: number its ids '
+        "from 1 on, or fastai's own moves as batch_tfms")
+
+def _mask_of_array(y, m):
+    "An array as a mask of the kind of `m`, with its type of numbers."
+    y = np.ascontiguousarray(y.astype(np.asarray(m).dtype))
+    return type(m)(torch.from_numpy(y)) if isinstance(m, Tensor) else PILMask(Image.fromarray(y))
+
+def _is_flat(m): return isinstance(m, (Image.Image, Tensor, np.ndarray)) and np.ndim(m) == 2
+
 # %% ../../nbs/workshop/augmentation/albumentations_bridge.ipynb #ad85ab07
 class AlbumentationsTfm(ItemTransform):
-    """Transforms of Albumentations for pairs (image, mask): an item transform, in training only.
+    """Transforms of Albumentations for an image and its masks: an item transform, in training only.
 
-    Random numbers follow Python's `random`, so that a seeded run repeats. Images of any number of
-    channels pass. Raises SegbookError when the package is missing, sizes differ, or something else
+    All masks of an item move, as in (image, ids of things, mask). Random numbers follow Python's
+    `random`, so that a seeded run repeats. Images of any number of channels pass. Raises
+    SegbookError when the package is missing, sizes differ, ids are above 2**24, or something else
     than an image comes out."""
     # in training, after fastai's resizing
     split_idx, order = 0, 2
@@ -69,25 +93,23 @@ class AlbumentationsTfm(ItemTransform):
     def encodes(self, o):
         # an image without a mask
         if not (isinstance(o, (list, tuple)) and len(o) > 1): return o
-        im, mask = o[:2]
-        x, y = _array_of_image(im), np.asarray(mask)
-        if x.shape[:2] != y.shape:
-            raise SegbookError(
-                f'the image is {x.shape[0]}×{x.shape[1]} and the mask '
-                f'{"×".join(map(str, y.shape))} (height × width); expected one size. Cure: '
-                'check_masks(folder) finds all such pairs')
+        im, x = o[0], _array_of_image(o[0])
+        places = [i for i, m in enumerate(o) if i == 1 or i and _is_flat(m)]
+        ys = [_array_of_mask(o[i], x.shape[:2]) for i in places]
         self.aug.set_random_state(np.random.default_rng(random.getrandbits(32)),
             random.Random(random.getrandbits(32)))
-        out = self.aug(image=x, mask=y if y.dtype == np.uint8 else y.astype(np.uint16))
-        _validate_output(x, out['image'], out['mask'])
-        return _image_of_array(out['image'], im), PILMask(Image.fromarray(
-            out['mask'].astype(y.dtype))), *o[2:]
+        out, moved = self.aug(image=x, masks=ys), list(o)
+        for i, y in zip(places, out['masks']):
+            _validate_output(x, out['image'], y)
+            moved[i] = _mask_of_array(y, o[i])
+        return _image_of_array(out['image'], im), *moved[1:]
 
 # %% ../../nbs/workshop/augmentation/albumentations_bridge.ipynb #a38d0dc5
 def _validate_output(x, image, mask):
-    "A SegbookError unless `image` is of the kind of `x`, and `mask` of integers."
+    "A SegbookError unless `image` is of the kind of `x`, and `mask` of whole numbers."
     same = isinstance(image, np.ndarray) and (image.dtype, image.ndim) == (x.dtype, x.ndim)
-    if same and mask.dtype.kind in 'iu': return
+    if same and (mask.dtype.kind in 'iu' or mask.dtype == np.float32
+            and (mask == np.rint(mask)).all()): return
     raise SegbookError(
         f'the image went in as {x.dtype} {x.shape} and came out as {getattr(image, "dtype", "")} '
         f'{tuple(image.shape)}, the mask as {mask.dtype}; expected the same kind. Cure: leave out '

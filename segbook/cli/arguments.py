@@ -187,7 +187,7 @@ def as_argument(v):
     if v is None: return 'not given'
     if isinstance(v, bool): return str(v).lower()
     if not isinstance(v, list): return str(v)
-    if any(isinstance(o, float) for o in v): return ' '.join(f'{o:g}' for o in v)
+    if any(isinstance(o, float) for o in v): return ' '.join(f'{o:.15g}' for o in v)
     return ','.join(map(str, v))
 
 # %% ../../nbs/workshop/cli/arguments.ipynb #7a0f11bb
@@ -226,6 +226,14 @@ def _add_loss(group):
         metavar='NAME', help='how images are varied: none, mild (mirrored, turned a little), flips '
         '(upside down, too), dihedral (eight positions of a square) (default: as planned)')
 
+# %% ../../nbs/workshop/cli/arguments.ipynb #cf5a5db7
+def _add_value_range(group):
+    "What becomes black and white."
+    group.add_argument('--value-range', action=_RangeOfValues, nargs='+', metavar=('LOW', 'HIGH'),
+        help='the values that mean black and white in images of more than 8 bits (default: found '
+        'over all images); or the word image, where brightness means nothing and each image has '
+        'a range of its own, as under a microscope')
+
 # %% ../../nbs/workshop/cli/arguments.ipynb #59ad5d30
 def _add_data(group):
     "What a run trains on."
@@ -241,10 +249,7 @@ def _add_data(group):
     group.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one '
         'class name a line, or the names with commas between them (default: codes.txt of the '
         'data folder)')
-    group.add_argument('--value-range', action=_RangeOfValues, nargs='+', metavar=('LOW', 'HIGH'),
-        help='the values that mean black and white in images of more than 8 bits (default: found '
-        'over all images); or the word image, where brightness means nothing and each image has '
-        'a range of its own, as under a microscope')
+    _add_value_range(group)
     group.add_argument('--n', type=_whole_number(2), metavar='N',
         help='how many pictures to draw, for --data scenes, cells or dyes')
     _add_overlapping(group)
@@ -352,6 +357,7 @@ def plan_parser() -> Parser:
     p.add_argument('--codes', type=file_name_argument, metavar='FILE', help='file with one class '
         'name a line, or the names with commas between them (default: codes.txt)')
     _add_overlapping(p)
+    _add_value_range(p)
     p.add_argument('--measure', type=_true_or_false, nargs='?', const=True, metavar='true|false',
         help='train a copy for a few steps, to find the epochs (default: true)')
     choices = p.add_argument_group('choices that are yours')

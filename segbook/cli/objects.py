@@ -4,7 +4,7 @@
 
 # %% ../../nbs/workshop/cli/objects.ipynb #cdf4bb44
 from __future__ import annotations
-import argparse, os
+import argparse, csv, io, json, os
 from contextlib import suppress
 from pathlib import Path
 
@@ -151,6 +151,56 @@ def _probabilities_of_classes(p, classes) -> dict:
     "How likely each of the classes is at each pixel: {id: [H,W]}; one channel is that of class 1."
     return {k: p[k] if len(p) > 1 else p[0] if k else 1 - p[0] for k in classes}
 
+# %% ../../nbs/workshop/cli/objects.ipynb #5a4cefbd
+def _names_of(files) -> set:
+    "What images may be called in a table: their paths, from any folder on."
+    paths = [Path(f).resolve().parts for f in files]
+    return {printable('/'.join(o[i:])) for o in paths for i in range(len(o))}
+
+def _rows_of_others(file, files, a) -> list:
+    """Rows of an earlier table of numbers of objects, but for those of `files`.
+
+    Raises SegbookError where they have other columns than the table that `a` asks for."""
+    columns = ['image', 'class', 'objects', 'area', 'mean_area'] + ['area_mm2']*('spacing' in a)
+    try: rows = list(csv.DictReader(io.StringIO(file.read_text(encoding='utf-8-sig'))))
+    except (OSError, ValueError): return []
+    mine = _names_of(files)
+    rows = [o for o in rows if o.get('image') not in mine]
+    if not rows or [*rows[0]] == columns: return rows
+    raise SegbookError(f'{file} has {counted(len(rows), "row")} of other images, with the columns '
+        f'{", ".join(map(str, rows[0]))}; expected {", ".join(columns)}, so that they can be kept. '
+        'Cure: another --out, or --spacing as in the call that wrote it')
+
+def _kept_rows(file, done, a) -> list:
+    "Rows of an earlier counts.csv that stay, and it is said how many."
+    try: kept = _rows_of_others(file, done, a)
+    except SegbookError as e:
+        tell('segbook_predict', f'note: rows of earlier calls are left out: {e}')
+        return []
+    if kept: tell('segbook_predict', 'note: counts.csv keeps the rows of '
+        f'{counted(len({o["image"] for o in kept}), "image")} of earlier calls')
+    return kept
+
+# %% ../../nbs/workshop/cli/objects.ipynb #7bf606a5
+def _add_images_of_others(coco, file, files):
+    "Put the images of an earlier COCO file into this one, but for those of `files`."
+    try:
+        found = json.loads(file.read_text(encoding='utf-8'))
+        classes = {o['id']: o['name'] for o in found['categories']}
+        images, annotations = found['images'], found['annotations']
+    except (OSError, ValueError, KeyError, TypeError): return
+    mine, numbers = _names_of(files), {}
+    coco.classes += [o for o in classes.values() if o not in coco.classes]
+    for o in images:
+        if o['file_name'] in mine: continue
+        numbers[o['id']] = len(coco.images) + 1
+        coco.images.append({**o, 'id': numbers[o['id']]})
+    for o in annotations:
+        if o['image_id'] not in numbers: continue
+        coco.annotations.append({**o, 'id': len(coco.annotations) + 1, 'image_id':
+            numbers[o['image_id']], 'category_id': 1 + coco.classes.index(
+                classes[o['category_id']])})
+
 # %% ../../nbs/workshop/cli/objects.ipynb #0a13f6a2
 def _found_things(model, file, classes, min_area):
     "What a network finds by itself: numbers [H,W], the class of each, and [H,W] their scores."
@@ -173,6 +223,8 @@ class ObjectCounts:
         from segbook.things import finds_things
         self.a, self.model, self.out, self.counts = a, model, out, []
         self.classes = _classes_asked(a, model.codes, model.ignore_index)
+        self.done = [] # files of images whose objects are counted
+        _rows_of_others(out/'counts.csv', files, a)
         self.names = [model.codes[k] for k in self.classes]
         self.coco = CocoObjects(self.names, a.get('simplify', 0))
         self.root = os.path.commonpath([Path(f).resolve().parent for f in files] or ['/'])
@@ -197,8 +249,12 @@ class ObjectCounts:
         from segbook.objects import save_coco
         if not self.counts: return
         with suppress(*[OSError, SegbookError]*(kind is not None)): # what went wrong first counts
-            write_table(DataFrame(self.counts), self.out/'counts.csv')
-            if 'coco' in self.a: save_coco(self.out/'objects_coco.json', self.coco, True)
+            kept = _kept_rows(self.out/'counts.csv', self.done, self.a)
+            write_table(DataFrame(kept + self.counts), self.out/'counts.csv')
+            if 'coco' not in self.a: return
+            file = self.out/'objects_coco.json'
+            _add_images_of_others(self.coco, file, self.done)
+            save_coco(file, self.coco, True)
 
 # %% ../../nbs/workshop/cli/objects.ipynb #378dfa7c
 class ObjectFiles(ObjectCounts):
@@ -235,4 +291,5 @@ class ObjectFiles(ObjectCounts):
             save_geojson(self.out/f'{base}_objects.geojson', ids, table, a.get('simplify', 0), True)
         name = printable(Path(os.path.relpath(Path(file).resolve(), self.root)).as_posix())
         if 'coco' in a: self.coco.add(name, ids, names)
+        self.done.append(file)
         return self.count(name, table)

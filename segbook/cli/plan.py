@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 from types import SimpleNamespace
 
-from .arguments import DEFAULT_MINUTES, codes_argument, plan_parser
+from .arguments import DEFAULT_MINUTES, as_argument, codes_argument, plan_parser
 from .planning import check_plan_arguments
 from .terminal import guarded
 
@@ -19,18 +19,28 @@ def _planned_folder(a) -> str:
     "The folder among the arguments, in either form; it is taken out of them."
     return [o for o in (a.pop('folder', None), a.pop('data', None)) if o is not None][0]
 
+def _train_command(folder, given) -> str:
+    "The call of `segbook_train` with the folder and all that was given, as a shell takes it."
+    words = ['segbook_train']
+    for k, v in dict(data=folder, **given).items():
+        flag, said = f'--{k.replace("_", "-")}', as_argument(v)
+        several = said.split() if k == 'value_range' else [said]
+        alone = len(several) == 1 and said.startswith('-')
+        words += [f'{flag}={said}'] if alone else [flag, *several]
+    return shlex.join(words)
+
 def _print_plan(a) -> int:
     "The body of `segbook_plan`."
     from segbook.planning.plan import plan_training
     check_plan_arguments(a)
     folder, measure = _planned_folder(a), a.pop('measure', True)
+    command = _train_command(folder, a)
     where = {k: a.pop(k) for k in ('images', 'labels', 'seed', 'overlapping') if k in a}
     codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None), data=folder))
     plan = plan_training(folder, a.pop('minutes', DEFAULT_MINUTES), codes=codes, measure=measure,
         **where, **a)
-    flag = ' --overlapping'*where.get('overlapping', False)
-    print(f'{plan}\n\nsegbook_train --data {shlex.quote(str(folder))}{flag} follows this plan; the '
-        'flags at its right side choose otherwise')
+    print(f'{plan}\n\nThis trains as planned; the flags at the right side choose otherwise:\n'
+        f'{command}')
     return 0
 
 def segbook_plan(

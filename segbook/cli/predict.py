@@ -17,7 +17,7 @@ from segbook.cli.answers import (
 from .arguments import Parser, file_name_argument, text_argument
 from .objects import ObjectFiles, add_object_arguments, object_targets, objects_asked
 from .terminal import guarded, tell
-from ..errors import SegbookError, counted, nearest_names, printable
+from ..errors import SegbookError, counted, listed, nearest_names, printable
 from segbook.files import (
     check_writable, clear_leftovers, locked, replace_file, stem_of,
 )
@@ -184,6 +184,18 @@ def _targets_of(a, bases, out, model=None):
     endings = (*mask_endings(model), *AnswerOptions.of(a).endings)
     return [out/f'{b}_{o}' for b in bases for o in endings] + object_targets(a, bases, out)
 
+_OF_AN_IMAGE = ('mask.png', 'maps.npy', 'overlay.png', 'probabilities.npy', 'instances.png',
+    'instances.tif', 'objects.csv', 'objects.geojson')
+
+def _tell_of_older(bases, out, targets):
+    "Name the files of an earlier call that belong to masks which this call replaces."
+    there = [out/f'{b}_{o}' for b in bases for o in _OF_AN_IMAGE]
+    mine = {*targets}
+    if any(map(os.path.lexists, targets)): there += [out/'counts.csv', out/'objects_coco.json']
+    older = [o for o in there if o not in mine and os.path.lexists(o)]
+    if older: tell('segbook_predict', f'note: {listed(older)} in {out}: of an earlier call, and '
+        'not written anew, so older than the masks. Cure: ask for them, too, or remove them')
+
 def _check_targets(files, targets, out, overwrite):
     "Raise a SegbookError when an output would replace something."
     if os.path.lexists(out) and not out.is_dir():
@@ -196,7 +208,7 @@ def _check_targets(files, targets, out, overwrite):
     if there and not overwrite:
         more = f' and {len(there)-1} more' if len(there) > 1 else ''
         raise SegbookError(f'{there[0]}{more} exist already, and nothing is overwritten. '
-            'Cure: --overwrite, or another --out')
+            'Cure: --overwrite (counts.csv keeps the rows of other images), or another --out')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #a5aae212
 def _predict(a, signals, done) -> int:
@@ -225,8 +237,9 @@ def _predict_files(a, files, bases, done, batch):
     try:
         clear_leftovers(out)
         with locked(out/'predictions'), batch.objects or nullcontext():
-            _check_targets(files, _targets_of(a, bases, out, batch.model), out,
-                'overwrite' in a)
+            targets = _targets_of(a, bases, out, batch.model)
+            _check_targets(files, targets, out, 'overwrite' in a)
+            if 'overwrite' in a: _tell_of_older(bases, out, targets)
             done.append((batch, len(files)))
             for i, (f, b) in enumerate(zip(files, bases), 1):
                 batch.signals.ask()
@@ -253,8 +266,8 @@ def _predict_parser() -> Parser:
         help='where to write (default: predictions)')
     p.add_argument('--partial', action='store_true', help='of a run of folds that is not finished '
         'take the folds that are')
-    p.add_argument('--overwrite', action='store_true', help='replace masks and overlays of the '
-        'same names')
+    p.add_argument('--overwrite', action='store_true', help='replace files of the same names; '
+        'the rows of other images stay in counts.csv')
     add_object_arguments(p)
     add_answer_options(p)
     return p
@@ -270,7 +283,9 @@ def segbook_predict(
     def stopped(signals):
         if not done: return 'Nothing was written.'
         batch, n = done[0]
+        told = ('with --overwrite, or with the others alone' if not batch.objects else 'with '
+            '--overwrite, or so with the others alone: counts.csv keeps the rows of these')
         return (f'Of {counted(n, "image")} {batch.n} are written to {batch.out}; call it again '
-            'with --overwrite, or with the others alone')
+            f'{told}')
     return guarded('segbook_predict', lambda signals: _predict(a, signals, done), stopped,
         last=args is None)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from fastai.vision.all import TfmdDL
 
+from ..errors import SegbookError
 from ..masks.maps import overlay_maps
 from ..masks.mask import legend_handles, overlay
 
 # %% auto #0
-__all__ = ['PANEL_WIDTH', 'TOLD', 'panel_grid', 'SegDL', 'tell_loaders']
+__all__ = ['PANEL_WIDTH', 'TOLD', 'panel_grid', 'SegDL', 'check_item_sizes', 'tell_loaders']
 
 # %% ../../nbs/workshop/data/batches.ipynb #63bdb692
 PANEL_WIDTH = 2.3 # inches
@@ -91,6 +92,21 @@ class SegDL(TfmdDL):
         _add_legend(fig, self.vocab, *masks.values())
 
 # %% ../../nbs/workshop/data/batches.ipynb #3b543c1c
+def check_item_sizes(dls, item_tfms):
+    "Raise a SegbookError where item transforms leave an image and its mask at different sizes."
+    if item_tfms is None: return
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        x, *masks = dls.train.do_item(0)
+    random.setstate(state)
+    sizes = [f'{o.shape[-2]}x{o.shape[-1]}' for o in (x, *masks)]
+    if len({*sizes}) == 1: return
+    raise SegbookError(f'after item_tfms an image [C,H,W] is {list(x.shape)}, so {sizes[0]}, and '
+        f"its mask {sizes[-1]}; expected one size. fastai's transforms of items, such as Resize, "
+        'RandomResizedCrop and CropPad, leave images alone that are no PIL images, as those of '
+        f'{len(x)} channels are. Cure: size= of seg_dataloaders to resize, crops= to cut windows, '
+        'or batch_tfms=aug_transforms(size=...)')
+
 def tell_loaders(dls, folder, channels, size, value_range, seed):
     "The DataLoaders `dls`, each told what is known of classes and images; their order from `seed`."
     openers = [f for tl in dls.train_ds.tls for f in tl.tfms.fs]

@@ -12,7 +12,7 @@ from fastai.vision.all import (
     TransformBlock, aug_transforms,
 )
 
-from .batches import SegDL, tell_loaders
+from .batches import SegDL, check_item_sizes, tell_loaders
 from segbook.data.checks import (
     check_training_set, open_folder, set_facts, split_indices,
 )
@@ -87,9 +87,7 @@ def seg_dataloaders(
     valid_pct: float = .2, # share of a random split
     seed: int = 42, # of the random split and of the order of the batches
     channels: int | None = None, # 1 grey, 3 colour (alpha dropped), 4 or more; None: as they are
-    # what becomes 0 and 1: (low, high); 'image' where each has a range of its own; None: by the
-    # type, or over the set
-    value_range: tuple | str | None = None,
+    value_range: tuple | str | None = None, # (low, high): 0 and 1; 'image': of each; None: found
     crops: str | None = None, # train on windows: 'random' anywhere, 'positive' where something is
     crops_per_image: int = 1, # windows cut from each training image in an epoch
     crop_classes = None, # for 'positive': names or ids; None: all classes but the commonest
@@ -102,9 +100,8 @@ def seg_dataloaders(
     instances: str | None = None, # folder of ids of things: batches are then image, ids and mask
     overlapping: bool = False, # a pixel may be of several classes: masks are a map for each
 ) -> DataLoaders: # with .vocab, .ignore_index, .channels, .overlapping, .size (None: not resized)
-    """fastai DataLoaders: images 0..1, not normalised, masks int64, or maps uint8 [B,K,H,W].
-
-    Raises SegbookError before training when folder, sizes, split, masks or windows are wrong."""
+    """fastai DataLoaders: images 0..1, not normalised, masks int64, or maps uint8 [B,K,H,W]. Raises
+    SegbookError before training when folder, sizes, split, masks or windows are wrong."""
     folder,device = open_folder(path, images, labels, codes, valid, overlapping),own_device(device)
     train,val = split_indices(folder, valid_pct, seed)
     shapes,channels,value_range = set_facts(folder, channels, value_range)
@@ -115,4 +112,5 @@ def seg_dataloaders(
         window, *L(item_tfms)], batch_tfms, value_range, instances=instances)
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
+    check_item_sizes(dls, item_tfms)
     return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed)

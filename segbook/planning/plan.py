@@ -8,6 +8,7 @@ import shutil, textwrap
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
+from numbers import Real
 
 from ..data.checks import split_indices
 from ..data.loaders import seg_dataloaders
@@ -20,7 +21,7 @@ from ..masks.folder import SegFolder
 from ..models import seg_model
 from .cost import Machine, measured_cost, this_machine
 from .fingerprint import Fingerprint, Measuring, folder_fingerprint
-from .recipes import loss_named, loss_parts, transforms_named
+from .recipes import AUGMENTATIONS, loss_named, loss_parts, transforms_named
 from segbook.planning.rules import (
     Choice, Planning, choose_augmentation, choose_batch, choose_loss, choose_network, choose_range,
     choose_rate, choose_size, choose_windows, epochs_choice, exposure_note,
@@ -169,15 +170,15 @@ def check_minutes(
 
 def make_plan(
     facts:Fingerprint, # from `folder_fingerprint`
-    given:dict|None=None, # what the user has chosen, by the names of the choices
+    given:dict|None=None, # what the user has chosen, by the names of the choices; None: nothing
     minutes:float=20., # that the training may take
     *,
     machine:Machine|None=None, # None: this one
     processes:int=1, # that train together
 ) -> Planning:
     "The choices but for the epochs, which need a measured step."
-    p = Planning(facts, machine or this_machine(), dict(given or {}), 60*check_minutes(minutes),
-        processes)
+    given = {k: v for k, v in (given or {}).items() if v is not None}
+    p = Planning(facts, machine or this_machine(), given, 60*check_minutes(minutes), processes)
     for choose in (choose_network, choose_size, choose_windows, choose_batch, choose_loss,
             choose_augmentation, choose_range, choose_rate): choose(p)
     return p
@@ -243,14 +244,21 @@ PLANNED = ('arch', 'encoder', 'pretrained', 'size', 'crops', 'crops_per_image', 
 
 def _is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v > 0
 
+def _is_rate(v): return isinstance(v, Real) and not isinstance(v, bool) and 0 < v < 1e9
+
+def _is_name(v): return isinstance(v, str) and v.strip() != ''
+
 def _is_size(v):
     return v == 'full' or isinstance(v, (tuple, list)) and len(v) == 2 and all(map(_is_count, v))
 
 # what a choice may be: a test, and its words
 _FITTING = dict(size=(_is_size, "(height, width), one number for both, or 'full'"),
     crops=(('none', 'random', 'positive').__contains__, "'none', 'random' or 'positive'"),
-    lr=(lambda v: isinstance(v, (int, float)) and 0 < v < 1e9, 'a number above 0'),
-    loss=(lambda v: isinstance(v, str), "a name such as 'cross_entropy+dice'"),
+    lr=(_is_rate, 'a number above 0'), loss=(_is_name, "a name such as 'cross_entropy+dice'"),
+    augment=(_is_name, f"one of {', '.join(AUGMENTATIONS)}"),
+    arch=(_is_name, "a name such as 'dynamic_unet_lean'"),
+    encoder=(_is_name, "a name such as 'resnet18'"),
+    **{o: (lambda v: isinstance(v, bool), 'True or False') for o in ('pretrained', 'weights')},
     **{o: (_is_count, 'a whole number of at least 1') for o in ('bs', 'epochs', 'crops_per_image')})
 
 def _checked_choices(given) -> dict:

@@ -36,6 +36,12 @@ class Choice:
 
     def __str__(self): return f'{self.said}: {self.reason} ({self.flag})'
 
+def _asked_reason(asked, value, reason) -> str:
+    "That a choice was asked for; where it is another than that, why."
+    same = tuple(asked) if isinstance(asked, list) else None if asked == 'full' else asked
+    if same == value: return 'as you asked'
+    return f'{asked} was asked for, and is not used: {reason}'
+
 @dataclass
 class Planning:
     "A plan on its way: what is known, what was asked for, and what has been chosen so far."
@@ -49,8 +55,8 @@ class Planning:
     def __getitem__(self, name): return next(o.value for o in self.choices if o.name == name)
 
     def add(self, name, value, said, reason, flag=None):
-        "Put down a choice; of what the user gave the reason is that it was asked for."
-        if name in self.given: reason = 'as you asked'
+        "Put down a choice; of what the user gave the reason is that it was asked for, if it is."
+        if name in self.given: reason = _asked_reason(self.given[name], value, reason)
         flag = flag or '--' + name.replace('_', '-')
         self.choices.append(Choice(name, value, said, reason, flag))
 
@@ -67,9 +73,8 @@ def choose_network(p:Planning):
         'its skips keep fine outlines, and a step costs little')
     if has_own_encoder(arch):
         p.add('encoder', OWN_ENCODER, 'its own encoder', f'{arch} brings one along')
-        p.choices.append(Choice('pretrained', False, 'from random weights',
-            f'there are none for the encoder of {arch}', '--arch'))
-        return
+        return p.add('pretrained', False, 'from random weights',
+            f'there are no others for the encoder of {arch}', '--arch')
     pretrained = p.given.get('pretrained', True)
     name, why = default_encoder(pretrained)
     name = p.given.get('encoder') or name
