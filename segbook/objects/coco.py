@@ -43,6 +43,18 @@ def _box_of(polygons):
     low, high = points.min(0), points.max(0)
     return [plain_number(v) for v in (*low, *(high - low))]
 
+# %% ../../nbs/workshop/objects/coco.ipynb #c3f8b1d5
+def _areas_of(ids) -> dict:
+    "The number of pixels of each number."
+    return dict(zip(*(o.tolist() for o in np.unique(ids, return_counts=True))))
+
+def _check_new(name, names):
+    "Raise a SegbookError for a name that is among `names`."
+    if name in names:
+        raise SegbookError(f'an image named {printable(name)} was added before; expected each '
+            'name once. Cure: names with their folders, such as a/1.png and b/1.png')
+
+
 # %% ../../nbs/workshop/objects/coco.ipynb #ba12aa26
 class CocoObjects:
     """Objects of many images, for one JSON of "COCO instances".
@@ -64,12 +76,9 @@ class CocoObjects:
         """Add the objects of one image.
 
         Raises SegbookError for a class that is not among them, and a name that was added before."""
-        if name in self.names:
-            raise SegbookError(f'an image named {printable(name)} was added before; expected each '
-                'name once. Cure: names with their folders, such as a/1.png and b/1.png')
+        _check_new(name, self.names)
         ids, number = object_ids(ids), len(self.images) + 1
-        area = dict(zip(*(o.tolist() for o in np.unique(ids, return_counts=True))))
-        outlines = object_outlines(ids, self.simplify)
+        area, outlines = _areas_of(ids), object_outlines(ids, self.simplify)
         kinds = {i: self.classes[0] if classes is None else classes[i] for i in outlines}
         if odd := set(kinds.values()) - set(self.classes):
             raise SegbookError(f'no class {min(odd)!r}; expected {", ".join(self.classes)}')
