@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segbook.metrics.confusion import Confusion
 
 # %% auto #0
-__all__ = ['confusion_shares', 'shown_by_notebooks', 'draw_confusion']
+__all__ = ['MOST_NUMBERED', 'confusion_shares', 'counts_without_void', 'shown_by_notebooks', 'draw_confusion']
 
 # %% ../nbs/workshop/confusion_figure.ipynb #3ee48b64
 def confusion_shares(
@@ -31,22 +31,25 @@ def confusion_shares(
         return m/m.sum(1 if normalize == 'true' else 0, keepdims=True)
 
 # %% ../nbs/workshop/confusion_figure.ipynb #270b8289
-def _without_void(confusion, codes) -> tuple[np.ndarray, list, list]:
-    "Counts, row names and column names without Void, but for a column that is not empty."
+def counts_without_void(
+    confusion:Confusion, # counted pixels
+) -> tuple[np.ndarray, list, list]: # int64 [R,C] pixels, ids of the rows, ids of the columns
+    "Counts without Void, but for its column, the last one, where some pixel was answered so."
     m, void = confusion.matrix.numpy(), confusion.ignore_index
     rows = [k for k in range(len(m)) if k != void]
     void_answered = void is not None and 0 <= void < len(m) and m[:, void].any()
     columns = rows + [void]*bool(void_answered)
-    return m[np.ix_(rows, columns)], *([figure_text(codes[k]) for k in o] for o in (rows, columns))
+    return m[np.ix_(rows, columns)], rows, columns
 
 # %% ../nbs/workshop/confusion_figure.ipynb #951423e6
 def _write_shares(ax, shares, counts):
     "The numbers into the squares: percent of shares, or counts."
-    top = np.nanmax(shares, initial=0)
+    image, = ax.images
+    grey = image.to_rgba(np.sqrt(np.nan_to_num(shares)))[..., 0]
     for (i, j), v in np.ndenumerate(shares):
         if np.isnan(v) or v < (1 if counts else .005): continue
         ax.text(j, i, f'{v:,.0f}' if counts else f'{100*v:.0f}', ha='center', va='center',
-            fontsize=8 if counts else 9, color='white' if v > .3*top else 'black')
+            fontsize=8 if counts else 9, color='white' if grey[i, j] < .46 else 'black')
 
 # %% ../nbs/workshop/confusion_figure.ipynb #71b4b5e9
 def _hatch_unknown(ax, shares):
@@ -55,6 +58,22 @@ def _hatch_unknown(ax, shares):
     for i, j in np.argwhere(np.isnan(shares)):
         ax.add_patch(Rectangle((j - .5, i - .5), 1, 1, fill=False, hatch='////', lw=0,
             edgecolor='silver'))
+
+# %% ../nbs/workshop/confusion_figure.ipynb #c5a1f0e7
+MOST_NUMBERED = 25 # columns up to which the squares hold numbers
+_LARGEST_SIDE = 20 # inches of all squares together
+
+def _name_ticks(ax, rows, columns, square):
+    "Names along both sides: smaller where squares are, of `square` inches; at last only some."
+    size = min(10, 65*square) # points; an inch has 72
+    every = int(np.ceil(5/size))
+    x, y = range(0, len(columns), every), range(0, len(rows), every)
+    text = dict(fontsize=max(5, size))
+    ax.set_xticks(x, columns[::every], rotation=60, ha='right', rotation_mode='anchor', **text)
+    ax.set_yticks(y, rows[::every], **text)
+    some = f', one name in {every}' if every > 1 else ''
+    ax.set(xlabel='answer' + some, ylabel='truth' + some)
+
 
 # %% ../nbs/workshop/confusion_figure.ipynb #68a17015
 def shown_by_notebooks(fig) -> Figure:
@@ -74,22 +93,23 @@ def draw_confusion(
 ) -> Figure:
     """Which class is taken for which; Void is left out, and the figure says so.
 
+    Squares hold numbers up to MOST_NUMBERED columns; with many more they shrink, and so do names.
     Raises SegbookError for another number of names than classes, and another `normalize`."""
     from matplotlib.figure import Figure
     if len(codes) != confusion.n_classes:
         raise SegbookError(f'{len(codes)} class names, but {confusion.n_classes} classes were '
             'counted; expected a name for each')
-    counts, rows, columns = _without_void(confusion, codes)
+    counts, *ids = counts_without_void(confusion)
+    rows, columns = ([figure_text(codes[k]) for k in o] for o in ids)
     shares = confusion_shares(counts, normalize)
-    side = .48*len(columns) + 2.6
+    square = min(.48, _LARGEST_SIDE/len(columns))
+    side = square*len(columns) + 2.6
     fig = Figure(figsize=(side + .6, side), dpi=90, layout='constrained')
     ax = fig.subplots()
     ax.imshow(np.sqrt(np.nan_to_num(shares)), cmap='Greys', vmin=0, vmax=1 if normalize else None)
-    if len(columns) <= 25: _write_shares(ax, shares, normalize is None)
+    if len(columns) <= MOST_NUMBERED: _write_shares(ax, shares, normalize is None)
     _hatch_unknown(ax, shares)
-    ax.set_xticks(range(len(columns)), columns, rotation=60, ha='right', rotation_mode='anchor')
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set(xlabel='answer', ylabel='truth')
+    _name_ticks(ax, rows, columns, square)
     void = '' if len(rows) == len(codes) else '; Void is left out'
     ax.set_title(_MEANING[normalize] + void, fontsize=9)
     return shown_by_notebooks(fig)

@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from .errors import SegbookError
+from .errors import SegbookError, composed, printable
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'stem_of', 'named_as_image', 'progress_bar', 'locked', 'clear_leftovers', 'replace_file',
-           'write_png', 'write_lines', 'write_text', 'write_csv', 'read_text', 'new_folder', 'NewFolder',
+           'write_png', 'write_lines', 'write_text', 'write_csv', 'read_text', 'read_names', 'new_folder', 'NewFolder',
            'check_writable']
 
 # %% ../nbs/workshop/files.ipynb #77b2d69a
@@ -165,6 +165,30 @@ def read_text(
     code = next((code for mark,code in _MARKS.items() if b.startswith(mark)), None)
     if code is None and b'\0' in b[:4]: code = 'utf-16-le' if b[1:2] == b'\0' else 'utf-16-be'
     return b.decode(code or 'utf-8').removeprefix('\ufeff')
+
+# %% ../nbs/workshop/files.ipynb #f2c9a7b4
+def read_names(
+    file, # path of a text file with one name a line
+    what:str='codes', # what it holds, for an error
+    folder=None, # where to look, too, when it is not there
+) -> list: # of str, without the empty ones at the end
+    "The names in a text file. Raises SegbookError for no file, and one that is no text."
+    places = [Path(file)] if folder is None else [Path(file), Path(folder)/file]
+    f = next((f for f in places if f.is_file()), None)
+    if f is None:
+        where = '' if folder is None else f', neither as given nor in {folder}'
+        raise SegbookError(f'{what} file {printable(file)} does not exist{where}. Give its path, '
+            'or a list of names.')
+    try: lines = [o.strip() for o in re.split('\r\n|\r|\n', composed(read_text(f)))]
+    except UnicodeDecodeError as e:
+        raise SegbookError(f'{f} is not UTF-8 text ({e}); expected one name a line. Save it as '
+            'UTF-8.') from e
+    except OSError as e:
+        raise SegbookError(f'{f} cannot be read ({e.strerror}); expected a text file with one '
+            'name a line that you may read. Change its permissions, or give a list.') from e
+    while lines and not lines[-1]: lines.pop()
+    return lines
+
 
 # %% ../nbs/workshop/files.ipynb #5c5c3dab
 def new_folder(

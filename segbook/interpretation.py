@@ -4,6 +4,7 @@
 
 # %% ../nbs/workshop/interpretation.ipynb #79848ddd
 from __future__ import annotations
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,6 +125,23 @@ class RankedImages(ScoredImages):
         "How much of the error lies within some pixels of a true border, and how many pixels do."
         return border_table(sum(o.by_distance for o in self.counts), distances)
 
+# %% ../nbs/workshop/interpretation.ipynb #d7e1a4c3
+def _positions_of(which, n) -> list[int]:
+    "Positions of some of `n` images, one at least, from rows of a table, numbers, or bools."
+    at, chosen = which.index if hasattr(which, 'iloc') else range(n), np.asarray(which)
+    if chosen.dtype == bool:
+        if chosen.shape != (len(at),):
+            raise SegbookError(f'{list(chosen.shape)} bools; expected one for each of the '
+                f'{counted(n, "image")}')
+        which = np.asarray(at)[chosen]
+    elif hasattr(which, 'iloc'): which = at
+    try: rows = [operator.index(i) for i in which]
+    except TypeError: rows = []
+    if rows and all(0 <= i < n for i in rows): return rows
+    raise SegbookError(f'images {rows or which!r}: expected positions from 0 to {n - 1}, one at '
+        'least, such as interpretation.worst(3)')
+
+
 # %% ../nbs/workshop/interpretation.ipynb #6a8a93df
 class DrawnImages(RankedImages):
     "Pictures of what goes wrong."
@@ -134,19 +152,17 @@ class DrawnImages(RankedImages):
         return draw_confusion(self.confusion, self.codes, normalize)
 
     def plot_errors(self,
-        which=4, # how many of the worst; or rows of `per_image`, or positions in it
+        # how many of the worst; or rows of `per_image`, positions in it, or a bool for each image
+        which=4,
         cls:str|int|None=None, # the worst for this class, and its IoU
         title:str='', # above the figure
     ) -> Figure:
         "Image, truth, prediction and errors of some images, which are answered anew."
         table, column = self.per_image, 'mean_iou'
         if cls is not None: column = f'iou_{self.codes[self.class_id(cls)]}'
-        if isinstance(which, int):
+        if isinstance(which, (int, np.integer)) and not isinstance(which, bool):
             which = self.worst(which) if cls is None else self.worst_for(cls, which)
-        rows = [int(i) for i in (which.index if hasattr(which, 'iloc') else which)]
-        if not rows or not all(0 <= i < len(self) for i in rows):
-            raise SegbookError(f'images {rows}: expected positions from 0 to {len(self) - 1}, one '
-                'at least, such as interpretation.worst(3)')
+        rows = _positions_of(which, len(self))
         images, truths, answers = ([np.asarray(of(i)) for i in rows] for of in (
             self.judged.picture, self.judged.truth_of, self.judged.answer_to))
         fig = results_figure(images, truths, answers, self.codes, list(table.file[rows]),

@@ -117,13 +117,14 @@ class Interval:
             f'{counted(self.n_images, "image")}')
 
 # %% ../nbs/workshop/intervals.ipynb #69371ae2
-def _check_bootstrap(level, n_resamples, method):
+def _check_bootstrap(level, method, **times):
     "Raise a SegbookError for options of an interval that cannot be."
     validate_option('method', method, ['bca', 'percentile'])
     if not 0 < level < 1:
         raise SegbookError(f'level={level!r}: expected a number between 0 and 1, such as 0.95')
-    if not isinstance(n_resamples, int) or n_resamples < 100:
-        raise SegbookError(f'n_resamples={n_resamples!r}: expected a whole number of at least 100')
+    for name, n in times.items(): # how often images are drawn or exchanged
+        if not isinstance(n, (int, np.integer)) or n < 100:
+            raise SegbookError(f'{name}={n!r}: expected a whole number of at least 100')
 
 def _check_score(score, several=True):
     "Raise a SegbookError for a score that is not known, or that is several numbers."
@@ -144,7 +145,7 @@ def score_interval(
     Classes in fewer than two images get none. BCa as in Efron 1987, Better Bootstrap Confidence
     Intervals. Raises SegbookError: fewer than two images with labelled pixels."""
     _check_score(score)
-    _check_bootstrap(level, n_resamples, method)
+    _check_bootstrap(level, method, n_resamples=n_resamples)
     regions = image_regions(counts, ignore_index)
     regions = regions[_enough_images(regions)]
     value, rng = lambda x: _scores_of(x, score), np.random.default_rng(seed)
@@ -236,9 +237,10 @@ def compare_on_images(
 ) -> Comparison:
     """Paired bootstrap interval of a difference over images, and a sign-flip permutation test.
 
-    Raises SegbookError: other images, other classes, or fewer than two images."""
+    Raises SegbookError: other images, other classes, fewer than two images, or fewer than 100
+    resamples or permutations."""
     _check_score(score, several=False)
-    _check_bootstrap(level, n_resamples, 'bca')
+    _check_bootstrap(level, 'bca', n_resamples=n_resamples, n_permutations=n_permutations)
     a, b = _same_images(*(image_regions(o, ignore_index) for o in (first, second)))
     value, rng = lambda x: _scores_of(x, score)[:, 0], np.random.default_rng(seed)
     minus = lambda u, v: value(v) - value(u)

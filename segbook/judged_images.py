@@ -121,7 +121,8 @@ def images_with_masks(
     names=None, # of the images
 ) -> JudgedImages:
     "Lists that run in parallel. Raises SegbookError if they differ in length, or are empty."
-    lists = dict(images=list(images), truths=list(truths), predictions=list(predictions),
+    images = list(images)
+    lists = dict(images=images, truths=list(truths), predictions=list(predictions),
         names=_names_of(images, names))
     sizes = {k: len(v) for k, v in lists.items()}
     if len(set(sizes.values())) > 1 or not lists['images']:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .calibration import CalibrationReport, calibrate, calibration_figure, calibration_table
-from .confusion_figure import draw_confusion
+from .confusion_figure import counts_without_void, draw_confusion
 from .errors import SegbookError, counted, printable
 from .files import check_writable, write_text
 from .interpretation import SegInterpretation
@@ -67,12 +67,13 @@ MOST_COLUMNS = 24 # classes that a table of confusions has room for
 
 def _confusion_part(seen) -> str:
     "The largest confusions as sentences, and the whole matrix as a table or a picture."
-    ids = [k for k in range(len(seen.codes)) if k != seen.ignore_index]
-    m = seen.confusion.matrix.numpy()[np.ix_(ids, ids)].astype(float)
-    names, wrong = [seen.codes[k] for k in ids], m - np.diag(np.diag(m))
+    m, ids, answers = counts_without_void(seen.confusion)
+    names, answers = ([seen.codes[k] for k in o] for o in (ids, answers))
+    m = m.astype(float)
+    wrong = m*(1 - np.eye(*m.shape))
     order = np.argsort(wrong, axis=None, kind='stable')[::-1][:5]
-    worst = [divmod(int(o), len(ids)) for o in order if wrong.flat[o]]
-    said = [f'<li>{page_text(names[i])} taken for {page_text(names[j])}: '
+    worst = [divmod(int(o), len(answers)) for o in order if wrong.flat[o]]
+    said = [f'<li>{page_text(names[i])} taken for {page_text(answers[j])}: '
         f'{wrong[i, j]/max(wrong.sum(), 1):.0%} of all wrong pixels</li>' for i, j in worst]
     largest = f'<p>The largest confusions:</p><ul>{"".join(said)}</ul>' if said else ''
     if len(ids) > MOST_COLUMNS:
@@ -83,7 +84,7 @@ def _confusion_part(seen) -> str:
     rows = [[name, *(f'{v:.0%}' if v >= .005 else '' for v in row)]
         for name, row in zip(names, share)]
     return largest + page_table('Of the pixels of a class (row), the share that was given each '
-        'class (column)', ['true class', *names], rows, share)
+        'class (column)', ['true class', *answers], rows, share)
 
 # %% ../nbs/workshop/report.ipynb #8ca223ec
 def _history_figure(history):
@@ -130,13 +131,11 @@ PICTURE_BYTES = 3_000_000 # of pictures in a report, before they are written as 
 def _error_words(seen, i) -> str:
     "What is wrong in image `i`, in a sentence."
     right, predicted, true = seen.counts[i].regions
-    missed, invented = true - right, predicted - right
     row = seen.per_image.iloc[i]
-    a, b = int(missed.argmax()), int(invented.argmax())
+    most = [f'most {what}: {seen.codes[v.argmax()]} ({counted(int(v.max()), "pixel")})'
+        for what, v in dict(missed=true - right, invented=predicted - right).items() if v.any()]
     return (f'{row.file}: mean IoU {row.mean_iou:.3f}, {1 - row.pixel_accuracy:.0%} of the '
-        f'labelled pixels wrong; most missed: {seen.codes[a]} '
-        f'({counted(int(missed[a]), "pixel")}), most invented: {seen.codes[b]} '
-        f'({counted(int(invented[b]), "pixel")})')
+        f'labelled pixels wrong{"; " if most else ""}{", ".join(most)}')
 
 def _worst_part(seen, n, most=PICTURE_BYTES) -> str:
     "Up to `n` of the images with the lowest mean IoU."

@@ -140,7 +140,11 @@ def fold_scores(folder) -> dict:
     scores = {'mean IoU': number(run.get('mean_iou')),
         'accuracy': number(run.get('pixel_accuracy'))}
     with open(folder/'per_class.csv', encoding='utf-8', newline='') as f:
-        return scores | {o['class']: number(o['iou']) for o in csv.DictReader(f)}
+        for o in csv.DictReader(f):
+            name = o['class']
+            while name in scores: name = f'IoU of {name}' # a class may be called as a score is
+            scores[name] = number(o['iou'])
+    return scores
 
 def mean_and_spread(values) -> tuple[float, float]:
     "Mean and standard deviation (n - 1) of the numbers that are no NaN; NaN for too few."

@@ -17,7 +17,8 @@ from ..files import replace_file, write_csv
 from ..masks.arrays import class_id
 
 # %% auto #0
-__all__ = ['add_object_arguments', 'objects_asked', 'object_targets', 'write_ids', 'write_table', 'ObjectCounts', 'ObjectFiles']
+__all__ = ['add_object_arguments', 'objects_asked', 'object_targets', 'write_ids', 'image_place', 'write_table', 'ObjectCounts',
+           'ObjectFiles']
 
 # %% ../../nbs/workshop/cli/objects.ipynb #0e4bf4f7
 def _above_zero(text):
@@ -118,6 +119,15 @@ def write_ids(
     replace_file(path, lambda f: im.save(f, **options))
     other.unlink(missing_ok=True)
     return path
+
+# %% ../../nbs/workshop/cli/objects.ipynb #e4b7c2d9
+def image_place(
+    file, # path of an image
+) -> Path:
+    "Where an image is: its folder without links, and its own name, be that a link or not."
+    file = Path(file)
+    return Path(os.path.realpath(file.parent), file.name)
+
 
 # %% ../../nbs/workshop/cli/objects.ipynb #a122ed45
 def _cell_of(x):
@@ -227,7 +237,7 @@ class ObjectCounts:
         _rows_of_others(out/'counts.csv', files, a)
         self.names = [model.codes[k] for k in self.classes]
         self.coco = CocoObjects(self.names, a.get('simplify', 0))
-        self.root = os.path.commonpath([Path(f).resolve().parent for f in files] or ['/'])
+        self.root = os.path.commonpath([image_place(f).parent for f in files] or ['/'])
         self.own = finds_things(model.model) and 'separate' not in a
         if self.own: tell('segbook_predict', 'note: this network finds things by itself, and they '
             'are the objects; --separate parts its mask of classes instead')
@@ -289,7 +299,7 @@ class ObjectFiles(ObjectCounts):
         write_table(table, self.out/f'{base}_objects.csv')
         if 'geojson' in a:
             save_geojson(self.out/f'{base}_objects.geojson', ids, table, a.get('simplify', 0), True)
-        name = printable(Path(os.path.relpath(Path(file).resolve(), self.root)).as_posix())
+        name = printable(Path(os.path.relpath(image_place(file), self.root)).as_posix())
         if 'coco' in a: self.coco.add(name, ids, names)
         self.done.append(file)
         return self.count(name, table)

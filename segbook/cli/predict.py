@@ -15,7 +15,9 @@ from segbook.cli.answers import (
     AnswerOptions, add_answer_options, answered, write_probabilities,
 )
 from .arguments import Parser, file_name_argument, text_argument
-from .objects import ObjectFiles, add_object_arguments, object_targets, objects_asked
+from segbook.cli.objects import (
+    ObjectFiles, add_object_arguments, image_place, object_targets, objects_asked,
+)
 from .terminal import guarded, tell
 from ..errors import SegbookError, counted, listed, nearest_names, printable
 from segbook.files import (
@@ -57,8 +59,7 @@ def _image_files(names) -> tuple[list[Path], list[str]]:
             found[name] = [], f'cannot be looked at ({getattr(e, "strerror", None) or e})'
     files = [f for fs, _ in found.values() for f in fs]
     lost = [f'{printable(name)} {why}' for name, (fs, why) in found.items() if not fs]
-    def place(f): return os.path.realpath(f.parent), f.name
-    return list({place(f): f for f in reversed(files)}.values())[::-1], lost
+    return list({image_place(f): f for f in reversed(files)}.values())[::-1], lost
 
 # %% ../../nbs/workshop/cli/predict.ipynb #c2a8f24f
 def _short(name, most=200) -> str:
@@ -71,7 +72,7 @@ def _short(name, most=200) -> str:
 def _base_names(files) -> list[str]:
     "A name for the outputs of each file: its stem; where two share it, with folder or ending."
     def longer(f, i):
-        folder, ending = Path(os.path.realpath(f)).parent.name, f.suffix[1:]
+        folder, ending = image_place(f).parent.name, f.suffix[1:]
         return (stem_of(f), f'{stem_of(f)}_{ending}', f'{folder}_{stem_of(f)}',
             f'{folder}_{stem_of(f)}_{ending}')[i]
     stems = [stem_of(f).lower() for f in files]

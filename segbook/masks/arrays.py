@@ -12,14 +12,15 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SegbookError, composed, counted, nearest_names
+from ..files import read_names
 from .channels import NoIds, mask_values
 from ..reading.pixels import colour_array
 from ..reading.stored import open_stored, stored_picture
 from ..reading.failures import NoPicture
 
 # %% auto #0
-__all__ = ['is_tensor', 'mask_array', 'image_array', 'raise_bad_ids', 'codes_for', 'class_id', 'ignored_id', 'open_mask',
-           'ids_of', 'read_mask']
+__all__ = ['is_tensor', 'mask_array', 'image_array', 'raise_bad_ids', 'given_codes', 'codes_for', 'class_id', 'ignored_id',
+           'open_mask', 'ids_of', 'read_mask']
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #9c643b81
 def is_tensor(x):
@@ -94,10 +95,16 @@ def raise_bad_ids(
         'check_masks(folder) finds the files; ignore_index=... leaves one id out.')
 
 # %% ../../nbs/workshop/masks/arrays.ipynb #ccdb91d0
+def given_codes(
+    codes, # class names, or the path of a text file with one name a line
+) -> list:
+    "Class names as a list. Raises SegbookError for a text that is no file."
+    return read_names(codes) if isinstance(codes, (str, Path)) else list(codes)
+
 def codes_for(m, codes):
     "`codes` as a list, made from the ids of `m` when None; all ids of `m` must be among them."
     if codes is None: return [f'class {i}' for i in range(int(m.max(initial=0)) + 1)]
-    codes = list(codes)
+    codes = given_codes(codes)
     if m.size and (m.min() < 0 or m.max() >= len(codes)): raise_bad_ids(m, len(codes))
     return codes
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/workshop/masks/colours.ipynb #ac75eb65
 from __future__ import annotations
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _lab_colours(rgb):
     return rgb2lab(np.stack(list(seen_colours(rgb).values())))
 
 def _farthest(taken, n):
-    "`n` more colours, each as far as a grid of 729 allows from `taken` and from those before it."
+    "Up to `n` more colours, each as far as a grid of 729 allows from all before it."
     from skimage.color import deltaE_ciede2000
     axes = np.meshgrid(*[np.linspace(20, 250, 9).round()]*3, indexing='ij')
     grid = np.stack(axes, -1).reshape(-1, 3).astype(np.uint8)
@@ -70,9 +71,16 @@ def _farthest(taken, n):
         near = np.minimum(near, deltaE_ciede2000(cand, lab[:,None]).min(0))
     for _ in range(n):
         j = int(near.argmax())
+        if not near[j]: break
         out.append(tuple(grid[j].tolist()))
         near = np.minimum(near, deltaE_ciede2000(cand, cand[:,j:j+1]).min(0))
     return out
+
+def _still_free(taken, n):
+    "`n` colours that are not `taken`, from all over the cube, however near they are."
+    taken, golden = set(taken), int(2**24*(5**.5 - 1)/2) | 1 # odd: it comes to each colour once
+    every = ((i*golden % 2**24).to_bytes(3, 'big') for i in range(2**24))
+    return list(islice((c for c in map(tuple, every) if c not in taken), n))
 
 # %% ../../nbs/workshop/masks/colours.ipynb #a6292733
 @lru_cache(256)
@@ -87,6 +95,7 @@ def _colours_of(names):
     if len(others) < len(rest):
         taken = [*colours.values(), *others, _KNOWN['void'], (0,0,0), (255,255,255)]
         others += _farthest(taken, len(rest) - len(others))
+        others += _still_free([*taken, *others], len(rest) - len(others))
     found = [colours.get(c) for c in names]
     for i,c in zip(rest, others): found[i] = c
     return found
@@ -102,7 +111,7 @@ def palette(
     grey print. Classes of other names differ, from each other, black and Void's grey, by at least
     (CIEDE2000): 4 classes 26, 8 classes 18, 12 classes 15, 16 classes 13, 20 classes 11. Longer
     lists, and lists with names of both kinds, take the farthest colours that are left (7 for the
-    32 names of the full CamVid)."""
+    32 names of the full CamVid); beyond some 740 they are merely different."""
     if isinstance(codes, (int, np.integer)): codes = range(codes)
     names = tuple(str(c).strip().lower() for c in codes)
     return np.array(_colours_of(names), np.uint8).reshape(-1, 3)

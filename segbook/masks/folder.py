@@ -4,14 +4,13 @@
 
 # %% ../../nbs/workshop/masks/folder.ipynb #e432a286
 from __future__ import annotations
-import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import SegbookError, composed, counted, listed, printable
-from ..files import read_text, stem_of
+from ..files import read_names, stem_of
 from .listing import list_folder
 from .maps import check_map_codes
 from .mask import find_void
@@ -22,24 +21,9 @@ __all__ = ['n_validation_images', 'random_validation', 'SegFolder']
 # %% ../../nbs/workshop/masks/folder.ipynb #230abd3b
 def _file_or_list(x, path, default, what):
     "Lines of the file `x`, or of `path/default`; `x` itself when it is a list; None for nothing."
-    if x is None:
-        f = path/default
-        if not f.is_file(): return None
-    elif isinstance(x, (str, Path)):
-        f = next((f for f in (Path(x), path/x) if f.is_file()), None)
-        if f is None:
-            raise SegbookError(f'{what} file {x} does not exist, neither as given nor in {path}. '
-                'Give its path, or a list of names.')
-    else: return [composed(o).strip() for o in x]
-    try: lines = [o.strip() for o in re.split('\r\n|\r|\n', composed(read_text(f)))]
-    except UnicodeDecodeError as e:
-        raise SegbookError(f'{f} is not UTF-8 text ({e}); expected one name a line. Save it as '
-            'UTF-8.') from e
-    except OSError as e:
-        raise SegbookError(f'{f} cannot be read ({e.strerror}); expected a text file with one '
-            'name a line that you may read. Change its permissions, or give a list.') from e
-    while lines and not lines[-1]: lines.pop()
-    return lines
+    if x is None: return read_names(path/default, what) if (path/default).is_file() else None
+    if isinstance(x, (str, Path)): return read_names(x, what, path)
+    return [composed(o).strip() for o in x]
 
 # %% ../../nbs/workshop/masks/folder.ipynb #25e7503d
 def _read_codes(codes, path):

@@ -12,7 +12,7 @@ import numpy as np
 from ..data.annotation_files import read_annotations
 from ..data.polygons import polygon_spans
 from ..data.run_lengths import read_run_lengths
-from ..errors import SegbookError
+from ..errors import SegbookError, printable
 from ..files import write_text
 from .geojson import check_free, plain_number
 from .outlines import object_ids, object_outlines
@@ -43,6 +43,18 @@ def _box_of(polygons):
     low, high = points.min(0), points.max(0)
     return [plain_number(v) for v in (*low, *(high - low))]
 
+# %% ../../nbs/workshop/objects/coco.ipynb #c3f8b1d5
+def _areas_of(ids) -> dict:
+    "The number of pixels of each number."
+    return dict(zip(*(o.tolist() for o in np.unique(ids, return_counts=True))))
+
+def _check_new(name, names):
+    "Raise a SegbookError for a name that is among `names`."
+    if name in names:
+        raise SegbookError(f'an image named {printable(name)} was added before; expected each '
+            'name once. Cure: names with their folders, such as a/1.png and b/1.png')
+
+
 # %% ../../nbs/workshop/objects/coco.ipynb #ba12aa26
 class CocoObjects:
     """Objects of many images, for one JSON of "COCO instances".
@@ -54,24 +66,28 @@ class CocoObjects:
         simplify:float=0, # as in `object_outlines`, in pixels; run lengths stay exact
     ):
         self.classes, self.simplify = list(classes), simplify
-        self.images, self.annotations = [], []
+        self.images, self.annotations, self.names = [], [], set()
 
     def add(self,
         name:str, # of the image's file
         ids, # [H,W] numbers of objects, 0 where there is none
         classes=None, # {number: class name}; None: all are of the first class
     ):
-        "Add the objects of one image. Raises SegbookError for a class that is not among them."
+        """Add the objects of one image.
+
+        Raises SegbookError for a class that is not among them, and a name that was added before."""
+        _check_new(name, self.names)
         ids, number = object_ids(ids), len(self.images) + 1
-        area, outlines = np.bincount(ids.ravel()), object_outlines(ids, self.simplify)
+        area, outlines = _areas_of(ids), object_outlines(ids, self.simplify)
         kinds = {i: self.classes[0] if classes is None else classes[i] for i in outlines}
         if odd := set(kinds.values()) - set(self.classes):
             raise SegbookError(f'no class {min(odd)!r}; expected {", ".join(self.classes)}')
+        self.names.add(name)
         self.images.append(dict(id=number, file_name=name, height=ids.shape[0],
             width=ids.shape[1]))
         for i, polygons in outlines.items():
             self.annotations.append(dict(id=len(self.annotations) + 1, image_id=number,
-                category_id=self.classes.index(kinds[i]) + 1, iscrowd=0, area=int(area[i]),
+                category_id=self.classes.index(kinds[i]) + 1, iscrowd=0, area=area[i],
                 bbox=_box_of(polygons), segmentation=_segmentation_of(polygons, i, ids)))
         return self
 
@@ -105,11 +121,23 @@ def _regions_of(annotation, size, place):
     except SegbookError as e: raise SegbookError(f'{place}: {e}') from e
     raise SegbookError(f'{place} has no outline; expected polygons or a run-length code')
 
+# %% ../../nbs/workshop/objects/coco.ipynb #b8d3f6a1
+def _check_different(images, file):
+    "Raise a SegbookError for images that share their id or their name."
+    for key in ('id', 'file_name'):
+        values = [o.get(key) for o in images]
+        if twice := [o for k, o in enumerate(values) if o in values[:k]]:
+            raise SegbookError(f'{file} has {values.count(twice[0])} images whose {key} is '
+                f'{printable(twice[0])}; expected another for each. Cure: export it with names '
+                'that tell images apart, such as a/1.png and b/1.png')
+
+
 # %% ../../nbs/workshop/objects/coco.ipynb #ccd93677
 def _lists_of(found, file):
     "The images by their ids, and the annotations."
     lists = [found.get(k) for k in ('images', 'annotations')] if isinstance(found, dict) else []
     if lists and all(isinstance(o, list) and all(isinstance(v, dict) for v in o) for o in lists):
+        _check_different(lists[0], file)
         images = {o.get('id'): o for o in lists[0]}
         if all(isinstance(o.get(k), int) and o[k] > 0 for o in images.values()
                 for k in ('height', 'width')): return images, lists[1]
@@ -122,8 +150,8 @@ def coco_ids(
 ) -> dict: # name of each image's file -> int32 [H,W] numbers of objects
     """The numbers of objects in each image of a COCO file: 1, 2, 3 ... in the order of the file.
 
-    Where two overlap, the later one is seen. Raises SegbookError: no such file, an annotation of
-    an image that is not listed or without an outline."""
+    Where two overlap, the later one is seen. Raises SegbookError: no such file, two images of one
+    name or id, an annotation of an image that is not listed or without an outline."""
     images, annotations = _lists_of(read_annotations(file)[0], file)
     ids = {k: np.zeros((o['height'], o['width']), np.int32) for k, o in images.items()}
     seen = dict.fromkeys(ids, 0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.annotation_files import read_annotations
 from ..data.polygons import check_near, polygon_points
-from ..errors import SegbookError, printable
+from ..errors import SegbookError, counted, listed, printable
 from ..files import write_text
 from .outlines import object_ids, object_outlines, paint_outlines
 
@@ -39,8 +39,13 @@ def geojson_of(
     size:tuple[int, int], # height and width of the image
     table=None, # DataFrame with a column `id`, whose rows become properties; None: the number alone
 ) -> dict: # a FeatureCollection
-    "Outlines as GeoJSON: a Polygon, or a MultiPolygon of several parts, for each object."
+    """Outlines as GeoJSON: a Polygon, or a MultiPolygon of several parts, for each object.
+
+    Raises SegbookError for an object that has no row in the table."""
     rows = {} if table is None else {int(r['id']): r for r in table.to_dict('records')}
+    if table is not None and (lost := [i for i in outlines if i not in rows]):
+        raise SegbookError(f'the table has no row for {counted(len(lost), "object")}: '
+            f'{listed(lost)}. Cure: table=objects_table(ids) of the same ids, or no table')
     features = []
     for i, polygons in outlines.items():
         parts = [[_closed_ring(r) for r in rings] for rings in polygons]
@@ -73,7 +78,8 @@ def save_geojson(
 ) -> Path: # the file
     """Write the outlines of objects as GeoJSON; no object makes a collection without features.
 
-    Raises SegbookError: the file is there already, or cannot be written; ids that are none.
+    Raises SegbookError: the file is there already, or cannot be written; ids that are none, and
+    an object that has no row in the table.
     Source: RFC 7946; coordinates are pixels, not degrees."""
     file, ids = check_free(file, overwrite), object_ids(ids)
     found = geojson_of(object_outlines(ids, simplify), ids.shape, table)
@@ -94,8 +100,9 @@ def _polygons_of(feature, place, size):
         raise SegbookError(f'{place} has a geometry of type {printable(kind)}; expected Polygon or '
             'MultiPolygon. Cure: leave out what is no area')
     try:
+        if not parts or not all(parts): raise SegbookError('it has no coordinates')
         polygons = [[polygon_points([p[:2] for p in r]) for r in rings] for rings in parts]
-        if rings := sum(polygons, []): check_near(np.concatenate(rings), size)
+        check_near(np.concatenate(sum(polygons, [])), size)
         return polygons
     except (TypeError, SegbookError) as e:
         raise SegbookError(f'{place} cannot be read: {str(e).rstrip(".")}. Expected rings of '
@@ -104,10 +111,13 @@ def _polygons_of(feature, place, size):
 # %% ../../nbs/workshop/objects/geojson.ipynb #fef02539
 def _size_in(found, size, file):
     "Height and width, from the file where they are not given."
+    sides = size if np.ndim(size) == 1 else []
     if size is None and isinstance(found.get('image'), dict):
-        size = [found['image'].get(k) for k in ('height', 'width')]
-    if size is not None and len(size) == 2 and all(isinstance(o, (int, np.integer)) and o > 0
-            for o in size): return tuple(map(int, size))
+        sides = [found['image'].get(k) for k in ('height', 'width')]
+    if len(sides) == 2 and all(isinstance(o, (int, np.integer)) and o > 0 for o in sides):
+        return tuple(map(int, sides))
+    if size is not None:
+        raise SegbookError(f'size={size!r}; expected (height, width), whole numbers of pixels')
     raise SegbookError(f'{file} does not say how large its image is. Cure: size=(height, width), '
         'in pixels')
 
@@ -118,7 +128,8 @@ def read_geojson(
 ) -> tuple[np.ndarray, dict]: # int32 [H,W] numbers of objects, {number: properties}
     """Paint the objects of a GeoJSON file; where two overlap, the later one is seen.
 
-    Numbers are those of the file where all are whole, above 0 and different; else 1, 2, 3 ...
+    Numbers are those of the file where all are whole, above 0, below 2^31 and different; else
+    1, 2, 3 ... in its order, and the file's own stand in the properties that `save_geojson` wrote.
     Raises SegbookError: no GeoJSON, a geometry that is no area, or that lies outside the image, a
     size that is not known."""
     found, _ = read_annotations(file)

@@ -217,8 +217,10 @@ def outline_ious(
 ) -> dict: # number of each object -> intersection over union
     "How much of each object is left when its outline is filled again: 1 is all of it, and no more."
     ids = object_ids(ids)
-    back = paint_outlines(outlines, ids.shape).ravel()
-    n = max(int(ids.max(initial=0)), int(back.max(initial=0))) + 1
-    kept = np.bincount(ids.ravel()[ids.ravel() == back], minlength=n)
-    union = np.bincount(ids.ravel(), minlength=n) + np.bincount(back, minlength=n) - kept
-    return {int(i): float(kept[i]/union[i]) for i in np.unique(ids[ids > 0])}
+    back = paint_outlines(outlines, ids.shape)
+    numbers, ranks = np.unique([ids, back], return_inverse=True) # few, however large they are
+    ids, back = ranks.reshape(2, -1)
+    size = lambda x: np.bincount(x, minlength=len(numbers))
+    kept = size(ids[ids == back])
+    union = size(ids) + size(back) - kept
+    return {int(numbers[k]): float(kept[k]/union[k]) for k in np.unique(ids) if numbers[k] > 0}

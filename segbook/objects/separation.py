@@ -44,11 +44,11 @@ def _landscape_of(foreground, probability, by):
 
 # %% ../../nbs/workshop/objects/separation.ipynb #5792c4aa
 def _seeds_of(landscape, pieces, depth):
-    "Numbers from 1 on [H,W] at the summits of a landscape, one at least in each piece."
+    "Numbers from 1 on [H,W] at the summits, one at least in each piece and none in two."
     from skimage.measure import label
     from skimage.morphology import local_maxima, reconstruction
     lowered = reconstruction(np.maximum(landscape - depth, 0), landscape)
-    seeds = label((pieces > 0) & local_maxima(lowered), connectivity=2)
+    seeds = label(pieces*local_maxima(lowered), connectivity=2, background=0)
     seen = np.zeros(int(pieces.max(initial=0)) + 1, bool)
     seen[pieces[seeds > 0]] = seen[0] = True
     return np.where(seen[pieces], seeds, seeds.max(initial=0) + pieces)

@@ -40,6 +40,13 @@ def _probabilities_of(probability, ids):
     raise SegbookError(f'the probabilities are {list(p.shape)} and the objects {list(ids.shape)}; '
         'expected one size [H,W], and finite numbers')
 
+# %% ../../nbs/workshop/objects/table.ipynb #a9c4e7f2
+def _ranked_ids(ids):
+    "Numbers of the objects in rising order, and ids 1, 2, 3 ... in their place: few, if large."
+    numbers, ranks = np.unique(np.append(ids, 0), return_inverse=True)
+    return numbers[1:], ranks.ravel()[:-1].reshape(ids.shape)
+
+
 # %% ../../nbs/workshop/objects/table.ipynb #a23c3f27
 def objects_table(
     ids, # [H,W] numbers of objects, 0 where there is none; array or tensor
@@ -58,11 +65,13 @@ def objects_table(
     from skimage.measure import regionprops_table
     ids = object_ids(ids)
     p = None if probability is None else _probabilities_of(probability, ids)
-    m = regionprops_table(ids, properties=_MEASURED)
+    numbers, ids = _ranked_ids(ids)
+    # an array without pixels has no objects, as one pixel of background
+    m = regionprops_table(ids if ids.size else np.zeros((1, 1), int), properties=_MEASURED)
     n, name = len(m['label']), classes.get if isinstance(classes, dict) else lambda i: classes
     mean = np.bincount(ids.ravel(), None if p is None else p.ravel(),
         minlength=int(ids.max(initial=0)) + 1)[m['label']]
-    found = dict(zip(TABLE_COLUMNS, (m['label'], [name(int(i)) for i in m['label']],
+    found = dict(zip(TABLE_COLUMNS, (numbers, [name(int(i)) for i in numbers],
         np.asarray(m['area'], np.int64), m['bbox-1'], m['bbox-0'], m['bbox-3'] - m['bbox-1'],
         m['bbox-2'] - m['bbox-0'], m['centroid-1'] + .5, m['centroid-0'] + .5,
         m['perimeter_crofton'], m['equivalent_diameter_area'],

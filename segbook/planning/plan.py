@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from io import StringIO
 from numbers import Real
 
+import numpy as np
+
 from ..data.checks import split_indices
 from ..data.loaders import seg_dataloaders
 from ..encoders import OWN_ENCODER
@@ -242,6 +244,11 @@ def plan_training(
 PLANNED = ('arch', 'encoder', 'pretrained', 'size', 'crops', 'crops_per_image', 'bs', 'loss',
     'weights', 'augment', 'value_range', 'lr', 'epochs')
 
+def _plain_choice(v):
+    "A choice with numbers of Python for those of numpy: a plan is written as JSON."
+    if isinstance(v, (tuple, list)): return type(v)(map(_plain_choice, v))
+    return v.item() if isinstance(v, np.generic) else v
+
 def _is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v > 0
 
 def _is_rate(v): return isinstance(v, Real) and not isinstance(v, bool) and 0 < v < 1e9
@@ -263,6 +270,7 @@ _FITTING = dict(size=(_is_size, "(height, width), one number for both, or 'full'
 
 def _checked_choices(given) -> dict:
     "The user's choices; raises a SegbookError for what is none, before any work."
+    given = {k: _plain_choice(v) for k, v in given.items()}
     given = {k: (v, v) if k == 'size' and _is_count(v) else v for k, v in given.items()}
     for o in given:
         if o not in PLANNED:

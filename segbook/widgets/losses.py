@@ -38,7 +38,7 @@ def truth_of(truth):
 
     from segbook.losses.borders import unet_weight_map
     t = (mask_array(two_cells() if truth is None else truth) > 0).astype(np.uint8)
-    if not 8 <= max(t.shape) <= 96 or t.min() == t.max():
+    if not 8 <= min(t.shape) <= max(t.shape) <= 96 or t.min() == t.max():
         raise SegbookError(f'the truth is {t.shape[0]}x{t.shape[1]} with {t.sum()} pixels of an '
             'object; expected 8 to 96 pixels a side, and both object and background. Cut a piece '
             'out of the mask, or resize it by nearest.')

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import SegbookError, figure_text, listed
-from ..masks.arrays import codes_for, image_array, mask_array, read_mask
+from segbook.masks.arrays import (
+    codes_for, given_codes, image_array, mask_array, read_mask,
+)
 from ..masks.folder import SegFolder
 from ..masks.colours import palette
 from ..masks.mask import find_void, show_mask
-from .sheet import data_url, explorer_or_still, joined_js, package, style_sheet
+from segbook.widgets.sheet import (
+    MOST_SENT_ID, data_url, explorer_or_still, joined_js, package, style_sheet,
+)
 
 if TYPE_CHECKING:
     from anywidget import AnyWidget
@@ -38,7 +42,7 @@ def known_view(view):
 def draw_mask_explorer(
     image, # PIL, path, numpy [H,W] or [H,W,3], or tensor [C,H,W]
     mask, # PIL, path, numpy or tensor [H,W] integer class ids
-    codes = None, # class names; one of them may be Void
+    codes = None, # class names, one of which may be Void: a list, a file, or None
     view: str = 'overlay', # 'image', 'overlay', 'mask' or 'one class'
     *,
     only = None, # name or id of the class for the view 'one class'; None: the most frequent
@@ -81,9 +85,12 @@ def browser_pair(title, image, mask, codes):
             raise SegbookError(f'the image is {im.shape[0]}x{im.shape[1]} and the mask '
                 f'{m.shape[0]}x{m.shape[1]} (height x width); expected one size')
         codes_for(m, codes)
+        if m.max(initial=0) > MOST_SENT_ID:
+            raise SegbookError(f'the mask has ids up to {m.max()}, and the explorer shows those up '
+                f'to {MOST_SENT_ID}. Cure: draw_mask_explorer(image, mask) draws them all')
     except (SegbookError, OSError) as e: return dict(title=title, error=f'{title}: {e}')
-    k = -(-max(m.shape)//_LONGEST_SIDE)
-    return dict(title=title, image=data_url(np.ascontiguousarray(im[::k,::k])),
+    k = -(-max(m.shape)//_LONGEST_SIDE) # every k-th pixel is sent
+    return dict(title=title, thinned=k, image=data_url(np.ascontiguousarray(im[::k,::k])),
         mask=data_url(np.ascontiguousarray(m[::k,::k]).astype(np.uint8)))
 
 # %% ../../nbs/workshop/widgets/masks.ipynb #306da119
@@ -113,7 +120,7 @@ def pairs_of(data, codes, images='images', labels='labels'):
     if not pairs:
         raise SegbookError('An empty list; expected at least one pair (image, mask). Look at how '
             'the list was made.')
-    return pairs, codes, 'list', []
+    return pairs, codes if codes is None else given_codes(codes), 'list', []
 
 # %% ../../nbs/workshop/widgets/masks.ipynb #a7b12e58
 _STORED_SIZE = 600_000 # characters of pictures that a page keeps
@@ -139,7 +146,7 @@ def stored_pairs(pairs, codes):
     stored, room = [], _STORED_SIZE
     for p in pairs:
         stored.append(browser_pair(*p, codes))
-        room -= sum(map(len, stored[-1].values()))
+        room -= sum(len(str(o)) for o in stored[-1].values())
         if room < 0: break
     return stored
 

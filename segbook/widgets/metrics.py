@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import SegbookError
+from ..errors import SegbookError, figure_text
 from ..masks.arrays import codes_for, mask_array
 from ..masks.mask import find_void
 from .sheet import explorer_or_still, sheet_class, within_range
@@ -75,6 +75,7 @@ def scores_of(truth, pred, names):
     from segbook.metrics.boundaries import boundary_f1, hausdorff95
     from segbook.metrics.confusion import Confusion
     void, n = find_void(names), len(names)
+    names = [f'{c} (id {k})' if list(names).count(c) > 1 else c for k,c in enumerate(names)]
     ids = [k for k in range(n) if k != void]
     c = Confusion(n, void).update(pred, truth)
     return {'pixel accuracy': c.pixel_accuracy(), 'mean IoU': c.mean_iou(),
@@ -129,7 +130,8 @@ def _draw_kinds(ax, truth, pred, void):
 def _draw_scores(ax, scores):
     "A bar for each score; the distance has none."
     full = [0 if k == 'Hausdorff 95' or np.isnan(v) else v for k,v in scores.items()]
-    ax.barh(list(scores), full, color='#3b82c4')
+    ax.barh(range(len(scores)), full, color='#3b82c4')
+    ax.set_yticks(range(len(scores)), [figure_text(o) for o in scores])
     ax.invert_yaxis()
     ax.set_xlim(0, 1.25)
     ax.tick_params(labelsize=8)

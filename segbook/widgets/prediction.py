@@ -15,7 +15,7 @@ from ..interpretation import SegInterpretation
 from ..masks.arrays import class_id, image_array
 from ..masks.colours import palette
 from segbook.widgets.sheet import (
-    data_url, explorer_or_still, joined_js, package, style_sheet, within_range,
+    MOST_SENT_ID, data_url, explorer_or_still, joined_js, package, style_sheet, within_range,
 )
 
 if TYPE_CHECKING:
@@ -138,11 +138,15 @@ def prediction_explorer(
 ) -> AnyWidget: # `.rank`, `.only` (0: all classes), `.view` can be read and set
     """Look through predictions from the worst to the best, for all classes or for one.
 
-    Raises SegbookError for an unknown class or view, and what is no SegInterpretation. The worst
-    images work without a kernel. Without anywidget it is the still figure of the worst."""
+    Raises SegbookError for an unknown class or view, more than 256 classes, and what is no
+    SegInterpretation. The worst images work without a kernel. Without anywidget it is the still
+    figure of the worst."""
     if view not in _RESULT_VIEWS:
         raise SegbookError(f'No view {view!r}; expected one of {", ".join(_RESULT_VIEWS)}.')
     made, _ = _chosen(interpretation, cls)
+    if len(made.codes) > MOST_SENT_ID + 1:
+        raise SegbookError(f'{len(made.codes):,} classes, and the explorer shows up to '
+            f'{MOST_SENT_ID + 1}. Cure: draw_predictions(interpretation, rank) draws them all')
     choices, orders, scores = _ranked(made)
     only = 0 if cls is None else choices.index(made.codes[class_id(cls, made.codes)])
     def make():

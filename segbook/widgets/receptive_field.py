@@ -140,14 +140,18 @@ def draw_receptive_field(
 ) -> Figure: # closed
     """A unit's box on the image, dashed where it leaves it, and the effective field as a cloud.
 
-    Raises SegbookError as `receptive_field` does."""
+    Raises SegbookError as `receptive_field` does, and for an image of another size."""
     import matplotlib.pyplot as plt
     f = receptive_field(model, input_size, layer, unit, in_channels)
     h,w = f.input_size
+    picture = np.full((h, w, 3), 200, np.uint8) if image is None else image_array(image)
+    if picture.shape[:2] != (h, w):
+        raise SegbookError(f'the image is {picture.shape[0]}x{picture.shape[1]} and the input '
+            f'{h}x{w} (height x width); expected one size. Cure: input_size='
+            f'{picture.shape[:2]}, or an image that is cut or resized to the input')
     fig,ax = plt.subplots(figsize=(4.2, 3.2))
     plt.close(fig)
-    ax.imshow(np.full((h, w, 3), 200, np.uint8) if image is None else image_array(image),
-        interpolation='nearest')
+    ax.imshow(picture, interpolation='nearest')
     if n:
         e = effective_receptive_field(model, input_size, layer, unit, n=n, in_channels=in_channels)
         color = [np.full((h, w), v) for v in (1, .55, 0)]

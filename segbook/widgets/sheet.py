@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 # %% auto #0
-__all__ = ['js_folder', 'joined_js', 'style_sheet', 'package', 'data_url', 'png_of', 'StillFigure', 'explorer_or_still',
-           'sheet_class', 'within_range', 'example_scene', 'figure_slider']
+__all__ = ['MOST_SENT_ID', 'js_folder', 'joined_js', 'style_sheet', 'package', 'data_url', 'png_of', 'StillFigure',
+           'explorer_or_still', 'sheet_class', 'within_range', 'example_scene', 'figure_slider']
 
 # %% ../../nbs/workshop/widgets/sheet.ipynb #f5d0a139
 _IMPORT_LINE = re.compile(r"^import [^;]*? from '\./([\w.]+)';\n", re.M)
@@ -68,6 +68,8 @@ def package(
             'functions and show_mask draw the same pictures.') from e
 
 # %% ../../nbs/workshop/widgets/sheet.ipynb #9c089080
+MOST_SENT_ID = 255 # a mask goes to the browser as a picture of bytes
+
 def data_url(
     x:np.ndarray, # uint8 [H,W], [H,W,3] or [H,W,4]
     exact:bool=True, # False: a smaller JPEG, for pictures that are only looked at

@@ -7,10 +7,11 @@ import {
   hatchAt,
   idsIn,
   percent,
+  saidAt,
   shaded,
   sharesOf,
 } from '../../segbook/widgets/js/mask_pixels.js';
-import { idsOf, thinned } from '../../segbook/widgets/js/own_mask.js';
+import { idsOf, thinned, thinningOf } from '../../segbook/widgets/js/own_mask.js';
 import { within } from '../../segbook/widgets/js/sheet.js';
 import { figures } from './figures.mjs';
 
@@ -129,6 +130,17 @@ test('a large picture keeps every k-th pixel, as in Python', () => {
     [...small.data].filter((_, i) => i % 4 === 0),
     [0, 3, 6, 21, 24, 27],
   );
+});
+
+test('the place that is said is that of the image, not of its thinned picture', () => {
+  const pixels = { width: 1800, height: 900 };
+  const thinning = thinningOf(pixels, 640);
+  assert.equal(thinning, 3);
+  assert.equal(thinningOf({ width: 640, height: 9 }, 640), 1);
+  const pair = { ids: [0, 0, 0, 1, 0, 0], size: [2, 3], codes: ['sky', 'road'], thinning };
+  assert.equal(saidAt(pair, 0, 1), 'row 3, column 0: 1 road');
+  assert.equal(saidAt(pair, 2, 1), 'row 3, column 6: 0 sky');
+  assert.equal(saidAt(pair, 0, 2), undefined);
 });
 
 test('within', () =>

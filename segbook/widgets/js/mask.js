@@ -2,8 +2,8 @@
 import { frame } from './frame.js';
 import { button, fileChoice, html, keepKeys, options, put, range } from './html.js';
 import { swatch } from './marks.js';
-import { idsIn, percent, shaded, sharesOf } from './mask_pixels.js';
-import { idsOf, pixelsOf, thinned } from './own_mask.js';
+import { idsIn, percent, saidAt, shaded, sharesOf } from './mask_pixels.js';
+import { idsOf, pixelsOf, thinned, thinningOf } from './own_mask.js';
 
 const VIEWS = ['image', 'overlay', 'mask', 'one class'];
 const LONGEST = 640; // pixels of an own image
@@ -69,7 +69,7 @@ function ownPair(model, el, changed) {
   const together = () => {
     const { image, mask } = own;
     if (!mask) return say('Now choose its mask: one value, or one colour, for each class.');
-    const { truth, names, h, w } = mask;
+    const { truth, names, h, w, thinning } = mask;
     const grey = { data: new Uint8ClampedArray(4 * h * w).fill(200), width: w, height: h };
     const below = image ?? grey;
     if (below.height !== h || below.width !== w) {
@@ -87,6 +87,7 @@ function ownPair(model, el, changed) {
       image: below.data,
       ids: truth,
       size: [h, w],
+      thinning,
       codes: names,
       colors,
       void_id: id,
@@ -108,7 +109,10 @@ function ownPair(model, el, changed) {
     ),
     fileChoice(
       'own mask',
-      take('mask', (pixels) => idsOf(pixels, LONGEST, MOST_CLASSES, model.get('codes'))),
+      take('mask', (pixels) => ({
+        ...idsOf(pixels, LONGEST, MOST_CLASSES, model.get('codes')),
+        thinning: thinningOf(pixels, LONGEST),
+      })),
     ),
   ];
   const forget = () => {
@@ -138,6 +142,7 @@ function render({ model, el }) {
       image: image.data,
       ids: idsIn(mask),
       size,
+      thinning: picture.thinned,
       codes,
       colors,
       void_id,
@@ -189,8 +194,7 @@ function render({ model, el }) {
     const box = canvas.getBoundingClientRect();
     const x = Math.floor(((event.clientX - box.left) / box.width) * canvas.width);
     const y = Math.floor(((event.clientY - box.top) / box.height) * canvas.height);
-    const id = shown.pair?.ids[y * canvas.width + x];
-    if (id !== undefined) say.textContent = `row ${y}, column ${x}: ${id} ${shown.pair.codes[id]}`;
+    say.textContent = (shown.pair && saidAt(shown.pair, x, y)) ?? say.textContent;
   };
   const controls = controlsOf(model, () => (own.pair ?? shown.pair)?.codes ?? model.get('codes'));
   for (const key of ['view', 'only', 'alpha', 'index', 'current', 'note'])

@@ -50,6 +50,14 @@ export function percent(share) {
   return `${value < 1 ? value.toFixed(1) : Math.round(value)} %`;
 }
 
+// what is said of the pixel under the pointer, at its place in the image itself; nothing beside the picture
+export function saidAt({ ids, size: [, w], codes, thinning }, x, y) {
+  const id = ids[y * w + x];
+  return id === undefined
+    ? undefined
+    : `row ${y * thinning}, column ${x * thinning}: ${id} ${codes[id]}`;
+}
+
 // the ids of a mask that came as a picture
 export function idsIn({ data }) {
   return Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);

@@ -19,9 +19,14 @@ export async function pixelsOf(source) {
   return g.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-// every k-th pixel, so that no side is longer than `most`: colours and ids stay what they are
+// the k of a picture of which every k-th pixel is kept, so that no side is longer than `most`
+export function thinningOf({ width, height }, most) {
+  return Math.ceil(Math.max(width, height) / most);
+}
+
+// every k-th pixel: colours and ids stay what they are
 export function thinned({ data, width, height }, most) {
-  const k = Math.ceil(Math.max(width, height) / most);
+  const k = thinningOf({ width, height }, most);
   const [h, w] = [Math.ceil(height / k), Math.ceil(width / k)];
   const out = new Uint8ClampedArray(4 * h * w);
   for (let r = 0; r < h; r++) {
