@@ -27,7 +27,7 @@ from .processes import n_processes, of_all, process_rank
 # %% auto #0
 __all__ = ['LOWER_IS_BETTER', 'SeedEpochs', 'is_lower_better', 'best_epoch', 'is_sound', 'History', 'KeepBest', 'best_keeper',
            'StopDiverged', 'trackers_of', 'content_hash', 'write_state', 'read_state', 'learner_state', 'Checkpoint',
-           'load_checkpoint', 'check_new_run', 'finish_run', 'OneCycle', 'one_cycle']
+           'load_checkpoint', 'checkpoint_folder', 'finish_run', 'OneCycle', 'one_cycle']
 
 # %% ../nbs/workshop/callbacks.ipynb #8ec48e3b
 class SeedEpochs(Callback):
@@ -344,16 +344,22 @@ def load_checkpoint(learn, folder, run) -> dict:
         keep.best, keep.kept, keep.go_on = state['best'], (best['epoch'], best['model']), True
     return state
 
-def check_new_run(folder, overwrite):
-    """Raise a SegbookError where a checkpoint with epochs in it would be lost, a damaged one among
-    them; a run that never ended an epoch may begin anew."""
-    file = Path(folder)/'last.pt'
-    if overwrite or not file.exists(): return
-    try: done = read_state(file, '')['done']
-    except SegbookError: done = 'some'
-    if done: raise SegbookError(f'{folder} holds the checkpoint of a run, {done} epochs of it '
-        'done, which a new run would overwrite. Cure: resume=True goes on with it; another folder; '
-        'or overwrite=True')
+# %% ../nbs/workshop/callbacks.ipynb #6a2f0c01
+def checkpoint_folder(folder, resume, overwrite) -> Path|None:
+    """Where the checkpoints of a run in `folder` lie, made if need be; None without a folder.
+
+    Raises SegbookError where a new run would overwrite a checkpoint with epochs in it, or a
+    damaged one; a run that never ended an epoch may begin anew."""
+    if folder is None: return None
+    box = Path(folder)/'checkpoint'
+    if not (resume or overwrite) and (file := box/'last.pt').exists():
+        try: done = read_state(file, '')['done']
+        except SegbookError: done = 'some'
+        if done: raise SegbookError(f'{box} holds the checkpoint of a run, {done} epochs of it '
+            'done, which a new run would overwrite. Cure: resume=True goes on with it; another '
+            'folder; or overwrite=True')
+    if process_rank() == 0: box.mkdir(parents=True, exist_ok=True)
+    return box
 
 # %% ../nbs/workshop/callbacks.ipynb #92eb6d51
 def finish_run(learn):

@@ -177,9 +177,9 @@ def _taken_over(dls, facts):
     facts['size'] = size_of_batches(dls)
     return dls
 
-# %% ../nbs/workshop/contract.ipynb #bb21091b
-class SegLearner(_BatchLearner):
-    "fastai's Learner for masks: see the table of what works in chapter 12."
+# %% ../nbs/workshop/contract.ipynb #6a2f0b02
+class _PreparedLearner(_BatchLearner):
+    "A learner whose batches are normalised, whoever made the loader, and whose answers are read."
     @property
     def dls(self): return self.__dict__.get('dls')
     @dls.setter
@@ -212,6 +212,9 @@ class SegLearner(_BatchLearner):
         i = int(with_input) # where the probabilities stand
         return *res[:i + 2], loss.decodes(res[i]), *res[i + 2:]
 
+# %% ../nbs/workshop/contract.ipynb #bb21091b
+class SegLearner(_PreparedLearner):
+    "fastai's Learner for masks: see the table of what works in chapter 12."
     def add_cb(self, cb):
         "As fastai's; a SegbookError for callbacks that mix labels, which masks do not have."
         mix = _MIXES.get(cb if isinstance(cb, type) else type(cb))

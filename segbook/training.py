@@ -4,16 +4,13 @@
 
 # %% ../nbs/12b_interrupted_runs.ipynb #8f2329e9
 from __future__ import annotations
-from pathlib import Path
-
 from fastai.vision.all import L, Learner
 
 from segbook.callbacks import (
-    Checkpoint, History, SeedEpochs, StopDiverged, check_new_run, finish_run, load_checkpoint,
+    Checkpoint, History, SeedEpochs, StopDiverged, checkpoint_folder, finish_run, load_checkpoint,
     one_cycle,
 )
 from .learner_checks import check_run, learning_rates, table_columns
-from .processes import process_rank
 from .run_identity import run_identity
 
 # %% auto #0
@@ -35,20 +32,17 @@ def train_segmenter(
 
     A run that diverges is stopped, and says so. Raises SegbookError before any work: nothing to
     resume, a checkpoint that would be overwritten, a damaged or another run's checkpoint, `epochs`
-    below 1, a rate that is no positive number, a callback that watches no column of the table,
-    ReduceLROnPlateau with one cycle, and batches of one image where the network normalises over
-    single values."""
+    below 1, a rate that is no positive number, a callback that watches no column, ReduceLROnPlateau
+    with one cycle, and batches of one image where the network normalises over single values."""
     cbs = [o() if isinstance(o, type) else o for o in L(cbs)]
     check_run(learn, epochs, schedule=schedule, resume=resume, folder=folder, cbs=cbs)
     low, high = learning_rates(lr, getattr(learn, 'segmenter', {}).get('pretrained'))
     run = run_identity(learn, epochs, high if low == high else [low, high], schedule, cbs)
-    box = None if folder is None else Path(folder)/'checkpoint'
+    box = checkpoint_folder(folder, resume, overwrite)
     learn.unfreeze()
     if learn.opt is None: learn.create_opt()
     learn.opt.set_hyper('lr', slice(low, high))
     cycle = [one_cycle(learn, 0, epochs)] if schedule == 'one_cycle' else []
-    if box is not None and not resume: check_new_run(box, overwrite)
-    if box is not None and process_rank() == 0: box.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(learn, box, run) if resume else {}
     done, history = state.get('done', 0), History(state.get('history', ()), table_columns(learn))
     for o in [*learn.cbs, *cycle]:

@@ -162,7 +162,7 @@ def _probabilities_of_classes(p, classes) -> dict:
     return {k: p[k] if len(p) > 1 else p[0] if k else 1 - p[0] for k in classes}
 
 # %% ../../nbs/workshop/cli/objects.ipynb #5a4cefbd
-def _names_of(files) -> set:
+def _link_names(files) -> set:
     "What images may be called in a table: their paths, from any folder on."
     paths = [Path(f).resolve().parts for f in files]
     return {printable('/'.join(o[i:])) for o in paths for i in range(len(o))}
@@ -174,7 +174,7 @@ def _rows_of_others(file, files, a) -> list:
     columns = ['image', 'class', 'objects', 'area', 'mean_area'] + ['area_mm2']*('spacing' in a)
     try: rows = list(csv.DictReader(io.StringIO(file.read_text(encoding='utf-8-sig'))))
     except (OSError, ValueError): return []
-    mine = _names_of(files)
+    mine = _link_names(files)
     rows = [o for o in rows if o.get('image') not in mine]
     if not rows or [*rows[0]] == columns: return rows
     raise SegbookError(f'{file} has {counted(len(rows), "row")} of other images, with the columns '
@@ -199,7 +199,7 @@ def _add_images_of_others(coco, file, files):
         classes = {o['id']: o['name'] for o in found['categories']}
         images, annotations = found['images'], found['annotations']
     except (OSError, ValueError, KeyError, TypeError): return
-    mine, numbers = _names_of(files), {}
+    mine, numbers = _link_names(files), {}
     coco.classes += [o for o in classes.values() if o not in coco.classes]
     for o in images:
         if o['file_name'] in mine: continue

@@ -111,9 +111,7 @@ def _dataloaders(path, a):
     things = 'instances' if learns_things(a.arch) else None
     dls = seg_dataloaders(path, bs=a.bs, images=a.images, labels=a.labels,
         codes=codes_argument(a), seed=a.seed, num_workers=a.workers,
-        value_range=a.value_range, instances=things,
-        overlapping=a.overlapping,
-        **dataloader_arguments(vars(a)))
+        instances=things, overlapping=a.overlapping, **dataloader_arguments(vars(a)))
     if a.size and a.crops == 'none': dls.size = tuple(a.size)
     return dls
 

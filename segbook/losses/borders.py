@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..errors import SegbookError
 from .base import SegLoss, negative_log_likelihood, sum_dtype
@@ -65,7 +66,6 @@ class BorderWeightedLoss(SegLoss):
     made on the CPU: for speed on a GPU make it once for each image. Raises SegbookError as
     CrossEntropyLoss, and for a map of another size or with negative numbers.
     Source: Ronneberger, Fischer, Brox 2015, arXiv 1505.04597."""
-    _batch = None,None # the mask of the last batch that came in parts, and the sum of its weights
     def __init__(self,
         weight:torch.Tensor|None=None, # [K] weight of each class; the product of both counts
         ignore_index:int|None=None, # id of the pixels to leave out
@@ -95,18 +95,6 @@ class BorderWeightedLoss(SegLoss):
         if self.reduction!='mean': return loss if self.reduction=='none' else loss.sum()
         return loss.sum()/m.sum().where(m.sum()>0, torch.inf)
 
-    def of_part(self, logits, mask, whole, *more):
-        "What a part adds to the loss of its batch: its sum, by the weights of the whole batch."
-        asked,self.reduction = self.reduction,'sum'
-        try: loss = super().of_part(logits, mask, whole, *more)
-        finally: self.reduction = asked
-        if asked!='mean': return loss
-        if whole is not self._batch[0]:
-            self._batch = whole,_sum_of_weights(self, whole, more[0][1] if more else None)
-        return loss/self._batch[1].to(loss)
-
-    def __getstate__(self): return super().__getstate__() | dict(_batch=(None, None))
-
 # %% ../../nbs/08b_borders.ipynb #3b63b0a7
 def _weights_of_pixels(settings, t, border, weight):
     """The weights [B,H,W] of a map, given or made, and of the classes: 0 where `t`, the ids, are
@@ -124,9 +112,24 @@ def _weights_of_pixels(settings, t, border, weight):
     if weight is not None: border = border.to(weight)*weight[t.clamp(0, len(weight)-1)]
     return border.where(t>=0, 0)
 
+# %% ../../nbs/08b_borders.ipynb #3b63b0a9
 def _sum_of_weights(settings, mask, border):
     "The weights of all pixels that count, added."
     t = mask.as_subclass(torch.Tensor).long()
     if settings.ignore_index is not None: t = t.where(t!=settings.ignore_index, -100)
     total = _weights_of_pixels(settings, t, border, settings.weight).sum(dtype=sum_dtype(t))
     return total.where(total>0, torch.inf)
+
+# of the last batch that came in parts: its loss, its mask, the sum of its weights
+_LAST_BATCH = [None, None, None]
+
+@patch
+def of_part(self:BorderWeightedLoss, logits, mask, whole, *more):
+    "What a part adds to the loss of its batch: its sum, by the weights of the whole batch."
+    asked,self.reduction = self.reduction,'sum'
+    try: loss = SegLoss.of_part(self, logits, mask, whole, *more)
+    finally: self.reduction = asked
+    if asked!='mean': return loss
+    if _LAST_BATCH[0] is not self or _LAST_BATCH[1] is not whole: # its first part
+        _LAST_BATCH[:] = self,whole,_sum_of_weights(self, whole, more[0][1] if more else None)
+    return loss/_LAST_BATCH[2].to(loss)

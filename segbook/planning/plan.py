@@ -80,13 +80,14 @@ def _plan_markdown(plan):
 
 # %% ../../nbs/workshop/planning/plan.ipynb #a8a878eb
 def dataloader_arguments(
-    choices:dict, # name -> value: 'size', 'crops', 'crops_per_image', 'augment'
+    choices:dict, # name -> value: 'size', 'crops', 'crops_per_image', 'augment', 'value_range'
 ) -> dict:
     "Arguments of `seg_dataloaders`, but for the batch."
     size, crops = choices['size'], choices['crops']
     size = None if size in (None, 'full') else tuple(size)
     tfms = {} if choices['augment'] == 'mild' else dict(
         batch_tfms=transforms_named(choices['augment']))
+    if choices.get('value_range'): tfms['value_range'] = choices['value_range']
     if crops in (None, 'none'): return dict(size=size, **tfms)
     return dict(size=size, crops=crops, crops_per_image=choices['crops_per_image'], **tfms)
 
@@ -124,9 +125,7 @@ class TrainingPlan:
     def for_dataloaders(self) -> dict:
         "Arguments of `seg_dataloaders`."
         things = {'instances': 'instances'} if learns_things(self['arch']) else {}
-        chosen = self.arguments()
-        span = {k: chosen[k] for k in ('value_range',) if k in chosen}
-        return dict(bs=self['bs'], **dataloader_arguments(chosen), **self.where, **things, **span)
+        return dict(bs=self['bs'], **dataloader_arguments(self.arguments()), **self.where, **things)
 
     def for_learner(self, dls) -> dict:
         "Arguments of `seg_learner` for these DataLoaders."
@@ -268,6 +267,7 @@ _FITTING = dict(size=(_is_size, "(height, width), one number for both, or 'full'
     **{o: (lambda v: isinstance(v, bool), 'True or False') for o in ('pretrained', 'weights')},
     **{o: (_is_count, 'a whole number of at least 1') for o in ('bs', 'epochs', 'crops_per_image')})
 
+# %% ../../nbs/workshop/planning/plan.ipynb #2cf4fb81
 def _checked_choices(given) -> dict:
     "The user's choices; raises a SegbookError for what is none, before any work."
     given = {k: _plain_choice(v) for k, v in given.items()}
