@@ -112,9 +112,7 @@ class TrainingPlan:
     notes: list[str] = field(default_factory=list) # what the plan leaves out
     where: dict = field(default_factory=dict) # images, labels and codes of the folder, and the seed
 
-    def __getitem__(self,
-        name:str, # of an argument: 'size', 'bs' ...
-    ):
+    def __getitem__(self, name:str): # of an argument: 'size', 'bs' ...
         "What was chosen. Raises KeyError for a name that is not in the plan."
         return self.arguments()[name]
 
