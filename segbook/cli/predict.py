@@ -207,9 +207,10 @@ def _check_targets(files, targets, out, overwrite):
             'another --out')
     there = [o for o in targets if os.path.lexists(o)]
     if there and not overwrite:
+        kept = '; counts.csv keeps the rows of other images'*(out/'counts.csv' in there)
         more = f' and {len(there)-1} more' if len(there) > 1 else ''
         raise SegbookError(f'{there[0]}{more} exist already, and nothing is overwritten. '
-            'Cure: --overwrite (counts.csv keeps the rows of other images), or another --out')
+            f'Cure: --overwrite, or another --out{kept}')
 
 # %% ../../nbs/workshop/cli/predict.ipynb #a5aae212
 def _predict(a, signals, done) -> int:
