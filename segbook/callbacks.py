@@ -46,8 +46,8 @@ class SeedEpochs(Callback):
         self.n += 1
 
 # %% ../nbs/workshop/callbacks.ipynb #e92dace7
-LOWER_IS_BETTER = re.compile(r'.*loss|hausdorff\d*(_.*)?|r?mse|exp_rmse|mae|msle|perplexity'
-    r'|brier_score.*|.*error(_rate)?|.*distance')
+LOWER_IS_BETTER = re.compile(r'.*loss|.*error(_rate)?|.*distance|exp_rmse'
+    r'|(loss|hausdorff\d*|r?mse|mae|msle|perplexity|brier_score)(_.*)?')
 
 def is_lower_better(name) -> bool:
     "Is a column one of errors? A loss, a distance, an error; `hausdorff95_Pole` is one, too."

@@ -14,8 +14,8 @@ from fastai.vision.all import Callback, Learner
 from torch.distributions import Beta
 
 from .accumulation import answer_in_parts, loss_of_part, parts_of, train_in_parts
-from .errors import SegbookError, listed
-from .learner_batches import normalised_loader, size_of_batches
+from .errors import SegbookError, counted, listed
+from .learner_batches import facts_of_loaders, normalised_loader
 from .losses.maps import PerClassLoss
 from .losses.pixels import CrossEntropyLoss
 from .masks.mask import void_of
@@ -167,14 +167,22 @@ def _not_augmented(dls, ds_idx):
 
 # %% ../nbs/workshop/contract.ipynb #6a2f0b01
 def _taken_over(dls, facts):
-    "Other DataLoaders for a network, normalised; the size of their images is noted in `facts`."
+    """Other DataLoaders for a network, normalised; size and range of their images are noted in
+    `facts`. Raises SegbookError for other classes or channels."""
     codes = [str(o) for o in getattr(dls, 'vocab', None) or facts['codes']]
-    if codes != facts['codes']:
-        raise SegbookError(f'the DataLoaders have the classes {listed(codes)}, and this learner '
-            f'has learned {listed(facts["codes"])}. Cure: a learner of their own, seg_learner(dls)')
+    channels = getattr(dls, 'channels', None) or facts['in_channels']
+    maps = [bool(o) for o in (getattr(dls, 'overlapping', False), facts.get('overlapping'))]
+    if codes != facts['codes'] or channels != facts['in_channels'] or maps[0] != maps[1]:
+        said = '{} in images of {}{}'.format
+        ends = [', which may overlap'*o for o in maps]
+        new, known = (said(listed(o), counted(k, 'channel'), end) for o, k, end in zip((codes,
+            facts['codes']), (channels, facts['in_channels']), ends))
+        raise SegbookError(f'the DataLoaders have {new}, and this learner has learned {known}. '
+            'Cure: a learner of their own, seg_learner(dls)')
     dls = copy.copy(dls)
     dls.loaders = [normalised_loader(o, facts) for o in dls.loaders]
-    facts['size'] = size_of_batches(dls)
+    facts.pop('value_range', None)
+    facts.update(facts_of_loaders(dls))
     return dls
 
 # %% ../nbs/workshop/contract.ipynb #6a2f0b02

@@ -20,7 +20,7 @@ from .compiling import CompileNetwork
 from .contract import MaskCutMix as MaskCutMix, MaskMixUp as MaskMixUp, SegLearner
 from .encoders import encoder_stats
 from .errors import SegbookError
-from .learner_batches import normalise_of, normalised_loader, size_of_batches
+from .learner_batches import facts_of_loaders, normalise_of, normalised_loader
 from .learner_checks import check_loss, check_one_channel, fitted_metrics, named_loaders
 from .losses.maps import PerClassLoss
 from .losses.pixels import CrossEntropyLoss, class_weights
@@ -114,10 +114,8 @@ def _described(learn, facts, codes, ignore) -> Learner:
     "The learner with what prediction and export need; frozen if pretrained."
     norm = normalise_of(learn.dls.train)
     learn.segmenter = dict(facts, codes=codes, ignore_index=ignore,
-        size=size_of_batches(learn.dls), mean=norm.mean.flatten().tolist(),
-        std=norm.std.flatten().tolist())
-    if (span := getattr(learn.dls, 'value_range', None)):
-        learn.segmenter['value_range'] = span if isinstance(span, str) else list(span)
+        mean=norm.mean.flatten().tolist(), std=norm.std.flatten().tolist(),
+        **facts_of_loaders(learn.dls))
     if getattr(learn.dls, 'overlapping', False): learn.segmenter['overlapping'] = True
     add_things(learn)
     if hasattr(learn.model, 'training_loss') and not finds_things(learn.model):

@@ -19,8 +19,8 @@ from .losses.base import pixels_by_class
 from .masks.mask import void_of
 
 # %% auto #0
-__all__ = ['batch_channels', 'opened_size', 'size_of_batches', 'normalise_of', 'normalised_loader', 'TorchMetric', 'CalledMetric',
-           'made_metrics', 'check_choice_of_class', 'try_metrics']
+__all__ = ['batch_channels', 'opened_size', 'size_of_batches', 'facts_of_loaders', 'normalise_of', 'normalised_loader',
+           'TorchMetric', 'CalledMetric', 'made_metrics', 'check_choice_of_class', 'try_metrics']
 
 # %% ../nbs/workshop/learner_batches.ipynb #3ff4cfac
 def _drawn_batch(dl, name):
@@ -90,6 +90,12 @@ def size_of_batches(dls) -> tuple|None:
         'that is predicted is stretched to that, too. One that was cropped or padded in training '
         'looks different then: size=(height, width) of seg_dataloaders stretches both')
     return size
+
+def facts_of_loaders(dls) -> dict:
+    "What prediction has to know of the images: their size, and their range where they have one."
+    span = getattr(dls, 'value_range', None)
+    spans = {'value_range': span if isinstance(span, str) else list(span)} if span else {}
+    return dict(size=size_of_batches(dls), **spans)
 
 # %% ../nbs/workshop/learner_batches.ipynb #6a2f0a02
 def normalise_of(dl) -> Normalize|None:

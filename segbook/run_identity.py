@@ -21,8 +21,11 @@ __all__ = ['settings_text', 'run_identity']
 
 # %% ../nbs/workshop/run_identity.ipynb #7c11aa07
 def _option_text(v) -> str|None:
-    "An option in words, a tensor by its shape and a hash; None for what is no option."
-    if isinstance(v, Tensor): return f'{list(v.shape)} {content_hash(v)[:8]}'
+    """An option in words, a large tensor by its shape and a hash; None for what is no option. Four
+    digits count, for another machine may add up weights in another order."""
+    if isinstance(v, Tensor):
+        if v.numel() > 512: return f'{list(v.shape)} {content_hash(v)[:8]}'
+        return f'[{" ".join(f"{o:.4g}" for o in v.flatten().tolist())}]'
     if isinstance(v, nn.Module): return settings_text(v)
     if v is None or isinstance(v, (bool, int, float, str)): return str(v)
     if isinstance(v, (list, tuple)) and all(isinstance(o, (bool, int, float, str)) for o in v):

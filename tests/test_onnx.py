@@ -14,6 +14,7 @@ from segbook.errors import SegbookError
 from segbook.export import export_onnx
 from segbook.inference import predict_image
 from segbook.models import has_own_encoder, seg_model
+from segbook.onnx_files import onnx_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 CODES = ['sky', 'Straße "1"', 'tree', 'Void']
@@ -99,6 +100,16 @@ def test_what_the_file_says_about_itself(small):
     axes = [o.dim_param or o.dim_value for o in model.graph.input[0].type.tensor_type.shape.dim]
     assert axes == ['batch', 3, 'height', 'width']
     onnx.checker.check_model(model)
+
+
+@pytest.mark.parametrize('span,text', [('image', 'percentiles 0.5 and 99.8'),
+    (None, '(value - 0)/(255 - 0) of bytes, value/65535 of 16'),
+    ([-100., 900.], '(value - -100.0)/(900.0 - -100.0), not')])
+def test_the_range_of_an_image_is_told(span, text):
+    facts = dict(codes=['a', 'b'], ignore_index=None, mean=[.5], std=[.5], size=None, arch='unet',
+        encoder='own', in_channels=1, n_classes=2, value_range=span)
+    said = onnx_metadata(facts)
+    assert text in said['input'] and json.loads(said['value_range']) == (span or [0, 255])
 
 
 def said_by(*args, **kwargs):

@@ -73,8 +73,13 @@ def test_other_loaders_take_the_place_of_the_first(own, cells, tmp_path):
     assert torch.allclose(x, (raw - mean)/std, atol=1e-5) and x.shape[-2:] == (64, 64)
     assert tuple(learn.segmenter['size']) == (64, 64)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    learn.dls = loaders(cells, value_range='image')
+    assert learn.segmenter['value_range'] == 'image' and learn.segmenter['size'] is None
+    learn.dls = loaders(cells)
+    assert 'value_range' not in learn.segmenter
     scenes = loaders(make_scenes(tmp_path/'scenes', n=8, size=(32, 48)))
-    with pytest.raises(SegbookError, match='has learned background'): learn.dls = scenes
+    for other in (scenes, loaders(cells, channels=3)):
+        with pytest.raises(SegbookError, match='has learned background'): learn.dls = other
 
 
 # ---- what an answer is
@@ -121,7 +126,7 @@ def test_losses_that_do_not_say_what_logits_mean(scenes):
 @pytest.mark.parametrize('name,lower', [('hausdorff95', True), ('hausdorff90', True),
     ('hausdorff90_Pole', True), ('hausdorff100', True), ('brier_score', True),
     ('mean_squared_error', True), ('hausdorff_distance', True), ('error_rate', True),
-    ('valid_loss', True), ('mean_iou', False), ('terrors', False), ('distances', False)])
+    ('valid_loss', True), ('mae_Pole', True), ('mean_iou', False), ('terrors', False), ('distances', False)])
 def test_of_errors_the_lowest_is_best(name, lower):
     rows = [[1, 1, 5.], [1, 1, 2.], [1, 1, 9.]]
     history = History(rows, ['train_loss', 'v_loss', name])

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/08b_borders.ipynb #8f762f70
 from __future__ import annotations
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -120,8 +121,8 @@ def _sum_of_weights(settings, mask, border):
     total = _weights_of_pixels(settings, t, border, settings.weight).sum(dtype=sum_dtype(t))
     return total.where(total>0, torch.inf)
 
-# of the last batch that came in parts: its loss, its mask, the sum of its weights
-_LAST_BATCH = [None, None, None]
+# of each loss: the mask of the last batch that came in parts, and the sum of its weights
+_LAST_BATCH = WeakKeyDictionary()
 
 @patch
 def of_part(self:BorderWeightedLoss, logits, mask, whole, *more):
@@ -130,6 +131,8 @@ def of_part(self:BorderWeightedLoss, logits, mask, whole, *more):
     try: loss = SegLoss.of_part(self, logits, mask, whole, *more)
     finally: self.reduction = asked
     if asked!='mean': return loss
-    if _LAST_BATCH[0] is not self or _LAST_BATCH[1] is not whole: # its first part
-        _LAST_BATCH[:] = self,whole,_sum_of_weights(self, whole, more[0][1] if more else None)
-    return loss/_LAST_BATCH[2].to(loss)
+    batch,total = _LAST_BATCH.get(self, (lambda: None, None))
+    if batch() is not whole: # its first part
+        total = _sum_of_weights(self, whole, more[0][1] if more else None)
+        _LAST_BATCH[self] = ref(whole),total
+    return loss/total.to(loss)
