@@ -126,7 +126,8 @@ def test_losses_that_do_not_say_what_logits_mean(scenes):
 @pytest.mark.parametrize('name,lower', [('hausdorff95', True), ('hausdorff90', True),
     ('hausdorff90_Pole', True), ('hausdorff100', True), ('brier_score', True),
     ('mean_squared_error', True), ('hausdorff_distance', True), ('error_rate', True),
-    ('valid_loss', True), ('mae_Pole', True), ('mean_iou', False), ('terrors', False), ('distances', False)])
+    ('valid_loss', True), ('mae_Pole', True),
+    ('mean_iou', False), ('terrors', False), ('distances', False)])
 def test_of_errors_the_lowest_is_best(name, lower):
     rows = [[1, 1, 5.], [1, 1, 2.], [1, 1, 9.]]
     history = History(rows, ['train_loss', 'v_loss', name])

@@ -247,9 +247,10 @@ def test_border_weights_of_parts(given, reduction):
         got, = torch.autograd.grad(total, x)
         assert torch.allclose(total, loss(x, y, *more), rtol=1e-5)
         assert torch.allclose(got, want, rtol=1e-4, atol=1e-8)
-        y[5, 12:] = 255  # as another batch would
-        y = y.clone()
+        before, y = y, y.clone()  # the next batch, while the last one is still there
+        y[5, 12:] = 255
         want, = torch.autograd.grad(loss(x, y, *more), x)
+        assert before is not y
     assert loss.reduction == reduction and len(pickle.dumps(loss)) < 20_000
 
 def test_the_gradient_of_parts_is_the_gradient_of_the_batch():
