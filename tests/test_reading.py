@@ -712,3 +712,21 @@ def test_damage_gives_pixels_or_unreadable_file(sound, tmp_path_factory, data):
             try: quick(g)
             except SegbookError: pass
         if how == 'cut' and at < len(whole)//2: assert got is None, 'half a file gave pixels'
+
+
+# ---- arrays to go on with
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.bmp', 'a.tif', 'a.npy'])
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16'])
+def test_what_is_read_can_be_written_to_and_becomes_a_tensor(tmp_path, name, dtype):
+    "Pillow's pixels are read only: torch warns of them, and `m[m == 255] = 0` would fail."
+    file, x = tmp_path/name, (np.arange(48)%3).reshape(6, 8).astype(dtype)
+    if dtype == 'uint16' and file.suffix not in ('.png', '.tif', '.npy'): return
+    if file.suffix == '.npy': np.save(file, x)
+    elif file.suffix == '.tif': tifffile.imwrite(file, x)
+    else: Image.fromarray(x).save(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for y in (read_image(file), read_mask(file)) if name != 'a.jpg' else (read_image(file),):
+            torch.from_numpy(y)[...] = 0
+            assert not y.any()

@@ -39,7 +39,7 @@ def _print_plan(a) -> int:
     codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None), data=folder))
     plan = plan_training(folder, a.pop('minutes', DEFAULT_MINUTES), codes=codes, measure=measure,
         **where, **a)
-    print(f'{plan}\n\nThis trains as planned; the flags at the right side choose otherwise:\n'
+    print(f'{plan}\n\nThis trains as planned; the flags on the right change a choice:\n'
         f'{command}')
     return 0
 

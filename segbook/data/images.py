@@ -38,7 +38,8 @@ def read_image(
     elif isinstance(image, Image.Image): stored = stored_picture(image)
     else: stored = _array_at_hand(np.asarray(image))
     x = unit_range(colour_array(stored, channels, where), where, value_range)
-    return fit_channels(x, channels, where)
+    # what Pillow and tifffile hand out may be read only
+    return np.require(fit_channels(x, channels, where), requirements='W')
 
 # %% ../../nbs/workshop/data/images.ipynb #186a094e
 def _array_at_hand(x):

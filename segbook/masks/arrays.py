@@ -165,5 +165,5 @@ def read_mask(
     arrays, and palette files (their indices, not their colours).
 
     Raises SegbookError for files with colours, or that cannot be read."""
-    try: return ids_of(open_mask(file))
+    try: return np.require(ids_of(open_mask(file)), requirements='W')
     except NoIds as e: raise SegbookError(f'{file} {e}') from None

@@ -95,7 +95,7 @@ def read_maps(
 
     Raises SegbookError for another number of maps, values beside 0 with 1 or 255, and a file that
     cannot be read."""
-    try: return maps_in(open_mask(file), n_classes)
+    try: return np.require(maps_in(open_mask(file), n_classes), requirements='W')
     except (NoMaps, NoIds) as e: raise SegbookError(f'{file} {e}') from None
 
 # %% ../../nbs/workshop/masks/maps.ipynb #3c96b184

@@ -266,7 +266,7 @@ def _find_up(measures, lights, codes, void) -> tuple[bool, str]:
         return True, f'{codes[k]} lies more often in the {where(leans[k])} half'
     if bright := half_lean(*np.array(lights).T, least=.025):
         return True, f'the {where(bright)} half of the images is brighter'
-    return False, 'no class, and no brightness, prefers the upper or the lower half of the images'
+    return False, 'classes and brightness are alike in the upper and the lower half of the images'
 
 # %% ../../nbs/workshop/planning/fingerprint.ipynb #6a1f0d02
 def _light_ranges(spans) -> tuple[float, float] | None:

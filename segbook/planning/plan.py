@@ -32,18 +32,18 @@ from ..reading.facts import given_range
 from ..things import learns_things
 
 # %% auto #0
-__all__ = ['PLANNED', 'dataloader_arguments', 'planned_loss', 'TrainingPlan', 'check_minutes', 'make_plan', 'finished_plan',
-           'plan_training']
+__all__ = ['FEW_IMAGES', 'PLANNED', 'dataloader_arguments', 'planned_loss', 'TrainingPlan', 'check_minutes', 'make_plan',
+           'finished_plan', 'plan_training']
 
 # %% ../../nbs/workshop/planning/plan.ipynb #1411e34a
 def _facts_line(f) -> str:
     "What a folder is like, in one line."
     size = f'{f.size[0]}x{f.size[1]}'
     sizes = size if len(f.sizes) == 1 else f'{len(f.sizes)} sizes, {size} in the middle'
-    things = f', {f.things.things} things in {f.things.files} of them' if f.things else ''
+    things = f'; {f.things.things} objects counted in {f.things.files} images' if f.things else ''
     colour = {1: 'grey', 3: 'colour'}.get(f.channels, f'{f.channels} channels')
     return (f'{f.path.name}: {counted(f.n_train + f.n_valid, "image")} of {sizes}, {colour}, '
-        f'{f.bits} bits, {f.n_train} of them to train on{things}; '
+        f'{f.bits} bits, {f.n_train} of them to train on and {f.n_valid} to judge on{things}; '
         f'{counted(len([k for k in f.classes if k < f.n_outputs]), "class")}'
         + (', which may overlap' if f.overlapping else ''))
 
@@ -60,9 +60,10 @@ def _as_columns(rows, width) -> str:
 # %% ../../nbs/workshop/planning/plan.ipynb #bd6bb8c1
 def _plan_rows(plan):
     "The rows of a plan's table, the header first."
-    return [['choice', 'why', 'otherwise'], *[[o.said, o.reason, o.flag] for o in plan.choices]]
+    return [['choice', 'why', 'to change it'], *[[o.said, o.reason, o.flag] for o in plan.choices]]
 
-def _machine_line(plan): return f'Machine: {plan.machine}; {plan.minutes:g} minutes'
+def _machine_line(plan): return (
+    f'Machine: {plan.machine}; training may take {plan.minutes:g} minutes (--minutes)')
 
 def _plan_text(plan):
     "A plan as plain text, its table in columns."
@@ -140,19 +141,23 @@ class TrainingPlan:
     def _repr_markdown_(self): return _plan_markdown(self)
 
 # %% ../../nbs/workshop/planning/plan.ipynb #3a356c8a
+FEW_IMAGES = 50 # to train on
+
 def _notes_on(f) -> list[str]:
     "What a folder holds and a training does not use, or what it lacks."
     notes, things = [], f.things
     if things and things.touching:
-        notes.append(f'{things.touching} of {things.things} things touch another one, and a mask '
+        notes.append(f'{things.touching} of {things.things} objects touch another one, and a mask '
             'of classes shows those as one: segbook_predict --instances parts them afterwards, and '
             '--arch panet learns them one by one')
     if others := [o for o in f.other_folders if o != 'instances']:
         notes.append(f'nothing is read from {listed(others)}. If such a folder says which pixels '
-            'count, as a field of view does, make the others Void in the masks')
-    if f.n_train < 20 and not f.overlapping: notes.append(
-        f'{counted(f.n_train, "training image")}: a split by chance '
-        'weighs much; --folds 5 trains on every image and shows the spread')
+            'count, as a field of view does, give the others the class Void in the masks: it is '
+            'neither trained on nor judged')
+    if f.n_train < FEW_IMAGES and not f.overlapping: notes.append(
+        f'{counted(f.n_train, "training image")} and {f.n_valid} to judge on: the score depends '
+        'on which these are. --folds 5 trains five times, judges on each image once, and shows '
+        'how far the scores lie apart')
     if note := exposure_note(f.light_ranges): notes.append(note)
     return notes
 

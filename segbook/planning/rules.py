@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import prod, sqrt
+from math import ceil, prod, sqrt
 
 from ..encoders import OWN_ENCODER, default_encoder
 from ..errors import SegbookError, counted
@@ -19,10 +19,10 @@ from ..things import learns_things
 
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'WINDOW_SIDE', 'FINE', 'STEP', 'MOST_EMPTY', 'RARE', 'BATCH', 'SMALL_BATCH', 'UNEVEN', 'CROWDED',
-           'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'Choice', 'Planning', 'share_text', 'choose_network',
-           'smaller_size', 'window_side', 'choose_size', 'choose_windows', 'five_per_cent', 'choose_batch',
-           'choose_loss', 'choose_augmentation', 'choose_rate', 'choose_range', 'exposure_note', 'minutes_text',
-           'epochs_choice']
+           'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'FEW_STEPS', 'Choice', 'Planning', 'share_text',
+           'choose_network', 'smaller_size', 'window_side', 'choose_size', 'choose_windows', 'five_per_cent',
+           'choose_batch', 'choose_loss', 'choose_augmentation', 'choose_rate', 'choose_range', 'exposure_note',
+           'minutes_text', 'epochs_choice']
 
 # %% ../../nbs/workshop/planning/rules.ipynb #12848f3b
 @dataclass
@@ -69,8 +69,8 @@ def share_text(share:float) -> str:
 def choose_network(p:Planning):
     "Architecture, encoder, and whether it begins with weights from ImageNet."
     arch = p.given.get('arch', 'dynamic_unet_lean')
-    p.add('arch', arch, f'architecture {arch}', 'a U-Net around an encoder that can be pretrained: '
-        'its skips keep fine outlines, and a step costs little')
+    p.add('arch', arch, f'architecture {arch}', 'a U-Net on a pretrained encoder: its '
+        'skip connections keep outlines sharp, and its slim decoder makes a step cheap')
     if has_own_encoder(arch):
         p.add('encoder', OWN_ENCODER, 'its own encoder', f'{arch} brings one along')
         return p.add('pretrained', False, 'from random weights',
@@ -78,8 +78,9 @@ def choose_network(p:Planning):
     pretrained = p.given.get('pretrained', True)
     name, why = default_encoder(pretrained)
     name = p.given.get('encoder') or name
-    p.add('encoder', name, f'encoder {name}', why)
-    grey = '; its first layer is summed over the three colours' if p.facts.channels == 1 else ''
+    p.add('encoder', name, f'encoder {name}', f'small and quick; {why}')
+    grey = ('; the images are grey, so the weights for red, green and blue are added into one'
+        if p.facts.channels == 1 else '')
     n = counted(p.facts.n_train, 'training image')
     p.add('pretrained', pretrained, 'pretrained on ImageNet' if pretrained else
         'from random weights', f'{n} cannot teach all that ImageNet\'s million did{grey}')
@@ -135,8 +136,8 @@ def _part_or_smaller(p) -> tuple[str, tuple|int, str]:
         return 'window', side, (f'{many}, and {name} is {thin:.1f} pixels wide: it would blur in a '
             'smaller image, and stays as it is in windows at full resolution')
     if not f.has_up:
-        return 'window', side, (f'{many}, and {f.up_reason}, so that a part says as much as the '
-            'whole, at full resolution')
+        return 'window', side, (f'{many}, and {f.up_reason}, so that a part may say as much as '
+            'the whole; unlike a smaller image, a window loses no detail')
     return 'size', smaller_size(f.size, most), (f'{many}; {f.up_reason}, so that the whole image '
         'is of use' + (f', and {name} is still {left:.1f} pixels wide' if name else ''))
 
@@ -180,8 +181,10 @@ def choose_windows(p:Planning):
     "Whether windows lie anywhere, or around something; and how many an image."
     f, crops = p.facts, p.given.get('crops')
     if not _has_windows(p):
-        p.add('crops', 'none', 'no windows', 'whole images are trained on')
-        return p.add('crops_per_image', 1, 'each image once an epoch', 'it is taken whole')
+        p.add('crops', 'none', 'no windows', 'the images are small enough to be taken whole'
+            if p['size'] is None else 'the whole image is resized instead')
+        return p.add('crops_per_image', 1, 'each image once an epoch',
+            'taken whole, it shows all that it has')
     size, rest = p['size'], f.classes[1:]
     empty, rare = f.empty_share(min(size)), min(rest, key=lambda k: f.shares[k], default=None)
     if rare is None: kind, why = 'random', 'there is one class'
@@ -192,8 +195,8 @@ def choose_windows(p:Planning):
         kind, why = 'positive', (f'{f.codes[rare]} has {share_text(f.shares[rare])} of the pixels; '
             'each window is laid around a pixel of a class that is drawn first')
     else:
-        kind, why = 'random', (f'{share_text(1 - empty)} of all such windows show more than '
-            f'{f.codes[f.classes[0]]}')
+        kind, why = 'random', (f'{share_text(1 - empty)} of all such windows hold more than '
+            f'{f.codes[f.classes[0]]}, so none has to be aimed')
     kind = crops or kind
     where = 'anywhere' if kind == 'random' else 'around what is rare'
     p.add('crops', kind, f'windows {where}', why)
@@ -225,9 +228,10 @@ def _fitting_batch(p, bs, shape) -> tuple[int, str]:
     cost = _step_bytes(p['arch'], p.facts.n_outputs, p['encoder'], p.facts.channels, *shape)
     if cost is None: return bs, ''
     fixed, each = cost
+    most, free = bs, f'{p.machine.memory/1e9:.0f} GB'
     while bs > 1 and fixed + bs*each > p.machine.memory/2: bs //= 2
-    return bs, (f'; a step takes {(fixed + bs*each)/1e9:.1f} GB of the {p.machine.memory/1e9:.0f} '
-        'GB that are free')
+    if bs < most: return bs, f'; {most} would take more than half of the {free} that are free'
+    return bs, f'; memory is enough: {(fixed + bs*each)/1e9:.1f} of {free}'
 
 # %% ../../nbs/workshop/planning/rules.ipynb #d3c48635
 def choose_batch(p:Planning):
@@ -241,7 +245,7 @@ def choose_batch(p:Planning):
     bs, less = _fitting_batch(p, min(SMALL_BATCH if few else BATCH, items), patch)
     why = ('steps of this many are calm, and there are enough of them' if not few else
         'a single training image is little' if items == 1 else
-        f'{counted(items, what)}{each} are few, and smaller batches make more steps of them')
+        f'{counted(items, what)}{each} are few, and small batches update the network more often')
     p.add('bs', bs, f'batches of {bs}', why + less)
 
 # %% ../../nbs/workshop/planning/rules.ipynb #28f289e1
@@ -252,17 +256,20 @@ def _usual_loss_name(p) -> tuple[str, str]:
     "The loss that suits the classes, and why."
     f, things = p.facts, p.facts.things
     if f.overlapping: return 'cross_entropy+dice', ('a pixel may be of several classes, so each is '
-        'a question of yes or no, and Dice scores how it overlaps, however little it is')
+        'a question of yes or no; Dice scores the overlap of answer and mask, so that no is not '
+        'the right answer everywhere')
     if learns_things(p['arch']): return 'cross_entropy', 'the losses of its things are added to it'
     if len(f.classes) > 2:
-        return 'cross_entropy', 'each pixel has one of several classes, and each counts'
+        return 'cross_entropy', f'what is usual for a pixel of one of {len(f.classes)} classes' + (
+            '; weights help the rare ones' if p.given.get('weights', True) else '')
     if len(f.classes) < 2: return 'cross_entropy', 'there is one class'
     share = f'{f.codes[f.classes[1]]} has {share_text(f.shares[f.classes[1]])} of the pixels'
-    dice = f'{share}, and Dice scores how it overlaps, however little it is'
+    dice = (f'{share}; Dice scores the overlap of answer and mask, so that '
+        f'{f.codes[f.classes[0]]} everywhere is no good answer')
     if things and things.things and things.close > CROWDED*things.things:
-        return 'border+dice', (f'{things.close} of {things.things} things in '
+        return 'border+dice', (f'{things.close} of {things.things} objects in '
             f'{counted(things.files, "image")} touch another one or nearly do, and the narrow gaps '
-            f'between them get up to ten times more weight; {dice}')
+            f'between them get up to ten times the weight; {dice}')
     return 'cross_entropy+dice', dice
 
 def choose_loss(p:Planning):
@@ -275,14 +282,17 @@ def choose_loss(p:Planning):
     if f.overlapping:
         return p.add('weights', False, 'classes weigh the same', 'each is asked for by itself')
     if 'dice' in name and len(f.classes) <= 2 and 'weights' not in p.given:
-        return p.add('weights', False, 'classes weigh the same', 'Dice sees to the rare one')
+        return p.add('weights', False, 'classes weigh the same',
+            f'Dice already keeps {f.codes[f.classes[-1]]} from being passed over'
+            if f.classes else 'there is no class')
     shares = f.shares[f.classes] if f.classes else [1.]
     k, even = f.classes[-1] if f.classes else 0, max(shares) < UNEVEN*min(shares)
     weights = p.given.get('weights', True)
     p.add('weights', weights, 'rare classes weigh more' if weights else 'classes weigh the same',
         'the classes are about as common, so the weights are nearly 1' if even else
         f'{f.codes[k]} has {share_text(f.shares[k])} of the pixels, '
-        f'{f.codes[f.classes[0]]} {share_text(f.shares[f.classes[0]])}')
+        f'{f.codes[f.classes[0]]} {share_text(f.shares[f.classes[0]])}'
+        + ('; with equal weights it could be passed over at little cost' if weights else ''))
 
 # %% ../../nbs/workshop/planning/rules.ipynb #a46e0074
 def choose_augmentation(p:Planning):
@@ -291,17 +301,21 @@ def choose_augmentation(p:Planning):
     h, w = p['size'] or f.size
     if 'augment' in p.given: transforms_named(p.given['augment'])
     if learns_things(p['arch']): name, why = 'mild', 'small turns leave things as they are'
-    elif f.has_up: name, why = 'mild', f'{f.up_reason}, so left and right may be changed, no more'
-    elif h == w: name, why = 'dihedral', f'{f.up_reason}: all eight positions of a square may occur'
-    else: name, why = 'flips', f'{f.up_reason}; a quarter turn would squeeze what is not square'
+    elif f.has_up: name, why = 'mild', (f'{f.up_reason}, so images are mirrored left to '
+        'right and never upside down; zoom, tilt and light vary a little')
+    elif h == w: name, why = 'dihedral', (f'{f.up_reason}, so they are mirrored and turned '
+        'by quarters, in all eight ways; zoom, tilt and light vary a little')
+    else: name, why = 'flips', (f'{f.up_reason}, so they are mirrored both ways; a quarter turn '
+        'would squeeze what is not square')
     name = p.given.get('augment', name)
     p.add('augment', name, f'augmentation {name}', why)
 
 def choose_rate(p:Planning):
     "The highest learning rate of the cycle."
     lr = p.given.get('lr', 2e-3)
-    p.add('lr', lr, f'learning rate {lr:g}', 'rises to this and falls, which suits Adam'
-        + ('; the pretrained encoder gets a tenth' if p['pretrained'] else ''))
+    p.add('lr', lr, f'learning rate {lr:g}', 'a usual peak for Adam, not measured here: the rate '
+        'climbs to it and falls again' + ('; the encoder gets a tenth, to keep what it has learned'
+        if p['pretrained'] else ''))
 
 # %% ../../nbs/workshop/planning/rules.ipynb #6a1f0e01
 EXPOSURES = 2 # times as much of the range of their numbers: images that were exposed otherwise
@@ -322,17 +336,35 @@ def exposure_note(
     if light_ranges is None: return None
     low, high = light_ranges
     if high < EXPOSURES*low and high > DARK: return None
-    return (f'a tenth of the images use less than {share_text(low)} of the values that their files '
-        f'hold, and a tenth more than {share_text(high)}; --value-range image gives each image '
-        'black and white of its own, if brightness tells of the exposure alone')
+    return (f'a tenth of the images use less than {share_text(low)} of the possible grey values, '
+        f'and a tenth more than {share_text(high)}. If that tells of the exposure alone, try '
+        '--value-range image, which stretches each image from its own black to its own white')
 
 # %% ../../nbs/workshop/planning/rules.ipynb #a787afbc
 MOST_EPOCHS = 300
 OVERHEAD = .1 # share of the time for checkpoints and the last scores
+FEW_STEPS = 500 # in all; vessels, membranes and nuclei were trained for 560 to 760
 
 def minutes_text(seconds:float) -> str:
     "A duration in words."
-    return f'{seconds:.2g} seconds' if seconds < 100 else f'{seconds/60:.0f} minutes'
+    if seconds < 100: return f'{seconds:.2g} second' + 's'*(f'{seconds:.2g}' != '1')
+    return f'{seconds/60:{".2g" if seconds < 600 else ".0f"}} minutes'
+
+def _fitting_epochs(cost, seconds) -> tuple[int, str]:
+    "How many epochs fit into a time, at least one, and why."
+    n, budget = int(seconds*(1 - OVERHEAD)/max(cost.epoch, 1e-6)), minutes_text(seconds)
+    kept = 'of which a tenth is kept for checkpoints and the last scores'
+    if cost.epoch > seconds: return 1, f', which is more than the {budget} that it may take'
+    if n < 1: return 1, f'; the training may take {budget}, {kept}'
+    if n > MOST_EPOCHS: return MOST_EPOCHS, f'; more than {MOST_EPOCHS} would learn by heart'
+    return n, f'; {n} of them fit into {budget}, {kept}'
+
+def _steps_warning(cost, n) -> str:
+    "What to say where a training is short."
+    if n*cost.steps >= FEW_STEPS: return ''
+    minutes = -(-FEW_STEPS//cost.steps)*cost.epoch/(1 - OVERHEAD)/60
+    return (f'. {counted(n*cost.steps, "step")} in all are few: --minutes {ceil(minutes)} would '
+        f'make {FEW_STEPS}')
 
 def epochs_choice(
     cost, # a `StepCost`, or None where none was measured
@@ -344,14 +376,8 @@ def epochs_choice(
         said = counted(asked, 'epoch') if asked else 'epochs to be found'
         why = 'as you asked' if asked else 'a step is measured when training begins'
         return Choice('epochs', asked, said, why, '--epochs, --minutes')
-    n = int(seconds*(1 - OVERHEAD)/max(cost.epoch, 1e-6))
-    why = (f'{cost.train:.2g} seconds a step were measured here, {counted(cost.steps, "step")} and '
-        f'the validation make {minutes_text(cost.epoch)} an epoch')
-    if cost.epoch > seconds:
-        why += f', which is more than the {minutes_text(seconds)} that it may take'
-    elif n < 1: why += (f'; the training may take {minutes_text(seconds)}, and a tenth of that is '
-        'kept for checkpoints and the last scores')
-    elif n > MOST_EPOCHS: why += f'; more than {MOST_EPOCHS} would learn by heart'
-    else: why += f', and {minutes_text(seconds)} may be used'
-    n = max(1, min(n, MOST_EPOCHS))
+    n, fit = _fitting_epochs(cost, seconds)
+    why = (f'a step took {minutes_text(cost.train)} here, and {counted(cost.steps, "step")} with '
+        f'the validation make {minutes_text(cost.epoch)} an epoch{fit}{_steps_warning(cost, n)}')
     return Choice('epochs', n, counted(n, 'epoch'), why, '--epochs, --minutes')
+
