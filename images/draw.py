@@ -177,7 +177,7 @@ def five_lines(c):
 @diagram('Training goes round in a circle: batch, network, loss, gradient, step', 328)
 def training_circle(c):
     nodes = [('batch', '8 images'), ('network', 'scores for a pixel'), ('loss', 'one number'),
-        ('gradient', 'which way is down'), ('step', 'move the weights')]
+        ('gradient', 'which way is up'), ('step', 'the opposite way')]
     boxes = [(138, 14), (260, 106), (216, 222), (60, 222), (16, 106)]
     for (x, y), (name, what) in zip(boxes, nodes):
         c.box(x, y, 124, 46, name, what, fill=ORANGE if name == 'batch' else BLUE)

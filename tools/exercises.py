@@ -18,7 +18,7 @@ IMPORT = 'from segbook.exercises import *\n\n'
 HOW = """> **How exercises work.** Put your answer in place of the three dots and run the cell. \
 The check answers with a tick, or with the smallest case that goes wrong. `hint('{0}')` gives a \
 hint, `solution('{0}')` a solution, `progress()` the \
-map of the course.
+map of the course. Numbers are names, not an order: none is missing.
 
 """
 _marker = re.compile(r'<!-- exercise (\S+) -->')

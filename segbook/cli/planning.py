@@ -80,7 +80,7 @@ def plan_epochs(
         cost = measured_cost(learn.model, learn.dls, learn.loss_func, a.precision)
         cost.steps, cost.valid_batches = (-(-n//processes) for n in (cost.steps,
                 cost.valid_batches))
-    o = epochs_choice(cost, 60*(a.minutes or DEFAULT_MINUTES)/(a.folds or 1), a.epochs)
+    o = epochs_choice(cost, 60*(a.minutes or DEFAULT_MINUTES), a.epochs, a.folds or 1)
     _put_choice(a, o)
     record.setdefault('plan', []).append(_as_record(o))
 

@@ -359,25 +359,27 @@ def _fitting_epochs(cost, seconds) -> tuple[int, str]:
     if n > MOST_EPOCHS: return MOST_EPOCHS, f'; more than {MOST_EPOCHS} would learn by heart'
     return n, f'; {n} of them fit into {budget}, {kept}'
 
-def _steps_warning(cost, n) -> str:
+def _steps_warning(cost, n, folds) -> str:
     "What to say where a training is short."
     if n*cost.steps >= FEW_STEPS: return ''
-    minutes = -(-FEW_STEPS//cost.steps)*cost.epoch/(1 - OVERHEAD)/60
+    minutes = folds*-(-FEW_STEPS//cost.steps)*cost.epoch/(1 - OVERHEAD)/60
     return (f'. {counted(n*cost.steps, "step")} in all are few: --minutes {ceil(minutes)} would '
         f'make {FEW_STEPS}')
 
 def epochs_choice(
     cost, # a `StepCost`, or None where none was measured
-    seconds:float, # that the training may take
+    seconds:float, # that the training may take, with all its folds
     asked:int|None=None, # epochs that were asked for
+    folds:int=1, # trainings one after the other, which share the time
 ) -> Choice:
     "As many epochs as fit into the time."
     if asked or cost is None:
         said = counted(asked, 'epoch') if asked else 'epochs to be found'
         why = 'as you asked' if asked else 'a step is measured when training begins'
         return Choice('epochs', asked, said, why, '--epochs, --minutes')
-    n, fit = _fitting_epochs(cost, seconds)
+    n, fit = _fitting_epochs(cost, seconds/folds)
     why = (f'a step took {minutes_text(cost.train)} here, and {counted(cost.steps, "step")} with '
-        f'the validation make {minutes_text(cost.epoch)} an epoch{fit}{_steps_warning(cost, n)}')
+        f'the validation make {minutes_text(cost.epoch)} an epoch{fit}'
+        f'{_steps_warning(cost, n, folds)}')
     return Choice('epochs', n, counted(n, 'epoch'), why, '--epochs, --minutes')
 

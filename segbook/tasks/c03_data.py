@@ -17,7 +17,8 @@ CHAPTER = dict(title='Data', notebook='03_data.ipynb')
 # %% ../../nbs/tasks/03_data.ipynb #b464c281
 ex1 = Exercise('03.1', 'Batches in an epoch', """
 A folder has 400 scenes, and every fifth is for validation. In training a last batch that is not \
-full is dropped. How many batches of 12 images does the training DataLoader of \
+full is dropped, since one or two images make a noisy step; in validation it is kept, for every \
+image counts once. How many batches of 12 images does the training DataLoader of \
 `seg_dataloaders(folder, bs=12)` hand out in one epoch?""")
 ex1.value('batches', 26, because='320 training images make 26 full batches; the 8 images that are '
     'left are dropped')

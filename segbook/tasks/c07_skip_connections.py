@@ -4,7 +4,7 @@
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #f8bd11ac
 from __future__ import annotations
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import tensor
 from ..exercises import Exercise
 
@@ -86,65 +86,57 @@ def _(rng):
         yield 'an odd size', (torch.from_numpy(full).float(), (h, w)), tensor(want).float()
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #6184df6b
-ex3 = Exercise('07.3', 'Where the maximum stood', """
-Write `unpool`, SegNet's skip: put each value where the maximum of its block stood, and zeros
-elsewhere. The index counts the pixels of the *large* map row by row from 0, as PyTorch's
-`max_pool2d(..., return_indices=True)` gives it. Do it without `max_unpool2d`.""")
+ex3 = Exercise('07.3', 'A sum, by a concatenation', """
+A network adds `share` times the decoder's map to the encoder's, and a convolution with kernel
+`weight` reads the sum. Its twin lays both maps one behind the other, the encoder's first, and has
+a convolution of its own. Write `twin`: the kernel with which the twin gives the same answer for
+all maps, `[K,2C,h,w]`.""")
 
 @ex3.stub
-def unpool(
-    x,     # [h,w] float, the decoder's map
-    index, # [h,w] int64, pixel of the large map
-    size,  # (H, W) of the large map
-):         # [H,W] float
+def twin(
+    weight, # [K,C,h,w] float, the kernel that reads the sum
+    share,  # float, of the decoder's map
+):          # [K,2C,h,w] float
     ...
 
 @ex3.solution
-def unpool(x, index, size):
-    out = torch.zeros(size[0]*size[1])
-    out[index.flatten()] = x.flatten()
-    return out.view(*size)
+def twin(weight, share): return torch.cat([weight, share*weight], 1)
+
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #984822f5
-@ex3.slip('repeating each value, as nearest does')
-def unpool(x, index, size): return F.interpolate(x[None, None], size=size)[0, 0]
+@ex3.slip('the share on the encoder\'s map')
+def twin(weight, share): return torch.cat([share*weight, weight], 1)
 
-@ex3.slip('a bed of nails: always the corner at the top left')
-def unpool(x, index, size):
-    out = torch.zeros(size)
-    out[:2*x.shape[0]:2, :2*x.shape[1]:2] = x
-    return out
+@ex3.slip('leaving out the share')
+def twin(weight, share): return torch.cat([weight, weight], 1)
 
-@ex3.slip('writing the positions column by column')
-def unpool(x, index, size):
-    out = torch.zeros(size[0]*size[1])
-    out[index.flatten()] = x.flatten()
-    return out.view(size[1], size[0]).T
+@ex3.slip('halving the weights, as for a mean')
+def twin(weight, share): return torch.cat([weight, share*weight], 1)/2
 
-@ex3.slip('handing on a one instead of the value')
-def unpool(x, index, size):
-    out = torch.zeros(size[0]*size[1])
-    out[index.flatten()] = 1
-    return out.view(*size)
+@ex3.slip('more answers in place of more channels read')
+def twin(weight, share): return torch.cat([weight, share*weight], 0)
 
-ex3.hint('Begin with a flat map of zeros, `torch.zeros(H*W)`: the index counts its places.',
-    '`out[index.flatten()] = x.flatten()` writes all values at once.', 'At the end `view(H, W)`.')
-ex3.case('one block', tensor([[7.]]), tensor([[1]]), (2, 2), want=tensor([[0., 7], [0, 0]]))
-ex3.case('the lower left', tensor([[-7.]]), tensor([[2]]), (2, 2), want=tensor([[0., 0], [-7, 0]]))
-ex3.case('two blocks', tensor([[3., 4]]), tensor([[5, 2]]), (2, 4),
-    want=tensor([[0., 0, 4, 0], [0, 3, 0, 0]]))
+@ex3.slip('the channels of the two maps in turn')
+def twin(weight, share): return torch.stack([weight, share*weight], 2).flatten(1, 2)
+
+ex3.hint('A convolution adds over the channels that it reads: what do the first C of them see, and '
+    'the last C?', 'A convolution of `s + a*x` is that of s plus a times that of x, with the same '
+    'kernel.', '`torch.cat` lays kernels behind each other along the channels that they read, '
+    'dimension 1.')
+ex3.case('one channel', tensor([[[[2.]]]]), .5, want=tensor([[[[2.]], [[1.]]]]))
+ex3.case('two channels, two answers', tensor([[1., 2], [3, 4]])[..., None, None], 2.,
+    want=tensor([[1., 2, 2, 4], [3, 4, 6, 8]])[..., None, None])
 
 @ex3.more
 def _(rng):
-    for H, W in ((5, 7), (4, 3)):
-        big, x = rng.normal(size=(H, W)), rng.normal(size=(H//2, W//2))
-        at, want = torch.zeros(H//2, W//2).long(), torch.zeros(H, W)
-        for i in range(H//2):
-            for j in range(W//2):
-                r, c = max(((2*i + a, 2*j + b) for a in (0, 1) for b in (0, 1)),
-                    key=lambda p: big[p])
-                at[i, j], want[r, c] = r*W + c, float(x[i, j])
-        yield 'an odd size', (torch.from_numpy(x).float(), at, (H, W)), want
+    K, C, h, w = rng.integers(2, 4, 4)
+    weight, share = rng.normal(size=(K, C, h, w)), float(rng.uniform(.2, 3))
+    want = np.zeros((K, 2*C, h, w))
+    for k, c, i, j in np.ndindex(*weight.shape): # by hand, weight by weight
+        want[k, c, i, j] = weight[k, c, i, j]
+        want[k, C + c, i, j] = share*weight[k, c, i, j]
+    yield 'any kernel', (torch.from_numpy(weight).float(), share), torch.from_numpy(want).float()
+
 
 # %% ../../nbs/tasks/07_skip_connections.ipynb #4be4137a
 ex4 = Exercise('07.4', 'A size that fits', """

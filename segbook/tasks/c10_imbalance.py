@@ -92,8 +92,9 @@ def _(rng):
 # %% ../../nbs/tasks/10_imbalance.ipynb #794e2ce5
 ex3 = Exercise('10.3', 'Around a pixel', """
 Write `places`: all top left corners of windows that lie inside an image and hold one given
-pixel. A window is drawn fairly if each of them is as likely. Give a sorted list of pairs (top,
-left).""")
+pixel. A window is drawn fairly if each of them is equally likely. (`RandomWindow` pushes windows
+that would stick out back into the image, so that near its border the outermost place is likelier.)
+Give a sorted list of pairs (top, left).""")
 
 @ex3.stub
 def places(

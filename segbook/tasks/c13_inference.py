@@ -17,19 +17,19 @@ CHAPTER = dict(title='Inference', notebook='13_inference.ipynb')
 
 # %% ../../nbs/tasks/13_inference.ipynb #6b381f70
 ex1 = Exercise('13.1', 'Shapes along the chain', """
-A network for 12 classes was trained on colour images which were all resized to 48 rows and 64
-columns. Now comes a PNG with an alpha channel, 150 rows high and 203 columns wide. Give three
+A network for 7 classes was trained on colour images which were all resized to 96 rows and 160
+columns. Now comes a PNG with an alpha channel, 301 rows high and 500 columns wide. Give three
 shapes, each as a tuple: what goes into the network and what it answers (both with the batch
 dimension), and the mask that `predict_image` returns.""")
-ex1.value('shapes', ((1, 3, 48, 64), (1, 12, 48, 64), (150, 203)),
+ex1.value('shapes', ((1, 3, 96, 160), (1, 7, 96, 160), (301, 500)),
     because='alpha is dropped, the image resized as in training; the mask has one id a pixel, at '
     'the size of the image')
-ex1.slip('keeping the alpha channel')(((1, 4, 48, 64), (1, 12, 48, 64), (150, 203)))
-ex1.slip('staying at the size of training')(((1, 3, 48, 64), (1, 12, 48, 64), (48, 64)))
-ex1.slip('not resizing as in training')(((1, 3, 150, 203), (1, 12, 150, 203), (150, 203)))
-ex1.slip('writing columns before rows')(((1, 3, 64, 48), (1, 12, 64, 48), (203, 150)))
-ex1.slip('leaving out the batch dimension')(((3, 48, 64), (12, 48, 64), (150, 203)))
-ex1.slip('taking the logits for the mask')(((1, 3, 48, 64), (1, 12, 48, 64), (12, 150, 203)))
+ex1.slip('keeping the alpha channel')(((1, 4, 96, 160), (1, 7, 96, 160), (301, 500)))
+ex1.slip('staying at the size of training')(((1, 3, 96, 160), (1, 7, 96, 160), (96, 160)))
+ex1.slip('not resizing as in training')(((1, 3, 301, 500), (1, 7, 301, 500), (301, 500)))
+ex1.slip('writing columns before rows')(((1, 3, 160, 96), (1, 7, 160, 96), (500, 301)))
+ex1.slip('leaving out the batch dimension')(((3, 96, 160), (7, 96, 160), (301, 500)))
+ex1.slip('taking the logits for the mask')(((1, 3, 96, 160), (1, 7, 96, 160), (7, 301, 500)))
 ex1.hint('Images and logits are [B,C,H,W]: batch, channels, rows, columns. A mask is [H,W].',
     'The network sees what it saw in training: as many channels, and the same size.',
     'It answers with one map of scores for each class, as large as what it got. The mask is as '

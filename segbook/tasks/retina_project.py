@@ -18,12 +18,13 @@ def _bits(text):
     return np.array([[c == '#' for c in line] for line in text.split()])
 
 # %% ../../nbs/tasks/projects_retina.ipynb #dc14397a
-ex1 = Exercise('retina.1', 'The best that a small mask can do', """
+ex1 = Exercise('retina.1', 'What is left of a small mask', """
 A mask is made smaller: every `step`-th pixel of every `step`-th row is kept, beginning with the \
 first. Then each kept pixel is drawn `step` times as wide and high, and what stands over the edge \
-is cut off. Write `ceiling`: the Dice of the result with the mask itself, a float. No network that \
-works at the small size, and whose answer is enlarged like this, can be sure of more. If nothing \
-is marked in either, the two agree: 1.0.""")
+is cut off. Write `ceiling`: the Dice of the result with the mask itself, a float. A network that \
+repeats the small mask perfectly, and whose answer is enlarged like this, scores this Dice; \
+another choice of the small pixels may score a little more. If nothing is marked in either, the \
+two agree: 1.0.""")
 
 @ex1.stub
 def ceiling(
