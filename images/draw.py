@@ -869,7 +869,7 @@ def feature_pyramid(c):
     c.line((360, 62), (360, 260))
     c.arrow((360, 260), (360, 286))
     c.box(300, 286, 90, 30, 'sum, stride 4', fill=ORANGE, head=False)
-    c.label(14, 296, 'left: strides; “conv”: 3 × 3 and,', 'but at stride 4, times 2')
+    c.label(14, 296, 'left: strides; “conv”: a 3 × 3, and', 'twice the size (not at stride 4)')
 
 @diagram('A block of LinkNet leads back around a stage of the encoder', 300)
 def linknet_block(c):

@@ -272,6 +272,7 @@ def _usual_loss_name(p) -> tuple[str, str]:
             f'between them get up to ten times the weight; {dice}')
     return 'cross_entropy+dice', dice
 
+# %% ../../nbs/workshop/planning/rules.ipynb #a05016ac
 def choose_loss(p:Planning):
     "The loss, and whether it counts rare classes more."
     f, given = p.facts, p.given.get('loss')
@@ -366,6 +367,7 @@ def _steps_warning(cost, n, folds) -> str:
     return (f'. {counted(n*cost.steps, "step")} in all are few: --minutes {ceil(minutes)} would '
         f'make {FEW_STEPS}')
 
+# %% ../../nbs/workshop/planning/rules.ipynb #2a1fd095
 def epochs_choice(
     cost, # a `StepCost`, or None where none was measured
     seconds:float, # that the training may take, with all its folds

@@ -169,7 +169,7 @@ def _(rng):
 
 # %% ../../nbs/tasks/architectures_06_dynamic_unet.ipynb #b07c423c
 ex4 = Exercise('a06.4', 'Meet the skip', """
-Write `merge`: what a block of the decoder does before its convolutions. Bring `x`, which comes
+Write `merge`: the part of a decoder's block in which both maps meet. Bring `x`, which comes
 from below, to the height and width of `skip` with nearest interpolation
 (`nn.functional.interpolate(..., mode='nearest')`), and put the two on top of each other as
 channels: those of `x` first, those of `skip` behind them. Sizes may be odd, so doubling is not
