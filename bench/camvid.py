@@ -1,8 +1,8 @@
 """CamVid at full length: from ImageNet weights to street scenes of 360x480.
 
 python -m bench camvid --data FOLDER --out FOLDER [--group NAME ...] [--runs N]
-Reads FOLDER/camvid: 367 images to train on, 101 of valid.txt to judge on, Void in neither. A group
-is one of RUNS: the recipe, or what it is made of, each left out in runs of a fifth of its epochs.
+Reads FOLDER/camvid: 367 images to train on, 101 of valid.txt to judge on, Void in neither. There
+are two groups: the recipe, and its parts, each left out in a run of a fifth of the epochs.
 A run keeps a checkpoint in --out after each epoch and goes on from there when it is started again;
 its scores are in bench/results/camvid.json when it has ended. Judged are the weights of the best
 epoch, which valid.txt chose, and those of the last, which nothing chose: their running mean, and
@@ -33,6 +33,7 @@ RUNS = {
     'random weights': dict(SHORT, pretrained=False),
     'cross entropy alone': dict(SHORT, lovasz=False),
 }
+GROUPS = dict(recipe=['recipe'], parts=[k for k in RUNS if k != 'recipe'])
 SETTINGS = dict(arch='dynamic_unet_lean', encoder='tf_efficientnet_lite0', batch=4, rate=2e-3,
     encoder_rate=8e-4, schedule='one cycle', augmentation='mild_tfms(min_zoom=.8, max_zoom=1.5)',
     loss='cross entropy with class weights by the inverse root of their frequency, plus Lovász')
@@ -88,12 +89,12 @@ def one_run(seed, data, out, name, device='cpu'):
 
 
 def main():
-    p = runs.parser(__doc__, RUNS, devices=True)
+    p = runs.parser(__doc__, GROUPS, devices=True)
     p.add_argument('--out', type=Path, required=True)
     a = p.parse_args()
     if a.data is None: p.error('--data FOLDER is missing')
-    plan = {k: {SETTINGS['arch']: partial(one_run, data=a.data, out=a.out, name=k,
-                device=a.device)} for k in RUNS}
+    plan = {group: {k: partial(one_run, data=a.data, out=a.out, name=k, device=a.device)
+            for k in names} for group, names in GROUPS.items()}
     runs.run_plan(FILE, plan, settings=dict(SETTINGS, variants=RUNS), most=a.runs, groups=a.group,
         device=a.device, what='scores on the 101 images of valid.txt at 360x480, one thread')
 
