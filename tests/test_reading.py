@@ -728,5 +728,6 @@ def test_what_is_read_can_be_written_to_and_becomes_a_tensor(tmp_path, name, dty
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         for y in (read_image(file), read_mask(file)) if name != 'a.jpg' else (read_image(file),):
+            assert y.flags.writeable  # torch warns once in a process, so the warning is not enough
             torch.from_numpy(y)[...] = 0
             assert not y.any()
