@@ -1,5 +1,6 @@
 """The measurements: the clock that is told what to show, every topic once on its smallest case,
 what is not repeated, and the command for GPUs where there is none."""
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -283,3 +284,11 @@ def test_operations_of_a_step_are_counted():
 def test_machine_is_described():
     said = about.about('a package that is not there')
     assert said['cores'] >= 1 and 'torch' in said['versions'] and len(said['versions']) >= 4
+
+
+@pytest.mark.parametrize('name, of', [
+    ('camvid', lambda m: dict(m.SETTINGS, variants=m.RUNS)),
+    ('medical', lambda m: dict(m.SETTINGS, recipes=m.RECIPES, otherwise=m.OTHERWISE))])
+def test_results_of_trainings_say_with_what_they_were_made(name, of):
+    module = importlib.import_module(f'bench.{name}')
+    assert json.loads(module.FILE.read_text())['settings'] == json.loads(json.dumps(of(module)))

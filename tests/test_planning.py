@@ -154,6 +154,25 @@ def test_size_or_windows(changes, size, crops, reason):
     o = chosen(**changes)
     assert (o['size'].value, o['crops'].value) == (size, crops) and reason in o['size'].reason
 
+@pytest.mark.parametrize('given', [dict(size='full'), dict(crops='none')])
+def test_large_images_are_not_called_small_where_whole_ones_are_asked_for(given):
+    o = chosen(given, sizes=Counter({(3000, 4000): 20}))
+    assert o['size'].value is None and o['crops'].value == 'none'
+    assert not any('enough' in o[k].reason for k in ('size', 'crops'))
+    assert 'small enough' in chosen()['crops'].reason
+
+def test_weights_help_the_rare_where_there_are_some():
+    same = dict(codes=['a', 'b', 'c'], widths=np.ones(3))
+    for pixels, told in ([900, 90, 1], True), ([300, 310, 320], False):
+        o = chosen(pixels=np.array(pixels), **same)
+        assert ('help the rare' in o['loss'].reason) == told
+        assert ('nearly 1' in o['weights'].reason) != told
+
+@pytest.mark.parametrize('n, told', [(49, True), (50, False)])
+def test_a_small_set_is_told_of(n, told):
+    p = plan.finished_plan(plan.make_plan(facts(n_train=n), machine=MACHINE))
+    assert any('--folds' in o for o in p.notes) == told
+
 def test_a_gpu_takes_larger_images():
     sizes = Counter({(600, 800): 20})
     gpu = cost.Machine(8, 16_000_000_000, 'a GPU')

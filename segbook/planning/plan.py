@@ -32,7 +32,7 @@ from ..reading.facts import given_range
 from ..things import learns_things
 
 # %% auto #0
-__all__ = ['FEW_TO_JUDGE', 'PLANNED', 'dataloader_arguments', 'planned_loss', 'TrainingPlan', 'check_minutes', 'make_plan',
+__all__ = ['FEW_TRAINING_IMAGES', 'PLANNED', 'dataloader_arguments', 'planned_loss', 'TrainingPlan', 'check_minutes', 'make_plan',
            'finished_plan', 'plan_training']
 
 # %% ../../nbs/workshop/planning/plan.ipynb #1411e34a
@@ -141,7 +141,7 @@ class TrainingPlan:
     def _repr_markdown_(self): return _plan_markdown(self)
 
 # %% ../../nbs/workshop/planning/plan.ipynb #3a356c8a
-FEW_TO_JUDGE = 50 # to train on
+FEW_TRAINING_IMAGES = 50 # with fewer, the split decides much of the score
 
 def _notes_on(f) -> list[str]:
     "What a folder holds and a training does not use, or what it lacks."
@@ -154,7 +154,7 @@ def _notes_on(f) -> list[str]:
         notes.append(f'nothing is read from {listed(others)}. If such a folder says which pixels '
             'count, as a field of view does, give the others the class Void in the masks: it is '
             'neither trained on nor judged')
-    if f.n_train < FEW_TO_JUDGE and not f.overlapping: notes.append(
+    if f.n_train < FEW_TRAINING_IMAGES and not f.overlapping: notes.append(
         f'{counted(f.n_train, "training image")} and {f.n_valid} to judge on: the score depends '
         'on which these are. --folds 5 trains five times, judges on each image once, and shows '
         'how far the scores lie apart')

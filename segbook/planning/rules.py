@@ -163,8 +163,10 @@ def choose_size(p:Planning):
         side = window_side(f, WINDOW_SIDE[_machine_kind(p.machine)]) or min(f.least_size)
         kind, what, why = 'window', side, 'the largest that suits the images and the machine'
     elif len(f.sizes) == 1 and (crops == 'none' or prod(f.size) <= most):
-        return p.add('size', None, 'images as they are', f'all have {_size_text(f.size)} pixels, '
-            'few enough to be taken whole')
+        few = ('few enough to be taken whole' if prod(f.size) <= most else
+            'no windows were asked for')
+        return p.add('size', None, 'images as they are',
+            f'all have {_size_text(f.size)} pixels, {few}')
     elif crops == 'none':
         kind, what, why = 'size', smaller_size(f.size, most), 'the images have several sizes'
     else: kind, what, why = _part_or_smaller(p)
@@ -181,8 +183,10 @@ def choose_windows(p:Planning):
     "Whether windows lie anywhere, or around something; and how many an image."
     f, crops = p.facts, p.given.get('crops')
     if not _has_windows(p):
-        p.add('crops', 'none', 'no windows', 'the images are small enough to be taken whole'
-            if p['size'] is None else 'the whole image is resized instead')
+        p.add('crops', 'none', 'no windows', 'the whole image is resized instead' if p['size'] else
+            'the images are small enough to be taken whole'
+            if prod(f.size) <= MOST_PIXELS[_machine_kind(p.machine)] else
+            'whole images were asked for')
         return p.add('crops_per_image', 1, 'each image once an epoch',
             'taken whole, it shows all that it has')
     size, rest = p['size'], f.classes[1:]
@@ -252,6 +256,11 @@ def choose_batch(p:Planning):
 UNEVEN = 3. # times as many pixels of the commonest class as of the rarest
 CROWDED = .1 # share of things close to another one
 
+def _is_even(facts) -> bool:
+    "Are the classes about as common?"
+    shares = facts.shares[facts.classes] if facts.classes else [1.]
+    return max(shares) < UNEVEN*min(shares)
+
 def _usual_loss_name(p) -> tuple[str, str]:
     "The loss that suits the classes, and why."
     f, things = p.facts, p.facts.things
@@ -261,7 +270,8 @@ def _usual_loss_name(p) -> tuple[str, str]:
     if learns_things(p['arch']): return 'cross_entropy', 'the losses of its things are added to it'
     if len(f.classes) > 2:
         return 'cross_entropy', f'what is usual for a pixel of one of {len(f.classes)} classes' + (
-            '; weights help the rare ones' if p.given.get('weights', True) else '')
+            '; weights help the rare ones' if p.given.get('weights', True) and not _is_even(f)
+            else '')
     if len(f.classes) < 2: return 'cross_entropy', 'there is one class'
     share = f'{f.codes[f.classes[1]]} has {share_text(f.shares[f.classes[1]])} of the pixels'
     dice = (f'{share}; Dice scores the overlap of answer and mask, so that '
@@ -285,9 +295,8 @@ def choose_loss(p:Planning):
     if 'dice' in name and len(f.classes) <= 2 and 'weights' not in p.given:
         return p.add('weights', False, 'classes weigh the same',
             f'Dice already keeps {f.codes[f.classes[-1]]} from being passed over'
-            if f.classes else 'there is no class')
-    shares = f.shares[f.classes] if f.classes else [1.]
-    k, even = f.classes[-1] if f.classes else 0, max(shares) < UNEVEN*min(shares)
+            if len(f.classes) > 1 else 'there is one class')
+    k, even = f.classes[-1] if f.classes else 0, _is_even(f)
     weights = p.given.get('weights', True)
     p.add('weights', weights, 'rare classes weigh more' if weights else 'classes weigh the same',
         'the classes are about as common, so the weights are nearly 1' if even else
