@@ -565,7 +565,7 @@ def table():
     "{what: works or not} of the table in chapter 12."
     cells = json.loads((ROOT/'nbs/12_learner.ipynb').read_text(encoding='utf-8'))['cells']
     texts = [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
-    text = next(t for t in texts if '## What of fastai works' in t)
+    text, = (t for t in texts if '| what | works | to know |' in t)
     rows = re.findall(r'^\| (.+?) \| (yes|no) \| (.*?) ?\|$', text, re.M)
     return {what: works for what, works, _ in rows}
 
