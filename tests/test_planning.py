@@ -147,7 +147,7 @@ def test_two_images_stand_for_a_batch_whose_steps_take_long(tmp_path, most, seen
     (dict(sizes=Counter({(584, 565): 20}), widths=np.array([26., 2.5])), (256, 256), 'random',
         'thing is 2.5 pixels wide'),
     (dict(sizes=Counter({(600, 800): 20}), has_up=True), (352, 480), 'none', 'whole image'),
-    (dict(sizes=Counter({(600, 800): 20})), (256, 256), 'random', 'a window loses no detail'),
+    (dict(sizes=Counter({(600, 800): 20})), (256, 256), 'random', 'it loses no detail'),
     (dict(sizes=Counter({(600, 800): 20, (150, 700): 3})), (128, 128), 'random', '2 sizes'),
     (dict(sizes=Counter({(40, 800): 20, (100, 700): 30})), (96, 704), 'none', 'too small')])
 def test_size_or_windows(changes, size, crops, reason):

@@ -186,6 +186,7 @@ def as_argument(v):
     "The value `v` as it would be typed."
     if v is None: return 'not given'
     if isinstance(v, bool): return str(v).lower()
+    if isinstance(v, float): return f'{v:.15g}'
     if not isinstance(v, list): return str(v)
     if any(isinstance(o, float) for o in v): return ' '.join(f'{o:.15g}' for o in v)
     return ','.join(map(str, v))

@@ -6,8 +6,8 @@
 __all__ = ['Choice', 'TrainingPlan', 'plan_training']
 
 # %% ../../nbs/workshop/planning/face.ipynb #58d9c967
+from .choices import Choice
 from .plan import TrainingPlan, plan_training
-from .rules import Choice
 
 # %% ../../nbs/workshop/planning/face.ipynb #10fa8205
 _all_ = ['Choice', 'TrainingPlan', 'plan_training']

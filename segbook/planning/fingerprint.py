@@ -191,6 +191,7 @@ class FolderFacts:
     # of grey images: what a tenth of them, and all but a tenth, use of the range of their numbers
     light_ranges: tuple | None = None
     overlapping: bool = False # maps: `the ground`, where no class is, is counted as one more class
+    valid_source: str | None = None # what says which images are judged on; None: a random fifth
 
     @property
     def n_outputs(self) -> int:
@@ -299,4 +300,5 @@ def folder_fingerprint(
         np.array([np.median(o) if len(o) else np.nan for o in found]), _thing_facts(folder),
         *_find_up(masks, [o.halves for o in images], codes, len(folder.codes) if maps else void),
         [o for o in others if o not in known], [o.blocks for o in close],
-        _light_ranges([o.span for o in images]), maps)
+        _light_ranges([o.span for o in images]), maps,
+        None if folder.valid is None else folder.valid_source)

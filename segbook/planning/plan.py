@@ -24,27 +24,34 @@ from ..models import seg_model
 from .cost import Machine, measured_cost, this_machine
 from .fingerprint import Fingerprint, Measuring, folder_fingerprint
 from .recipes import AUGMENTATIONS, loss_named, loss_parts, transforms_named
+from .choices import Choice, Planning
+from .patches import choose_size, choose_windows, detail_note
 from segbook.planning.rules import (
-    Choice, Planning, choose_augmentation, choose_batch, choose_loss, choose_network, choose_range,
-    choose_rate, choose_size, choose_windows, epochs_choice, exposure_note,
+    choose_augmentation, choose_batch, choose_loss, choose_network, choose_range, choose_rate,
+    epochs_choice, exposure_note,
 )
 from ..reading.facts import given_range
 from ..things import learns_things
 
 # %% auto #0
-__all__ = ['FEW_TRAINING_IMAGES', 'PLANNED', 'dataloader_arguments', 'planned_loss', 'TrainingPlan', 'check_minutes', 'make_plan',
-           'finished_plan', 'plan_training']
+__all__ = ['MOST_NAMED', 'FEW_TRAINING_IMAGES', 'PLANNED', 'dataloader_arguments', 'planned_loss', 'TrainingPlan',
+           'check_minutes', 'make_plan', 'finished_plan', 'plan_training']
 
 # %% ../../nbs/workshop/planning/plan.ipynb #1411e34a
+MOST_NAMED = 4 # classes whose names a plan begins with
+
 def _facts_line(f) -> str:
     "What a folder is like, in one line."
     size = f'{f.size[0]}x{f.size[1]}'
     sizes = size if len(f.sizes) == 1 else f'{len(f.sizes)} sizes, {size} in the middle'
     things = f'; {f.things.things} objects counted in {f.things.files} images' if f.things else ''
     colour = {1: 'grey', 3: 'colour'}.get(f.channels, f'{f.channels} channels')
-    return (f'{f.path.name}: {counted(f.n_train + f.n_valid, "image")} of {sizes}, {colour}, '
-        f'{f.bits} bits, {f.n_train} of them to train on and {f.n_valid} to judge on{things}; '
-        f'{counted(len([k for k in f.classes if k < f.n_outputs]), "class")}'
+    split = f.valid_source or 'drawn at random'
+    there = [f.codes[k] for k in sorted(f.classes) if k < f.n_outputs]
+    names = f': {listed(there)}' if len(there) <= MOST_NAMED else ''
+    return (f'{f.path.name}: {counted(f.n_train + f.n_valid, "image")} of {sizes} (height x '
+        f'width), {colour}, {f.bits} bits, {f.n_train} of them to train on and {f.n_valid} to '
+        f'judge on ({split}){things}; {counted(len(there), "class")}{names}'
         + (', which may overlap' if f.overlapping else ''))
 
 def _as_columns(rows, width) -> str:
@@ -63,7 +70,7 @@ def _plan_rows(plan):
     return [['choice', 'why', 'to change it'], *[[o.said, o.reason, o.flag] for o in plan.choices]]
 
 def _machine_line(plan): return (
-    f'Machine: {plan.machine}; training may take {plan.minutes:g} minutes (--minutes)')
+    f'Machine: {plan.machine}; training may take up to {plan.minutes:g} minutes (--minutes)')
 
 def _plan_text(plan):
     "A plan as plain text, its table in columns."
@@ -151,13 +158,13 @@ def _notes_on(f) -> list[str]:
             'of classes shows those as one: segbook_predict --instances parts them afterwards, and '
             '--arch panet learns them one by one')
     if others := [o for o in f.other_folders if o != 'instances']:
-        notes.append(f'nothing is read from {listed(others)}. If such a folder says which pixels '
-            'count, as a field of view does, give the others the class Void in the masks: it is '
+        notes.append(f'other folders are not read: {listed(others)}. If one says which pixels '
+            'count, as a field of view does, give the rest the class Void in the masks: Void is '
             'neither trained on nor judged')
     if f.n_train < FEW_TRAINING_IMAGES and not f.overlapping: notes.append(
         f'{counted(f.n_train, "training image")} and {f.n_valid} to judge on: the score depends '
-        'on which these are. --folds 5 trains five times, judges on each image once, and shows '
-        'how far the scores lie apart')
+        'on which these are. --folds 5 trains five times within the same time, judges on each '
+        'image once, and shows how far the scores lie apart')
     if note := exposure_note(f.light_ranges): notes.append(note)
     return notes
 
@@ -192,8 +199,8 @@ def finished_plan(
     where:dict|None=None, # images, labels, codes and seed
 ) -> TrainingPlan:
     "The plan, with what it leaves out."
-    return TrainingPlan(p.facts, p.machine, p.seconds/60, p.choices, _notes_on(p.facts),
-        dict(where or {}))
+    notes = [o for o in (detail_note(p), *_notes_on(p.facts)) if o]
+    return TrainingPlan(p.facts, p.machine, p.seconds/60, p.choices, notes, dict(where or {}))
 
 # %% ../../nbs/workshop/planning/plan.ipynb #31dd8afb
 def _checked_report(folder, where, progress) -> MaskReport:

@@ -4,66 +4,22 @@
 
 # %% ../../nbs/workshop/planning/rules.ipynb #fcc2cec4
 from __future__ import annotations
-from dataclasses import dataclass, field
 from functools import lru_cache
-from math import ceil, prod, sqrt
+from math import ceil, prod
 
 from ..encoders import OWN_ENCODER, default_encoder
-from ..errors import SegbookError, counted
+from ..errors import counted
 from ..models import has_own_encoder, seg_model
-from .cost import Machine, training_bytes
-from .fingerprint import Fingerprint
+from .choices import Choice, Planning, share_text
+from .cost import training_bytes
 from .recipes import loss_parts, transforms_named
 from ..reading.pixels import OF_EACH_IMAGE
 from ..things import learns_things
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'WINDOW_SIDE', 'FINE', 'STEP', 'MOST_EMPTY', 'RARE', 'BATCH', 'SMALL_BATCH', 'UNEVEN', 'CROWDED',
-           'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'FEW_STEPS', 'Choice', 'Planning', 'share_text',
-           'choose_network', 'smaller_size', 'window_side', 'choose_size', 'choose_windows', 'five_per_cent',
-           'choose_batch', 'choose_loss', 'choose_augmentation', 'choose_rate', 'choose_range', 'exposure_note',
-           'minutes_text', 'epochs_choice']
-
-# %% ../../nbs/workshop/planning/rules.ipynb #12848f3b
-@dataclass
-class Choice:
-    "One choice of a plan, and why it was made."
-    name: str # of the argument, as in `segbook_train --NAME`
-    value: object
-    said: str # the value in words
-    reason: str
-    flag: str # of `segbook_train` that chooses otherwise
-
-    def __str__(self): return f'{self.said}: {self.reason} ({self.flag})'
-
-def _asked_reason(asked, value, reason) -> str:
-    "That a choice was asked for; where it is another than that, why."
-    same = tuple(asked) if isinstance(asked, list) else None if asked == 'full' else asked
-    if same == value: return 'as you asked'
-    return f'{asked} was asked for, and is not used: {reason}'
-
-@dataclass
-class Planning:
-    "A plan on its way: what is known, what was asked for, and what has been chosen so far."
-    facts: Fingerprint
-    machine: Machine
-    given: dict # what the user has chosen
-    seconds: float = 1200. # that the training may take
-    processes: int = 1 # that train together
-    choices: list = field(default_factory=list)
-
-    def __getitem__(self, name): return next(o.value for o in self.choices if o.name == name)
-
-    def add(self, name, value, said, reason, flag=None):
-        "Put down a choice; of what the user gave the reason is that it was asked for, if it is."
-        if name in self.given: reason = _asked_reason(self.given[name], value, reason)
-        flag = flag or '--' + name.replace('_', '-')
-        self.choices.append(Choice(name, value, said, reason, flag))
-
-# %% ../../nbs/workshop/planning/rules.ipynb #daa32255
-def share_text(share:float) -> str:
-    "A share in per cent, with two digits that count."
-    return f'{100*share:.2g} %' if share < .1 else f'{100*share:.0f} %'
+__all__ = ['BATCH', 'SMALL_BATCH', 'UNEVEN', 'CROWDED', 'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'FEW_STEPS',
+           'choose_network', 'five_per_cent', 'choose_batch', 'choose_loss', 'choose_augmentation', 'choose_rate',
+           'choose_range', 'exposure_note', 'minutes_text', 'epochs_choice']
 
 # %% ../../nbs/workshop/planning/rules.ipynb #0d59274f
 def choose_network(p:Planning):
@@ -84,129 +40,6 @@ def choose_network(p:Planning):
     n = counted(p.facts.n_train, 'training image')
     p.add('pretrained', pretrained, 'pretrained on ImageNet' if pretrained else
         'from random weights', f'{n} cannot teach all that ImageNet\'s million did{grey}')
-
-# %% ../../nbs/workshop/planning/rules.ipynb #9a24064d
-MOST_PIXELS = dict(cpu=176_000, gpu=1_050_000) # of an image that is taken whole
-WINDOW_SIDE = dict(cpu=256, gpu=512) # pixels
-FINE = 3. # pixels: what is thinner than this is not made smaller
-STEP = 32 # pixels: windows and sizes are multiples of it, as the encoder halves five times
-
-def _machine_kind(machine): return 'gpu' if machine.gpu else 'cpu'
-
-def smaller_size(
-    size:tuple[int, int], # height and width in pixels
-    most:int, # pixels that there may be
-) -> tuple[int, int]: # multiples of 32
-    "A size of about the same form with at most `most` pixels."
-    scale = min(1., sqrt(most/prod(size)))
-    h, w = (max(STEP, round(s*scale/STEP)*STEP) for s in size)
-    while h*w > most and max(h, w) > STEP:
-        if w == STEP or h > STEP and h/size[0] > w/size[1]: h -= STEP
-        else: w -= STEP
-    return h, w
-
-# %% ../../nbs/workshop/planning/rules.ipynb #ae018ed0
-def window_side(
-    facts:Fingerprint,
-    most:int, # pixels of a side
-) -> int: # 0 where the smallest image is below 64 pixels
-    "The side of square windows that fit into every image."
-    side = min(most, *facts.least_size)
-    return side//STEP*STEP if side >= 2*STEP else 0
-
-def _thinnest(facts) -> tuple[float, str]:
-    "Width in pixels and name of the thinnest class beside the commonest, if it is no stray pixel."
-    wide = [(facts.widths[k], facts.codes[k]) for k in facts.classes[1:] if facts.shares[k] > 1e-4]
-    return min(wide, default=(float('inf'), ''))
-
-def _size_text(size): return f'{size[0]}x{size[1]}'
-
-# %% ../../nbs/workshop/planning/rules.ipynb #a42c26ac
-def _part_or_smaller(p) -> tuple[str, tuple|int, str]:
-    "What is done with images that are not taken as they are: windows or a size, and why."
-    f, most = p.facts, MOST_PIXELS[_machine_kind(p.machine)]
-    side = window_side(f, WINDOW_SIDE[_machine_kind(p.machine)])
-    thin, name = _thinnest(f)
-    left = thin*min(1., sqrt(most/prod(f.size)))
-    where = 'a GPU' if p.machine.gpu else f'{counted(p.machine.cores, "core")}'
-    many = (f'the images have {len(f.sizes)} sizes' if len(f.sizes) > 1 else
-        f'{_size_text(f.size)} are many pixels a step for {where}')
-    if not side: return 'size', smaller_size(f.size, most), f'{many}, some too small for windows'
-    if left < FINE:
-        return 'window', side, (f'{many}, and {name} is {thin:.1f} pixels wide: it would blur in a '
-            'smaller image, and stays as it is in windows at full resolution')
-    if not f.has_up:
-        return 'window', side, (f'{many}, and {f.up_reason}, so that a part may say as much as '
-            'the whole; unlike a smaller image, a window loses no detail')
-    return 'size', smaller_size(f.size, most), (f'{many}; {f.up_reason}, so that the whole image '
-        'is of use' + (f', and {name} is still {left:.1f} pixels wide' if name else ''))
-
-# %% ../../nbs/workshop/planning/rules.ipynb #a55cddaf
-def _asked_size(p) -> bool:
-    "Put down the sizes that follow from what the user asked for; False where nothing was."
-    size, crops = p.given.get('size'), p.given.get('crops')
-    if size == 'full':
-        if crops not in (None, 'none'):
-            raise SegbookError(f'--crops {crops} cuts windows, and --size full takes whole images; '
-                'expected one of the two. Cure: --size 256 for windows of 256 pixels')
-        p.add('size', None, 'images as they are', '')
-    elif size and crops in (None, 'none'):
-        p.add('size', tuple(size), f'images resized to {_size_text(size)}', '')
-    elif size: p.add('size', tuple(size), f'windows of {_size_text(size)}', '')
-    return bool(size)
-
-def choose_size(p:Planning):
-    "Whole images as they are, smaller ones, or windows."
-    if _asked_size(p): return
-    f, crops, most = p.facts, p.given.get('crops'), MOST_PIXELS[_machine_kind(p.machine)]
-    if crops in ('random', 'positive'):
-        side = window_side(f, WINDOW_SIDE[_machine_kind(p.machine)]) or min(f.least_size)
-        kind, what, why = 'window', side, 'the largest that suits the images and the machine'
-    elif len(f.sizes) == 1 and (crops == 'none' or prod(f.size) <= most):
-        few = ('few enough to be taken whole' if prod(f.size) <= most else
-            'no windows were asked for')
-        return p.add('size', None, 'images as they are',
-            f'all have {_size_text(f.size)} pixels, {few}')
-    elif crops == 'none':
-        kind, what, why = 'size', smaller_size(f.size, most), 'the images have several sizes'
-    else: kind, what, why = _part_or_smaller(p)
-    if kind == 'size': return p.add('size', what, f'images resized to {_size_text(what)}', why)
-    p.add('size', (what, what), f'windows of {what}x{what}', why)
-
-# %% ../../nbs/workshop/planning/rules.ipynb #2dbcb4a4
-MOST_EMPTY = .1 # share of windows with nothing but the commonest class
-RARE = .01 # share of the pixels below which a class is looked for
-
-def _has_windows(p): return p.choices[-1].said.startswith('windows')
-
-def choose_windows(p:Planning):
-    "Whether windows lie anywhere, or around something; and how many an image."
-    f, crops = p.facts, p.given.get('crops')
-    if not _has_windows(p):
-        p.add('crops', 'none', 'no windows', 'the whole image is resized instead' if p['size'] else
-            'the images are small enough to be taken whole'
-            if prod(f.size) <= MOST_PIXELS[_machine_kind(p.machine)] else
-            'whole images were asked for')
-        return p.add('crops_per_image', 1, 'each image once an epoch',
-            'taken whole, it shows all that it has')
-    size, rest = p['size'], f.classes[1:]
-    empty, rare = f.empty_share(min(size)), min(rest, key=lambda k: f.shares[k], default=None)
-    if rare is None: kind, why = 'random', 'there is one class'
-    elif empty > MOST_EMPTY:
-        kind, why = 'positive', (f'{share_text(empty)} of all such windows show nothing but '
-            f'{f.codes[f.classes[0]]}; each is laid around a pixel of another class')
-    elif f.shares[rare] < RARE:
-        kind, why = 'positive', (f'{f.codes[rare]} has {share_text(f.shares[rare])} of the pixels; '
-            'each window is laid around a pixel of a class that is drawn first')
-    else:
-        kind, why = 'random', (f'{share_text(1 - empty)} of all such windows hold more than '
-            f'{f.codes[f.classes[0]]}, so none has to be aimed')
-    kind = crops or kind
-    where = 'anywhere' if kind == 'random' else 'around what is rare'
-    p.add('crops', kind, f'windows {where}', why)
-    n = p.given.get('crops_per_image') or max(1, min(64, round(prod(f.size)/prod(size))))
-    p.add('crops_per_image', n, f'{counted(n, "window")} an image and epoch',
-        'together they have about as many pixels as the image')
 
 # %% ../../nbs/workshop/planning/rules.ipynb #6d6becaf
 BATCH, SMALL_BATCH = 8, 4
@@ -235,7 +68,7 @@ def _fitting_batch(p, bs, shape) -> tuple[int, str]:
     most, free = bs, f'{p.machine.memory/1e9:.0f} GB'
     while bs > 1 and fixed + bs*each > p.machine.memory/2: bs //= 2
     if bs < most: return bs, f'; {most} would take more than half of the {free} that are free'
-    return bs, f'; memory is enough: {(fixed + bs*each)/1e9:.1f} of {free}'
+    return bs, f'; a step needs {(fixed + bs*each)/1e9:.1f} of the {free} that are free'
 
 # %% ../../nbs/workshop/planning/rules.ipynb #d3c48635
 def choose_batch(p:Planning):
@@ -247,7 +80,8 @@ def choose_batch(p:Planning):
     if p.given.get('bs'): return p.add('bs', p.given['bs'], f'batches of {p.given["bs"]}', '')
     few = five_per_cent(patch, f.size if p['crops'] != 'none' else patch, images) < BATCH
     bs, less = _fitting_batch(p, min(SMALL_BATCH if few else BATCH, items), patch)
-    why = ('steps of this many are calm, and there are enough of them' if not few else
+    why = (f'a step follows the mean of {bs}, not a single odd one, and an epoch still has '
+        f'{items//bs} steps' if not few else
         'a single training image is little' if items == 1 else
         f'{counted(items, what)}{each} are few, and small batches update the network more often')
     p.add('bs', bs, f'batches of {bs}', why + less)
@@ -269,17 +103,17 @@ def _usual_loss_name(p) -> tuple[str, str]:
         'the right answer everywhere')
     if learns_things(p['arch']): return 'cross_entropy', 'the losses of its things are added to it'
     if len(f.classes) > 2:
-        return 'cross_entropy', f'what is usual for a pixel of one of {len(f.classes)} classes' + (
-            '; weights help the rare ones' if p.given.get('weights', True) and not _is_even(f)
-            else '')
+        helped = p.given.get('weights', True) and not _is_even(f)
+        return 'cross_entropy', f'usual where a pixel is of one of {len(f.classes)} classes' + (
+            '; weights, see below, help the rare ones' if helped else '')
     if len(f.classes) < 2: return 'cross_entropy', 'there is one class'
     share = f'{f.codes[f.classes[1]]} has {share_text(f.shares[f.classes[1]])} of the pixels'
     dice = (f'{share}; Dice scores the overlap of answer and mask, so that '
         f'{f.codes[f.classes[0]]} everywhere is no good answer')
     if things and things.things and things.close > CROWDED*things.things:
         return 'border+dice', (f'{things.close} of {things.things} objects in '
-            f'{counted(things.files, "image")} touch another one or nearly do, and the narrow gaps '
-            f'between them get up to ten times the weight; {dice}')
+            f'{counted(things.files, "image")} touch another one or nearly do; the background '
+            f'between them gets up to ten times the weight; {dice}')
     return 'cross_entropy+dice', dice
 
 # %% ../../nbs/workshop/planning/rules.ipynb #a05016ac
@@ -302,7 +136,8 @@ def choose_loss(p:Planning):
         'the classes are about as common, so the weights are nearly 1' if even else
         f'{f.codes[k]} has {share_text(f.shares[k])} of the pixels, '
         f'{f.codes[f.classes[0]]} {share_text(f.shares[f.classes[0]])}'
-        + ('; with equal weights it could be passed over at little cost' if weights else ''))
+        + (f'; with equal weights the network could leave {f.codes[k]} out at little cost'
+            if weights else ''))
 
 # %% ../../nbs/workshop/planning/rules.ipynb #a46e0074
 def choose_augmentation(p:Planning):
@@ -313,10 +148,11 @@ def choose_augmentation(p:Planning):
     if learns_things(p['arch']): name, why = 'mild', 'small turns leave things as they are'
     elif f.has_up: name, why = 'mild', (f'{f.up_reason}, so images are mirrored left to '
         'right and never upside down; zoom, tilt and light vary a little')
-    elif h == w: name, why = 'dihedral', (f'{f.up_reason}, so they are mirrored and turned '
-        'by quarters, in all eight ways; zoom, tilt and light vary a little')
-    else: name, why = 'flips', (f'{f.up_reason}, so they are mirrored both ways; a quarter turn '
-        'would squeeze what is not square')
+    elif h == w: name, why = 'dihedral', (f'{f.up_reason}, so no side of an image is '
+        'special: it is mirrored and turned by quarters, in all eight ways; zoom, tilt and light '
+        'vary a little')
+    else: name, why = 'flips', (f'{f.up_reason}, so images are mirrored both ways; a '
+        'quarter turn would squeeze what is not square')
     name = p.given.get('augment', name)
     p.add('augment', name, f'augmentation {name}', why)
 
@@ -347,7 +183,7 @@ def exposure_note(
     low, high = light_ranges
     if high < EXPOSURES*low and high > DARK: return None
     return (f'a tenth of the images use less than {share_text(low)} of the possible grey values, '
-        f'and a tenth more than {share_text(high)}. If that tells of the exposure alone, try '
+        f'and a tenth more than {share_text(high)}. If only the exposure differs, try '
         '--value-range image, which stretches each image from its own black to its own white')
 
 # %% ../../nbs/workshop/planning/rules.ipynb #a787afbc
