@@ -16,7 +16,7 @@ from segbook.masks.check import check_masks
 from segbook.masks.folder import SegFolder
 from segbook.planning import cost, fingerprint, plan, recipes
 
-MACHINE = cost.Machine(2, 16_000_000_000)
+MACHINE = cost.Machine(4, 16_000_000_000)
 
 def save(path, masks, codes, valid=(), light=None, things=None):
     "A data folder with these masks; `light` [N] brightens the upper half of the images."
@@ -51,6 +51,22 @@ def facts(**changes):
 def chosen(given=None, machine=MACHINE, **changes):
     p = plan.make_plan(facts(**changes), given, machine=machine)
     return {o.name: o for o in p.choices}
+
+
+def test_with_little_time_a_step_holds_fewer_pixels():
+    street = dict(sizes=Counter({(360, 480): 420}), n_train=400, has_up=True)
+    def size_and_batch(cores, minutes, given=None):
+        p = plan.make_plan(facts(**street), given, minutes, machine=cost.Machine(cores, 16 << 30))
+        return p['size'], p['bs'], p.choices[3].reason
+    for cores, minutes in ((2, 40), (1, 80), (16, 6)):
+        assert size_and_batch(cores, minutes)[:2] == (None, 4)
+    assert size_and_batch(2, 80)[:2] == (None, 8)
+    size, bs, why = size_and_batch(1, 40)
+    assert 360*480/4 < np.prod(size) <= 88_000 and bs == 4 and '1 core and 40 minutes' in why
+    # a number of epochs sets no bound to the time, and what is small is never made smaller
+    assert size_and_batch(1, 20, dict(epochs=5))[:2] == (None, 8)
+    small = plan.make_plan(facts(n_train=400), None, .1, machine=cost.Machine(1, 16 << 30))
+    assert small['size'] is None and small['bs'] == 4
 
 
 # -- what is measured

@@ -39,8 +39,8 @@ def _print_plan(a) -> int:
     codes = codes_argument(SimpleNamespace(codes=a.pop('codes', None), data=folder))
     plan = plan_training(folder, a.pop('minutes', DEFAULT_MINUTES), codes=codes, measure=measure,
         **where, **a)
-    print(f'{plan}\n\nThis trains so, and times a step again before it begins. The flags on the '
-        f'right change a choice; segbook_train --help says what each takes:\n{command}')
+    print(f'{plan}\n\nThis trains so, and times a step again before it begins; the flags on the '
+        f'right\nchange a choice, and segbook_train --help says what each takes:\n{command}')
     return 0
 
 def segbook_plan(

@@ -11,16 +11,34 @@ from .choices import Planning, share_text
 from .fingerprint import Fingerprint
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'WINDOW_SIDE', 'FINE', 'STEP', 'MOST_EMPTY', 'RARE', 'smaller_size', 'window_side', 'choose_size',
-           'choose_windows', 'detail_note']
+__all__ = ['MOST_PIXELS', 'PIXELS_A_MINUTE', 'LEAST_PIXELS', 'WINDOW_SIDE', 'FINE', 'STEP', 'MOST_EMPTY', 'RARE', 'timely_pixels',
+           'smaller_size', 'window_side', 'choose_size', 'choose_windows', 'detail_note']
 
 # %% ../../nbs/workshop/planning/patches.ipynb #9a24064d
 MOST_PIXELS = dict(cpu=176_000, gpu=1_050_000) # of an image that is taken whole
+# for each core and minute: about 1000 steps of four such images; one core takes 145,000 a second
+PIXELS_A_MINUTE, LEAST_PIXELS = 2_200, 256*256
 WINDOW_SIDE = dict(cpu=256, gpu=512) # pixels
 FINE = 3. # pixels: what is thinner than this is not made smaller
 STEP = 32 # pixels: windows and sizes are multiples of it, as the encoder halves five times
 
 def _machine_kind(machine): return 'gpu' if machine.gpu else 'cpu'
+
+def timely_pixels(p:Planning) -> float:
+    "Pixels of an image of which four a step leave time for about 1000 steps; endless on a GPU."
+    if p.machine.gpu or 'epochs' in p.given: return float('inf')
+    return PIXELS_A_MINUTE*p.machine.cores*p.seconds/60
+
+def _most_pixels(p) -> int:
+    "Pixels of an image that is taken whole, at most."
+    return int(min(MOST_PIXELS[_machine_kind(p.machine)], max(LEAST_PIXELS, timely_pixels(p))))
+
+def _time_text(p) -> str:
+    "What there is to train with."
+    if p.machine.gpu: return 'a GPU'
+    cores = counted(p.machine.cores, 'core')
+    if timely_pixels(p) >= MOST_PIXELS['cpu']: return cores
+    return f'{cores} and {p.seconds/60:g} minutes'
 
 def smaller_size(
     size:tuple[int, int], # height and width in pixels
@@ -53,13 +71,12 @@ def _size_text(size): return f'{size[0]}x{size[1]}'
 # %% ../../nbs/workshop/planning/patches.ipynb #a42c26ac
 def _part_or_smaller(p) -> tuple[str, tuple|int, str]:
     "What is done with images that are not taken as they are: windows or a size, and why."
-    f, most = p.facts, MOST_PIXELS[_machine_kind(p.machine)]
+    f, most = p.facts, _most_pixels(p)
     side = window_side(f, WINDOW_SIDE[_machine_kind(p.machine)])
     thin, name = _thinnest(f)
     left = thin*min(1., sqrt(most/prod(f.size)))
-    where = 'a GPU' if p.machine.gpu else f'{counted(p.machine.cores, "core")}'
     many = (f'the images have {len(f.sizes)} sizes' if len(f.sizes) > 1 else
-        f'{_size_text(f.size)} are many pixels a step for {where}')
+        f'{_size_text(f.size)} are many pixels a step for {_time_text(p)}')
     if not side: return 'size', smaller_size(f.size, most), f'{many}, some too small for windows'
     if left < FINE:
         return 'window', side, (f'{many}, and {name} is {thin:.1f} pixels wide: it would blur in a '
@@ -87,7 +104,7 @@ def _asked_size(p) -> bool:
 def choose_size(p:Planning):
     "Whole images as they are, smaller ones, or windows."
     if _asked_size(p): return
-    f, crops, most = p.facts, p.given.get('crops'), MOST_PIXELS[_machine_kind(p.machine)]
+    f, crops, most = p.facts, p.given.get('crops'), _most_pixels(p)
     if crops in ('random', 'positive'):
         side = window_side(f, WINDOW_SIDE[_machine_kind(p.machine)]) or min(f.least_size)
         kind, what, why = 'window', side, 'the largest that suits the images and the machine'
@@ -114,7 +131,7 @@ def choose_windows(p:Planning):
     if not _has_windows(p):
         p.add('crops', 'none', 'no windows', 'the whole image is resized instead' if p['size'] else
             'the images are small enough to be taken whole'
-            if prod(f.size) <= MOST_PIXELS[_machine_kind(p.machine)] else
+            if prod(f.size) <= _most_pixels(p) else
             'whole images were asked for')
         return p.add('crops_per_image', 1, 'each image once an epoch',
             'taken whole, it shows all that it has')

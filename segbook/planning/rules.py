@@ -12,6 +12,7 @@ from ..errors import counted
 from ..models import has_own_encoder, seg_model
 from .choices import Choice, Planning, share_text
 from .cost import training_bytes
+from .patches import timely_pixels
 from .recipes import loss_parts, transforms_named
 from ..reading.pixels import OF_EACH_IMAGE
 from ..things import learns_things
@@ -68,7 +69,7 @@ def _fitting_batch(p, bs, shape) -> tuple[int, str]:
     most, free = bs, f'{p.machine.memory/1e9:.0f} GB'
     while bs > 1 and fixed + bs*each > p.machine.memory/2: bs //= 2
     if bs < most: return bs, f'; {most} would take more than half of the {free} that are free'
-    return bs, f'; a step needs {(fixed + bs*each)/1e9:.1f} of the {free} that are free'
+    return bs, f'; a step needs {(fixed + bs*each)/1e9:.2g} of the {free} that are free'
 
 # %% ../../nbs/workshop/planning/rules.ipynb #d3c48635
 def choose_batch(p:Planning):
@@ -79,8 +80,10 @@ def choose_batch(p:Planning):
     patch, what = p['size'] or f.size, 'window' if p['crops'] != 'none' else 'training image'
     if p.given.get('bs'): return p.add('bs', p.given['bs'], f'batches of {p.given["bs"]}', '')
     few = five_per_cent(patch, f.size if p['crops'] != 'none' else patch, images) < BATCH
-    bs, less = _fitting_batch(p, min(SMALL_BATCH if few else BATCH, items), patch)
-    why = (f'a step follows the mean of {bs}, not a single odd one, and an epoch still has '
+    long = not few and BATCH*prod(patch) > SMALL_BATCH*timely_pixels(p)
+    bs, less = _fitting_batch(p, min(SMALL_BATCH if few or long else BATCH, items), patch)
+    why = (f'steps of {BATCH} would be long, and {p.seconds/60:g} minutes hold few of them' if long
+        else f'a step follows the mean of {bs}, not a single odd one, and an epoch still has '
         f'{items//bs} steps' if not few else
         'a single training image is little' if items == 1 else
         f'{counted(items, what)}{each} are few, and small batches update the network more often')
