@@ -99,8 +99,11 @@ def draw_upsampling(
     for ax in axs.flat: ax.axis('off')
     for ax,(name,o,w) in zip(axs.flat, [('small map', x, None), *ways]):
         ax.imshow(o, cmap='gray')
+        side = len(o)
+        if w is None: # half as large as the others
+            ax.set(xlim=(-.5 - side/2, 1.5*side - .5), ylim=(1.5*side - .5, -.5 - side/2))
         used = [] if w is None else sorted(set((w != 0).flatten(2).sum(-1).flatten().tolist()))
         more = ' ...' if len(used) > 4 else ''
-        made = f'\nmade of {", ".join(map(str, used[:4]))}{more}' if used else ''
-        ax.set_title(name + made, fontsize=9)
+        made = f', made of {", ".join(map(str, used[:4]))}{more}' if used else ''
+        ax.set_title(f'{name}\n{side}x{side}{made}', fontsize=9)
     return fig
