@@ -235,7 +235,7 @@ def test_page(name, base, chromium, visitor):
         assert text.strip()
         if name in COURSE:
             w.page.set_viewport_size(dict(width=390, height=900))
-            if w.page.locator('.segbook-live').count(): w.page.reload()  # it draws itself anew
+            w.page.reload()
             settled(w.page)
             wide = w.page.evaluate('document.documentElement.scrollWidth')
             assert wide <= 390, f'the page is {wide} pixels wide: it scrolls sideways'
