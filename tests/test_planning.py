@@ -3,6 +3,7 @@ what `segbook_plan` and `segbook_train` make of it."""
 import contextlib, io, json, random, time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from segbook.cli import segbook_plan, segbook_train
+from segbook.cli.planning import plan_run
 from segbook.errors import SegbookError
 from segbook.learner import plan_training
 from segbook.masks.check import check_masks
@@ -63,6 +65,10 @@ def test_with_little_time_a_step_holds_fewer_pixels():
     assert size_and_batch(2, 80)[:2] == (None, 8)
     size, bs, why = size_and_batch(1, 40)
     assert 360*480/4 < np.prod(size) <= 88_000 and bs == 4 and '1 core and 40 minutes' in why
+    # processes share the cores, so that each has less time for a pixel
+    shared = plan.make_plan(facts(**street), None, 40, machine=cost.Machine(2, 16 << 30),
+        processes=2)
+    assert shared['size'] == size
     # a number of epochs sets no bound to the time, and what is small is never made smaller
     assert size_and_batch(1, 20, dict(epochs=5))[:2] == (None, 8)
     small = plan.make_plan(facts(n_train=400), None, .1, machine=cost.Machine(1, 16 << 30))
@@ -309,6 +315,33 @@ def test_segbook_plan(data, tmp_path):
     code, out, err = said_by(segbook_plan, data, '--measure', 'false', '--bs', 2)
     assert code == 0 and 'batches of 2' in out and 'as you asked' in out and '--augment' in out
     assert 'Plan for discs: 12 images of 64x64' in out and sorted(data.rglob('*')) == before
+    out = said_by(segbook_plan, data, '--measure', 'false', '--minutes', 20)[1]
+    assert '9 of them to train on and 3 to judge on (valid.txt)' in ' '.join(out.split())
+    assert out.rstrip().endswith('--minutes 20')
+
+@pytest.mark.parametrize('size, says', [((16, 16), '2.0 pixels wide, and about 0.5'),
+        ((64, 64), ''), (None, '')])
+def test_a_run_says_what_its_size_costs(tmp_path, capsys, size, says):
+    lines = [np.zeros((64, 64), np.uint8) for _ in range(10)]
+    for i, m in enumerate(lines): m[:, 5*i + 3:5*i + 5] = 1 # off the border
+    folder = SegFolder(save(tmp_path/'d', lines, ['ground', 'line']))
+    report = check_masks(folder.path, progress=False, measure=fingerprint.Measuring(folder).both)
+    a = SimpleNamespace(minutes=None, folds=None)
+    plan_run(a, {} if size is None else dict(size=size), report)
+    notes = [o for o in capsys.readouterr().out.split('\n') if o.startswith('note: ')]
+    assert len(notes) == bool(says) and says in ''.join(notes)
+    out = said_by(segbook_plan, folder.path, '--measure', 'false')[1]
+    assert '8 of them to train on and 2 to judge on (drawn at random)' in ' '.join(out.split())
+
+def test_folds_share_the_time(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(plan, 'make_plan', lambda facts, given, minutes, **_: asked.append(minutes)
+        or 1/0)
+    monkeypatch.setattr(fingerprint, 'folder_fingerprint', lambda report: None)
+    for folds in (None, 4):
+        with pytest.raises(ZeroDivisionError):
+            plan_run(SimpleNamespace(minutes=20., folds=folds), {}, None)
+    assert asked == [20, 5]
     for args, text in ((('--minutes', 0), 'expected minutes above 0'), (('--loss', 'dise'),
             'did you mean dice?'), (('--minutes', 3, '--epochs', 2), 'one of the two')):
         code, out, err = said_by(segbook_plan, data, *args)

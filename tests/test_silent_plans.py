@@ -1,5 +1,5 @@
 """What was asked for is used, or it is said that it is not, in plans, learners and predictions"""
-import contextlib, csv, io, json, random, re, shlex
+import contextlib, csv, io, json, random, re, shlex, threading, time
 from functools import partial
 
 import numpy as np
@@ -24,6 +24,7 @@ from segbook.errors import SegbookError
 from segbook.export import save_segmenter
 from segbook.inference import predict_image, predict_tta
 from segbook.learner import fast_adam, seg_learner
+from segbook.losses.base import training_pixels_by_class
 from segbook.planning import plan_training
 
 
@@ -202,13 +203,20 @@ def test_bands_of_a_table_are_measured(tmp_path):
     for i in range(5): np.save(tmp_path/f'{i}.npy', r.normal(.5, .1, (4, 32, 32)).clip(0, 1))
     files = DataFrame({'image': [str(tmp_path/f'{i}.npy') for i in range(5)]})
     def opened(row): return TensorImage(torch.from_numpy(np.load(row['image'])).float())
-    def masked(row): return TensorMask((np.load(row['image'])[0] > .5).astype(np.int64))
+    threads = set()
+    def masked(row): # which may not bear that several threads call it, as h5py's files do not
+        threads.add(threading.get_ident())
+        time.sleep(.01)
+        return TensorMask((np.load(row['image'])[0] > .5).astype(np.int64))
     block = DataBlock((TransformBlock, TransformBlock), get_x=opened, get_y=masked,
         splitter=RandomSplitter(seed=1))
     dls = block.dataloaders(files, bs=2, num_workers=0, device='cpu')
     learn = seg_learner(dls, codes=['low', 'high'], **TINY)
     assert np.allclose(learn.segmenter['mean'], .5, atol=.02)
     assert np.allclose(learn.segmenter['std'], .1, atol=.02)
+    threads.clear()
+    dls.vocab = ['low', 'high']
+    assert len(training_pixels_by_class(dls)) == len(dls.train_ds) == 4 and len(threads) == 1
 
 
 # --- transforms of items that leave images of four channels alone

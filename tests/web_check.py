@@ -85,7 +85,7 @@ def chromium():
 @pytest.fixture(scope='session')
 def visitor(chromium):
     "A visitor who reads page after page: their browser keeps what the pages share"
-    context = chromium.new_context(viewport=dict(width=1280, height=900))
+    context = chromium.new_context()
     yield context
     context.close()
 
@@ -93,9 +93,11 @@ class Watched:
     """A page, and what went wrong in it: requests to other places, answers from 400 on, script
     errors. It is opened for a new visitor, or for `visitor`"""
     def __init__(self, browser, width=1280, theme='light', home='http://127.0.0.1', visitor=None):
-        self.context = None if visitor else browser.new_context(
-            viewport=dict(width=width, height=900), color_scheme=theme)
-        self.page, self.wrong = (visitor or self.context).new_page(), []
+        self.context = visitor or browser.new_context()
+        self.page, self.wrong = self.context.new_page(), []
+        self.close = (self.page if visitor else self.context).close
+        self.page.set_viewport_size(dict(width=width, height=900))
+        self.page.emulate_media(color_scheme=theme)
         self.page.set_default_timeout(PATIENCE)
         self.page.on('request', lambda r: None
             if r.url.startswith((home, 'data:', 'blob:', 'ws://127.0.0.1'))
@@ -106,7 +108,7 @@ class Watched:
         self.page.on('console', lambda m: self.wrong.append(f'console: {m.text}')
             if m.type == 'error' else None)
     def __enter__(self): return self
-    def __exit__(self, *_): (self.context or self.page).close()
+    def __exit__(self, *_): self.close()
 
 def settled(page):
     "Wait until formulas stand, and, where the page has them, explorers"

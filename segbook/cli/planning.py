@@ -53,12 +53,14 @@ def plan_run(
 ) -> list[dict]: # the choices, as they stand in run.json
     "Plan a run, and print each choice as a line."
     from segbook.planning.fingerprint import folder_fingerprint
+    from segbook.planning.patches import detail_note
     from segbook.planning.plan import PLANNED, make_plan
     asked = {k: v for k, v in given.items() if k in PLANNED}
     if 'epochs' not in given and a.minutes is None: a.minutes = DEFAULT_MINUTES
-    p = make_plan(folder_fingerprint(report), asked, a.minutes or DEFAULT_MINUTES,
-        processes=processes)
+    p = make_plan(folder_fingerprint(report), asked,
+        (a.minutes or DEFAULT_MINUTES)/(a.folds or 1), processes=processes)
     for o in p.choices: _put_choice(a, o)
+    if note := detail_note(p): print(f'note: {note}')
     return [_as_record(o) for o in p.choices]
 
 def _as_record(choice) -> dict:

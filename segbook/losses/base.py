@@ -112,7 +112,9 @@ def training_pixels_by_class(dls):
             return pixels_by_class(torch.as_tensor(mask).long(), K, ignore)
         if not maps and _may_change_ids(dls): counts = _pixels_of_batches(dls, K, ignore)
         else:
-            with ThreadPoolExecutor(4) as ex: counts = torch.stack([*ex.map(count,
+            # functions of others may not bear several threads
+            ours = masks is not None and any(hasattr(o, 'kept') for o in masks.tfms.fs)
+            with ThreadPoolExecutor(4 if ours else 1) as ex: counts = torch.stack([*ex.map(count,
                 range(len(pairs)))])
         dls._segbook_counts = counts.double()
     return dls._segbook_counts

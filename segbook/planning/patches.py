@@ -27,7 +27,7 @@ def _machine_kind(machine): return 'gpu' if machine.gpu else 'cpu'
 def timely_pixels(p:Planning) -> float:
     "Pixels of an image of which four a step leave time for about 1000 steps; endless on a GPU."
     if p.machine.gpu or 'epochs' in p.given: return float('inf')
-    return PIXELS_A_MINUTE*p.machine.cores*p.seconds/60
+    return PIXELS_A_MINUTE*p.machine.cores*p.seconds/60/p.processes # which share the cores
 
 def _most_pixels(p) -> int:
     "Pixels of an image that is taken whole, at most."
@@ -164,6 +164,7 @@ def detail_note(
     thin, name = _thinnest(f)
     left = thin*min(1., *(a/b for a, b in zip(size, f.size)))
     if left >= min(FINE, thin): return None
+    cure = ('. --crops random cuts windows at full resolution instead, and --size is then theirs'
+        if window_side(f, WINDOW_SIDE[_machine_kind(p.machine)]) else '')
     return (f'{name} is {thin:.1f} pixels wide, and about {left:.1f} where images have '
-        f'{_size_text(size)} pixels: it may blur or vanish. --crops random cuts windows at full '
-        'resolution instead, and --size is then theirs')
+        f'{_size_text(size)} pixels: it may blur or vanish{cure}')
