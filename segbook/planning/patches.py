@@ -24,6 +24,7 @@ STEP = 32 # pixels: windows and sizes are multiples of it, as the encoder halves
 
 def _machine_kind(machine): return 'gpu' if machine.gpu else 'cpu'
 
+# %% ../../nbs/workshop/planning/patches.ipynb #9a24064e
 def timely_pixels(p:Planning) -> float:
     "Pixels of an image of which four a step leave time for about 1000 steps; endless on a GPU."
     if p.machine.gpu or 'epochs' in p.given: return float('inf')
@@ -40,6 +41,7 @@ def _time_text(p) -> str:
     if timely_pixels(p) >= MOST_PIXELS['cpu']: return cores
     return f'{cores} and {p.seconds/60:g} minutes'
 
+# %% ../../nbs/workshop/planning/patches.ipynb #9a24064f
 def smaller_size(
     size:tuple[int, int], # height and width in pixels
     most:int, # pixels that there may be
