@@ -1,7 +1,8 @@
 """Reading a folder: one pass over the training images in batches, by one process.
 
-segbook's loaders beside fastai's DataBlock and a bare torch DataLoader, none with augmentation; and
-TIFF files of sixteen bits or many bands beside tifffile itself, in units of its time."""
+segbook's loaders, reading files or with all of them kept in memory, beside fastai's DataBlock and a
+bare torch DataLoader, none with augmentation; and TIFF files of sixteen bits or many bands beside
+tifffile itself, in units of its time."""
 from __future__ import annotations
 import tempfile
 from functools import partial
@@ -35,13 +36,13 @@ def through(dl):
 
 
 def contest(n, size, bs):
-    "Three loaders of one folder"
-    path = scenes(n, *size)
-    own = seg_dataloaders(path, bs=bs, batch_tfms=None, num_workers=0, device='cpu')
+    "Loaders of one folder"
+    path, kw = scenes(n, *size), dict(bs=bs, batch_tfms=None, num_workers=0, device='cpu')
+    own, kept = seg_dataloaders(path, **kw), seg_dataloaders(path, cache='auto', **kw)
     fastai = fastai_loaders(path, bs, augment=False, num_workers=0, device='cpu')
     bare = torch.utils.data.DataLoader(Bare(path), bs, shuffle=True, drop_last=True)
-    dls = {'segbook seg_dataloaders': own.train, 'fastai DataBlock': fastai.train,
-        'torch DataLoader by hand': bare}
+    dls = {'segbook seg_dataloaders': own.train, 'segbook, kept in memory': kept.train,
+        'fastai DataBlock': fastai.train, 'torch DataLoader by hand': bare}
     def facts():
         seen = {k: through(dl) for k, dl in dls.items()}
         assert len(set(seen.values())) == 1, seen

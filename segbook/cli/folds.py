@@ -91,14 +91,14 @@ def _tell_folds(run, a, folder, parts, looks):
 # %% ../../nbs/workshop/cli/folds.ipynb #9e50e0aa
 def _tasks_of(run, a, data, parts, dataloaders) -> list[FoldTask]:
     "The folds with their DataLoaders, which share what was decoded."
-    from segbook.data.kept import keep_decoded, share_decoded
+    from segbook.data.kept import read_once, share_decoded
     tasks = []
     for k, part in enumerate(parts, 1):
-        try: dls = dataloaders(part, a)
+        try: dls = dataloaders(part, a, cache=False)
         except SegbookError as e:
             raise SegbookError(f'fold {k} of {len(parts)} cannot be trained: {e} With folds: '
                 'another --seed deals the images another way, and so do fewer --folds') from e
-        share_decoded(dls, tasks[0].data.dls) if tasks else keep_decoded(dls, 'auto')
+        share_decoded(dls, tasks[0].data.dls) if tasks else read_once(dls, 'auto')
         tasks.append(FoldTask(k, f'fold_{k}', run.out, TrainingData(part, data.report, dls)))
         run.signals.ask()
     return tasks

@@ -103,7 +103,7 @@ def _checked_data(path, a) -> TrainingData:
     return TrainingData(folder, report)
 
 # %% ../../nbs/workshop/cli/train.ipynb #d74167f0
-def _dataloaders(path, a):
+def _dataloaders(path, a, **more):
     "The DataLoaders that the arguments ask for."
     from segbook.data.loaders import seg_dataloaders
     from segbook.planning.plan import dataloader_arguments
@@ -111,7 +111,7 @@ def _dataloaders(path, a):
     things = 'instances' if learns_things(a.arch) else None
     dls = seg_dataloaders(path, bs=a.bs, images=a.images, labels=a.labels,
         codes=codes_argument(a), seed=a.seed, num_workers=a.workers,
-        instances=things, overlapping=a.overlapping, **dataloader_arguments(vars(a)))
+        instances=things, overlapping=a.overlapping, **dataloader_arguments(vars(a)), **more)
     if a.size and a.crops == 'none': dls.size = tuple(a.size)
     return dls
 

@@ -8,8 +8,8 @@ import random
 
 import numpy as np
 import torch
-from fastai.vision.all import TfmdDL
 
+from .kept_items import KeptDL
 from ..errors import SegbookError
 from ..masks.maps import overlay_maps
 from ..masks.mask import legend_handles, overlay
@@ -48,10 +48,11 @@ def _add_legend(fig, codes, *masks):
 
 # %% ../../nbs/workshop/data/batches.ipynb #165dfe6a
 # what is known of the data beside its batches
-TOLD = ('vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances', 'overlapping')
+TOLD = ('vocab', 'ignore_index', 'channels', 'size', 'value_range', 'instances', 'overlapping',
+    'kept_items')
 
 # %% ../../nbs/workshop/data/batches.ipynb #c06f6970
-class SegDL(TfmdDL):
+class SegDL(KeptDL):
     "fastai's DataLoader for images with masks: draws batches in class colours, knows the classes."
     vocab = ignore_index = channels = size = value_range = instances = overlapping = None
     def new(self, dataset=None, cls=None, **kwargs):

@@ -75,7 +75,11 @@ class OpenInstances(Transform):
 
     def encodes(self, o):
         if isinstance(o, PILMask): return o
-        return PILMask(Image.fromarray(self.read(o)))
+        return self.as_item(self.read(o))
+
+    def as_item(self, x):
+        "The item that an array [H,W] of ids is."
+        return PILMask(Image.fromarray(x))
 
     def read(self, o):
         "The ids of the image with the path `o` as int32 [H,W]."

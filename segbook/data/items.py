@@ -41,7 +41,9 @@ class OpenImage(Transform):
         return self.kept.get_or(o, lambda: read_image(o, self.channels, self.value_range))
     def encodes(self, o):
         if isinstance(o, torch.Tensor): o = o.as_subclass(torch.Tensor).cpu().numpy()
-        x = self.read(o)
+        return self.as_item(self.read(o))
+    def as_item(self, x):
+        "The item that an array [H,W,C] of an image is."
         whole = x.dtype == np.uint8
         if self.channels == 1:
             return PILImageBW(Image.fromarray(x[...,0] if whole else x[...,0]*np.float32(255)))
@@ -60,7 +62,10 @@ class OpenMask(Transform):
         self.folder,self.kept = folder,Kept()
         self.loss_func = CrossEntropyLossFlat(axis=1, ignore_index=-100 if void is None else void)
     def encodes(self, o):
-        return PILMask(Image.fromarray(self.read(o))) if isinstance(o, (str,Path)) else o
+        return self.as_item(self.read(o)) if isinstance(o, (str,Path)) else o
+    def as_item(self, x):
+        "The item that an array [H,W] of a mask is."
+        return PILMask(Image.fromarray(x))
     def read(self, o):
         "The mask of the image with the path `o` as an array."
         return self.kept.get_or(o, lambda: self._read_file(o))
@@ -82,7 +87,7 @@ class OpenMaps(OpenMask):
         super().__init__(folder)
         self.loss_func = BCEWithLogitsLossFlat()
     def encodes(self, o):
-        return PILMask(Image.fromarray(self.read(o))) if isinstance(o, (str,Path)) else o
+        return self.as_item(self.read(o)) if isinstance(o, (str,Path)) else o
     def _read_file(self, o):
         "The packed maps of an image."
         return pack_maps(read_maps(self.folder.label_of(o), len(self.folder.codes)))

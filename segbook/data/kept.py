@@ -8,11 +8,16 @@ import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from .kept_items import give_kept_items
 from ..errors import SegbookError, counted
+from ..files import progress_bar
 from ..pass_memory import free_bytes
 
 # %% auto #0
-__all__ = ['Kept', 'file_openers', 'keep_decoded', 'share_decoded']
+__all__ = ['KEPT_UNASKED', 'BAR_FROM', 'Kept', 'cache_to_use', 'file_openers', 'read_once', 'share_decoded']
 
 # %% ../../nbs/workshop/data/kept.ipynb #23c4f3f3
 class Kept(dict):
@@ -25,14 +30,29 @@ class Kept(dict):
         return read() if x is None else x
 
 # %% ../../nbs/workshop/data/kept.ipynb #d97b9174
+KEPT_UNASKED = 2_000_000_000 # bytes that are kept for a GPU without a word of the user's
+
+def cache_to_use(
+    cache, # bytes, 'auto', False for none; None: what is right for the device
+    device, # of the batches
+    expected, # function that gives the bytes of all images
+):
+    "What is kept: for a GPU all, where it is little; for a processor nothing, if nothing is asked."
+    if cache is not None: return None if cache is False else cache
+    if 'cuda' not in str(device): return None
+    return KEPT_UNASKED if expected() <= min(KEPT_UNASKED, free_bytes('cpu')//4) else None
+
+# %% ../../nbs/workshop/data/kept.ipynb #bc88d1c2
 def _bound(cache) -> int:
     "Bytes that may be kept; raises SegbookError for what is no number of them."
     if cache == 'auto': return free_bytes('cpu')//2
     if isinstance(cache, bool) or not isinstance(cache, int) or cache < 1:
         raise SegbookError(f'cache={cache!r}; expected the bytes that decoded images may take, '
-            "such as 2_000_000_000, or 'auto' for half of the free memory. Cure: cache='auto'")
+            "such as 2_000_000_000, 'auto' for half of the free memory, or False for none. Cure: "
+            "cache='auto'")
     return cache
 
+# %% ../../nbs/workshop/data/kept.ipynb #6ba94df1
 def _told(n, total, used, most, dls):
     "What is kept, as a line."
     text = f'{counted(n, "decoded image")} with masks kept in memory, {used/1e6:,.1f} MB'
@@ -48,32 +68,76 @@ def file_openers(dls) -> list:
     "The transforms of DataLoaders that read files: of images, and of masks."
     return [next(o for o in tl.tfms.fs if hasattr(o, 'kept')) for tl in dls.train_ds.tls]
 
+# %% ../../nbs/workshop/data/kept.ipynb #10e4e764
+def _resizer_of(dls):
+    "The transform that brings every image to one size, the same way each time; or None."
+    steps = getattr(dls.train.after_item, 'fs', ())
+    return next((o for o in steps if getattr(o, 'always_the_same', False)), None)
+
+# %% ../../nbs/workshop/data/kept.ipynb #a750e7bd
+def _array_to_keep(opener, path, resize):
+    "The array in a file, at the size of the training where Pillow resizes it."
+    x = opener.read(path)
+    if resize is None: return x
+    picture = opener.as_item(x)
+    if not isinstance(picture, Image.Image) or x.dtype.kind == 'f': return x
+    small = np.array(resize(picture)) # a copy, which can be written to
+    return small[...,None] if x.ndim > small.ndim else small
+
+# %% ../../nbs/workshop/data/kept.ipynb #5b8e1f27
+BAR_FROM = 200 # images: fewer are decoded before a bar could be read
+
+def _bytes_of(arrays) -> int: return sum(o.nbytes for o in arrays)
+
+def _fill(openers, paths, read, most) -> tuple[int, int]:
+    "Keep the arrays of `paths` up to `most` bytes: how many images, and how many bytes."
+    used = n = 0
+    with ThreadPoolExecutor(4) as pool:
+        parts = [paths[i:i + 32] for i in range(0, len(paths), 32)]
+        found = (o for part in parts for o in zip(part, pool.map(read, part)))
+        for path, arrays in progress_bar(found, len(paths), 'images decoded',
+                len(paths) >= BAR_FROM):
+            size = _bytes_of(arrays)
+            if used + size > most: break
+            for o, x in zip(openers, arrays): o.kept[str(path)] = x
+            used, n = used + size, n + 1
+    return n, used
+
 # %% ../../nbs/workshop/data/kept.ipynb #ed31fc23
-def keep_decoded(
+def read_once(
     dls, # DataLoaders whose first transforms read files
-    cache, # bytes; 'auto' for half of the free memory; None: nothing is kept
+    cache, # bytes; 'auto': half of the free memory; False: nothing; None: what suits the device
+    num_workers:int|None=None, # reading processes that were asked for; None: none if all is kept
 ):
     "The DataLoaders, their files decoded once, training images first, as long as there is room."
-    if cache is None: return dls
-    most, used, n = _bound(cache), 0, 0
-    openers = file_openers(dls)
+    openers, resize = file_openers(dls), _resizer_of(dls)
     paths = [*dict.fromkeys([*dls.train_ds.items, *dls.valid_ds.items])]
-    read = lambda path: [o.read(path) for o in openers]
-    with ThreadPoolExecutor(4) as pool:
-        for i in range(0, len(paths), 32):
-            for path, arrays in zip(paths[i:i + 32], pool.map(read, paths[i:i + 32])):
-                size = sum(o.nbytes for o in arrays)
-                if used + size > most: continue
-                for o, x in zip(openers, arrays): o.kept[str(path)] = x
-                used, n = used + size, n + 1
-            if used + size > most: break
+    read = lambda path: [_array_to_keep(o, path, resize) for o in openers]
+    cache = cache_to_use(cache, dls.device, lambda: len(paths)*_bytes_of(read(paths[0])))
+    if cache is None: return dls
+    most = _bound(cache)
+    n, used = _fill(openers, paths, read, most)
+    give_kept_items(dls, openers)
+    if num_workers is None and n == len(paths): _read_without_processes(dls)
     _told(n, len(paths), used, most, dls)
     return dls
 
+# %% ../../nbs/workshop/data/kept.ipynb #5a31d69c
+def _read_without_processes(dls):
+    "No reading processes: there is nothing to read."
+    for o in dls.loaders: o.fake_l.num_workers = 0
+
 # %% ../../nbs/workshop/data/kept.ipynb #9e41c0ad
 def share_decoded(
-    dls, # DataLoaders of the same files in another split
+    dls, # DataLoaders of the same files in another split, at the same size
     kept, # DataLoaders whose decoded files they shall use
 ):
-    "Let DataLoaders use what others keep, and keep nothing of their own."
-    for o, other in zip(file_openers(dls), file_openers(kept)): o.kept = other.kept
+    """Let DataLoaders use what others keep, and keep nothing of their own.
+
+    Raises SegbookError for DataLoaders of another size: what is kept has the size of its own."""
+    sizes = [getattr(_resizer_of(o), 'size', None) for o in (dls, kept)]
+    if sizes[0] != sizes[1]: raise SegbookError('decoded images that are kept for the size '
+        f'{sizes[1]} cannot be shared by loaders of the size {sizes[0]}; expected equal sizes')
+    openers = file_openers(dls)
+    for o, other in zip(openers, file_openers(kept)): o.kept = other.kept
+    give_kept_items(dls, openers)

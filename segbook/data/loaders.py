@@ -20,7 +20,7 @@ from .instances import OpenInstances
 from segbook.data.items import (
     OpenImage, OpenMaps, OpenMask, UnpackMaps, reading_processes, window_or_size,
 )
-from .kept import keep_decoded
+from .kept import read_once
 from ..masks.maps import check_one_class
 from ..processes import own_device
 
@@ -31,6 +31,7 @@ __all__ = ['ResizeBoth', 'mild_tfms', 'pair_block', 'seg_dataloaders']
 class ResizeBoth(Transform):
     "Image and mask at one size: bilinear with antialiasing for the image, nearest for the mask."
     order = 1
+    always_the_same = True # so that what it makes of an image may be kept
     def __init__(self, size):
         super().__init__()
         self.size = size
@@ -96,7 +97,7 @@ def seg_dataloaders(
     num_workers: int | None = None, # reading processes; None: 0 on a CPU, a few for a GPU
     device = None, # where the batches go; None: the GPU if there is one
     val_bs: int | None = None, # images in a validation batch; None for `bs`
-    cache = None, # decode files once: bytes to keep, 'auto' for half of the free memory; None: no
+    cache = None, # decode files once: bytes to keep, 'auto': half of the free memory, False: none
     instances: str | None = None, # folder of ids of things: batches are then image, ids and mask
     overlapping: bool = False, # a pixel may be of several classes: masks are a map for each
 ) -> DataLoaders: # with .vocab, .ignore_index, .channels, .overlapping, .size (None: not resized)
@@ -113,4 +114,4 @@ def seg_dataloaders(
     dls = block.dataloaders(folder.images, path=folder.path, bs=bs, val_bs=val_bs, device=device,
         num_workers=reading_processes(num_workers, len(folder.images), device))
     check_item_sizes(dls, item_tfms)
-    return tell_loaders(keep_decoded(dls, cache), folder, channels, hw, value_range, seed)
+    return tell_loaders(read_once(dls, cache, num_workers), folder, channels, hw, value_range, seed)
