@@ -16,7 +16,7 @@ from segbook.errors import SegbookError
 from segbook.learner import plan_training
 from segbook.masks.check import check_masks
 from segbook.masks.folder import SegFolder
-from segbook.planning import cost, fingerprint, plan, recipes
+from segbook.planning import cost, fingerprint, plan, recipes, rules
 
 MACHINE = cost.Machine(4, 16_000_000_000)
 
@@ -159,7 +159,14 @@ def test_two_images_stand_for_a_batch_whose_steps_take_long(tmp_path, most, seen
     o = cost.measured_cost(Slow(3, 2, 1), dls, recipes.loss_named('cross_entropy'),
         most_seconds=most)
     assert {*Slow.sizes} == seen and o.train >= .6 # what six images sleep, at the least
-    assert o.valid >= .2
+    assert o.valid >= .2 and o.share < .5   # it sleeps, and the processor does something else
+
+@pytest.mark.parametrize('share, said', [(.4, True), (.69, True), (.7, False), (1., False)])
+def test_a_step_that_was_measured_beside_other_work_is_told(share, said):
+    one = cost.StepCost(2., .5, 30, 4, share)
+    why = rules.epochs_choice(one, 1200).reason
+    assert ('OMP_NUM_THREADS=1' in why and f'for {share:.0%} of its time' in why) == said
+    assert ('OMP' in why) == said
 
 
 # -- the rules

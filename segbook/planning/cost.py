@@ -87,18 +87,20 @@ class StepCost:
     valid: float # of a batch in validation
     steps: int # of an epoch
     valid_batches: int
+    share: float = 1. # of the time of a step in which the processor worked on it
 
     @property
     def epoch(self) -> float:
         "Seconds of an epoch: its steps, and the validation."
         return self.steps*self.train + self.valid_batches*self.valid
 
-def _timed_step(net, opt, loss, batches, cast, rows=None) -> float:
-    """Seconds of a batch: a training step, or with no optimiser the validation. With `rows`, those
-    of its first images stand for all; loading is never divided."""
+def _timed_step(net, opt, loss, batches, cast, rows=None) -> tuple[float, float]:
+    """Seconds of a batch: a training step, or with no optimiser the validation; and the share of
+    them, without loading, in which this thread worked. With `rows`, the seconds of its first images
+    stand for all; loading is never divided."""
     start = _waited()
     *xs, y = next(batches)
-    loaded, some = _waited(), slice(rows)
+    loaded, worked, some = _waited(), time.thread_time(), slice(rows)
     x = xs[0][some].contiguous(memory_format=torch.channels_last)
     with cast: out = net(x)
     value = loss(out.float(), y[some])
@@ -106,7 +108,8 @@ def _timed_step(net, opt, loss, batches, cast, rows=None) -> float:
         value.backward()
         opt.step()
         opt.zero_grad()
-    return loaded - start + (_waited() - loaded)*len(y)/len(x)
+    took, worked = _waited() - loaded, time.thread_time() - worked
+    return loaded - start + took*len(y)/len(x), worked/max(took, 1e-9)
 
 # %% ../../nbs/workshop/planning/cost.ipynb #b41811a3
 def measured_cost(
@@ -129,9 +132,11 @@ def measured_cost(
         def step(): return _timed_step(net, opt, loss, batches, cast, rows)
         times = [step()]
         if _waited() - began < most_seconds: times = [step()] # the first one also sets up
-        if times[0]*steps < most_seconds:
+        if times[0][0]*steps < most_seconds:
             rows = None
             times = [step() for _ in range(steps)]
         batches = _batches_for_ever(dls.valid)
-        with torch.no_grad(): valid = _timed_step(net.eval(), None, loss, batches, cast, rows)
-    return StepCost(float(np.median(times)), valid, len(dls.train), len(dls.valid))
+        with torch.no_grad(): valid, _ = _timed_step(net.eval(), None, loss, batches, cast, rows)
+    took, shares = zip(*times)
+    share = float(np.median(shares)) if kind == 'cpu' else 1. # with a GPU, this thread waits
+    return StepCost(float(np.median(took)), valid, len(dls.train), len(dls.valid), share)

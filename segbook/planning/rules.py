@@ -18,7 +18,7 @@ from ..reading.pixels import OF_EACH_IMAGE
 from ..things import learns_things
 
 # %% auto #0
-__all__ = ['BATCH', 'SMALL_BATCH', 'UNEVEN', 'CROWDED', 'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'FEW_STEPS',
+__all__ = ['BATCH', 'SMALL_BATCH', 'UNEVEN', 'CROWDED', 'EXPOSURES', 'DARK', 'MOST_EPOCHS', 'OVERHEAD', 'FEW_STEPS', 'BUSY',
            'choose_network', 'five_per_cent', 'choose_batch', 'choose_loss', 'choose_augmentation', 'choose_rate',
            'choose_range', 'exposure_note', 'minutes_text', 'epochs_choice']
 
@@ -215,6 +215,16 @@ def _steps_warning(cost, n, folds) -> str:
     return (f'. {counted(n*cost.steps, "step")} in all are few: --minutes {ceil(minutes)} would '
         f'make {FEW_STEPS}')
 
+# %% ../../nbs/workshop/planning/rules.ipynb #d71f0b83
+BUSY = .7 # share of a step's time that a processor gives to it when it has little else to do
+
+def _busy_warning(cost) -> str:
+    "What to say where something else ran beside the measured step."
+    if cost.share >= BUSY: return ''
+    return (f'. The processor worked on that step for {cost.share:.0%} of its time: something else '
+        'runs here, and threads that wait for each other make it worse. Plan again when that is '
+        'done, or with OMP_NUM_THREADS=1 in the environment')
+
 # %% ../../nbs/workshop/planning/rules.ipynb #2a1fd095
 def epochs_choice(
     cost, # a `StepCost`, or None where none was measured
@@ -230,6 +240,6 @@ def epochs_choice(
     n, fit = _fitting_epochs(cost, seconds/folds)
     why = (f'a step took {minutes_text(cost.train)} here, and {counted(cost.steps, "step")} with '
         f'the validation make {minutes_text(cost.epoch)} an epoch{fit}'
-        f'{_steps_warning(cost, n, folds)}')
+        f'{_steps_warning(cost, n, folds)}{_busy_warning(cost)}')
     return Choice('epochs', n, counted(n, 'epoch'), why, '--epochs, --minutes')
 
