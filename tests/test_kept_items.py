@@ -1,16 +1,23 @@
 """Batches from images that are kept in memory: equal to those from files, bit for bit, for each
 kind of image and mask; and the long way where anything else stands between."""
 import pickle, random
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import numpy as np, pytest, tifffile, torch
 from fastai.torch_core import set_seed
-from fastai.vision.all import FlipItem, Resize, Transform
+from fastai.data.core import Datasets
+from fastai.vision.all import FlipItem, PILImage, Resize, Transform
+from PIL import Image
 from segbook.data import make_cells, make_dyes, make_scenes, seg_dataloaders
+from segbook.data.batches import SegDL
 from segbook.data.items import OpenMask
 from segbook.data.kept import cache_to_use, file_openers, read_once, share_decoded
+from segbook.data import kept_items
 from segbook.data.kept_items import takes_kept_items
+from segbook.data.loaders import ResizeBoth
 from segbook.imbalance import RandomWindow
+from segbook.learner import seg_learner
 from segbook.masks import SegbookError
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -45,6 +52,12 @@ def folders(tmp_path_factory):
         dyes=make_dyes(root/'dyes', **kw), grey16=deep_folder(root/'grey16', 1),
         bands=deep_folder(root/'bands', 5, np.uint8), many=many_classes(root/'many'))
 
+@contextmanager
+def own_memory(free=10**9):
+    "As if the processor were a device with a memory of its own, so much of it free."
+    with patch.object(kept_items, '_has_memory', lambda device: True), patch.object(kept_items,
+            'free_bytes', lambda device: free): yield
+
 def recorded(dls, epochs=2, seed=3):
     "Types, what else is told of them, and values of all batches of some epochs."
     set_seed(seed)
@@ -75,26 +88,30 @@ CASES = [('scenes', {}, True), ('scenes', dict(size=(20, 28)), True),
 def test_batches_are_those_from_files(folders, name, kw, short):
     make = lambda **more: seg_dataloaders(folders[name], bs=3, seed=1, device='cpu', **kw, **more)
     plain, kept, there = make(), make(cache='auto'), make(cache='auto')
-    there.train.kept_items.room = 10**9     # as if the device had memory of its own
     assert all(map(takes_kept_items, kept.loaders)) and not any(map(takes_kept_items,
             plain.loaders))
     wanted = recorded(plain)
     with patch('segbook.data.items.read_image', side_effect=AssertionError), patch(
             'segbook.data.items.read_mask', side_effect=AssertionError):
-        assert same(recorded(kept), wanted) and same(recorded(there), wanted)
+        assert same(recorded(kept), wanted)
+        with own_memory(): assert same(recorded(there), wanted)
     with patch.object(OpenMask, 'as_item', side_effect=ZeroDivisionError):
         if short: recorded(kept)
         else:
             with pytest.raises(ZeroDivisionError): recorded(kept)
-    assert bool(there.train.kept_items.on_device) == short
+    assert bool(there.train.kept_items.store.copies) == short
 
 def test_what_a_device_has_no_room_for_is_taken_from_memory(folders):
     make = lambda **kw: seg_dataloaders(folders['scenes'], bs=3, seed=1, device='cpu', **kw)
+    kept, one = make(cache='auto'), 32*48*4
+    store = kept.train.kept_items.store
+    with own_memory(4*(4*one + 1)): assert same(recorded(kept), recorded(make()))
+    assert len(store.copies) == 4 and store.room == 1
     kept = make(cache='auto')
-    items, one = kept.train.kept_items, 32*48*4
-    items.room = 4*one + 1
-    assert same(recorded(kept), recorded(make()))
-    assert len(items.on_device) == 4 and items.room == 1
+    full = lambda o, device: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError())
+    with own_memory(), patch.object(torch.Tensor, 'to', full):
+        item = kept.train.kept_items.store.tensors(str(kept.items[0]), torch.device('cpu'))
+    assert item[0].shape == (3, 32, 48) and kept.train.kept_items.store.room == 0
     few = make(cache=5*one)                 # five images are kept, the others are read
     assert same(recorded(few), recorded(make())) and len(file_openers(few)[0].kept) == 5
 
@@ -143,8 +160,14 @@ def test_copies_and_other_items(folders, tmp_path):
         assert all(torch.equal(*o) for x, y in zip(a, b) for o in zip(x, y))
     at_hand = [np.full((32, 48, 3), 9, np.uint8)]
     assert torch.equal(*(o.test_dl(at_hand).one_batch()[0] for o in (plain, kept)))
+    pinned = kept.valid.new(pin_memory=True)    # what lies on a GPU cannot be pinned
+    assert not takes_kept_items(pinned) and torch.equal(pinned.one_batch()[0],
+        plain.valid.one_batch()[0])
+    learn = seg_learner(kept, encoder='mobilenetv3_small_050', pretrained=False)
+    assert all(map(takes_kept_items, learn.dls.loaders))    # they were copied, to normalise
     empty = pickle.loads(pickle.dumps(kept.train.kept_items))
-    assert not empty.openers and not empty.follow(kept.train)
+    assert not empty.openers and not empty.follow(kept.train) and not empty.store.arrays
+    assert not pickle.loads(pickle.dumps(kept.train.kept_items.store)).arrays
 
 def test_nothing_is_written_into_what_is_kept(folders):
     kept = seg_dataloaders(folders['scenes'], bs=3, seed=1, device='cpu', cache='auto')
@@ -158,23 +181,101 @@ def test_images_are_kept_at_the_size_of_the_training(folders, capsys):
     path = folders['scenes']
     make = lambda size, **kw: seg_dataloaders(path, bs=3, seed=1, device='cpu', size=size, **kw)
     small = make((16, 24), cache='auto')
-    assert {x.shape for o in file_openers(small) for x in o.kept.values()} == {(16, 24, 3),
-        (16, 24)}
+    assert {x.shape for o in small.train.kept_items.store.arrays.values() for x in o} == {
+        (16, 24, 3), (16, 24)} and not any(o.kept for o in file_openers(small))
     assert f'{10*16*24*4/1e6:.1f} MB' in capsys.readouterr().out
     other = make((16, 24))
     share_decoded(other, small)
     assert all(map(takes_kept_items, other.loaders)) and same(recorded(other), recorded(
             make((16, 24))))
-    with pytest.raises(SegbookError, match='expected equal sizes'): share_decoded(make(None), small)
+    assert other.train.kept_items.store is small.train.kept_items.store     # one copy for all
+    for kw in (dict(size=None), dict(size=(16, 24), channels=1)):
+        with pytest.raises(SegbookError, match='kept for one kind'):
+            share_decoded(make(**kw), small)
+    for kw in (dict(num_workers=1), dict()):    # processes, and too little room: as they were read
+        raw = make((16, 24), cache='auto' if kw else 16*24*4*9, **kw)
+        assert not raw.train.kept_items.store.arrays
+        assert {x.shape for o in file_openers(raw) for x in o.kept.values()} == {(32, 48, 3),
+            (32, 48)}
+        assert same(recorded(raw), recorded(make((16, 24))))
+    with pytest.raises(SegbookError, match='kept for one kind'):
+        share_decoded(seg_dataloaders(folders['cells'], bs=3), seg_dataloaders(folders['cells'],
+                bs=3, cache='auto', instances='instances'))
+    resizer = next(o for o in small.train.after_item.fs if hasattr(o, 'size'))
+    resizer.size = 12, 16                   # smaller, or larger: from the files again
+    assert not takes_kept_items(small.train)
+    assert same(recorded(small), recorded(make((12, 16))))
 
 def test_reading_processes_are_left_out_where_all_is_kept(folders):
     path = folders['scenes']
     with patch('segbook.data.loaders.reading_processes', lambda asked, n, device: 2 if asked is None
             else asked):
-        counts = [[o.fake_l.num_workers for o in seg_dataloaders(path, bs=3, device='cpu',
-                **kw).loaders] for kw in (dict(), dict(cache='auto'), dict(cache=32*48*4*5),
-                dict(cache='auto', num_workers=1))]
-    assert counts == [[2, 2], [0, 0], [2, 2], [1, 1]]
+        made = [seg_dataloaders(folders[name], bs=3, device='cpu', **kw) for name, kw in (
+            ('scenes', dict()), ('scenes', dict(cache='auto')), ('scenes', dict(cache=32*48*4*5)),
+            ('scenes', dict(cache='auto', num_workers=1)),
+            ('scenes', dict(cache='auto', item_tfms=FlipItem(p=.5))),     # there is much to do
+            ('bands', dict(cache='auto')))]
+        others = [seg_dataloaders(path, bs=3, device='cpu', **kw) for kw in (dict(),
+                dict(num_workers=1))]
+    for o, n in zip(others, (None, 1)): share_decoded(o, made[1], n)      # as folds do
+    counts = [[o.fake_l.num_workers for o in dls.loaders] for dls in (*made, *others)]
+    assert counts == [[2, 2], [0, 0], [2, 2], [1, 1], [2, 2], [2, 2], [0, 0], [1, 1]]
+
+class Black(Datasets):
+    "A data set that makes images black, as a subclass of a user's."
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return type(x)(Image.fromarray(np.zeros_like(np.asarray(x)))), y
+
+class BlackDL(SegDL):
+    "The same in the loader."
+    def create_item(self, s):
+        x, y = super().create_item(s)
+        return type(x)(Image.fromarray(np.zeros_like(np.asarray(x)))), y
+
+def test_what_stands_in_between_is_never_passed_by(folders):
+    make = lambda **kw: seg_dataloaders(folders['scenes'], bs=3, seed=1, device='cpu',
+        batch_tfms=None, cache='auto', **kw)
+    dls = make()
+    black = lambda dl: all(x.max() == 0 for x, y in dl)
+    as_it_was = dls.valid.create_item
+    assert not black(dls.valid)
+    assert black(dls.valid.new(Black(tls=dls.valid_ds.tls, n_inp=1)))
+    assert black(dls.valid.new(cls=BlackDL))
+    assert black(dls.valid.new(create_item=lambda s: (PILImage.create(np.zeros((32, 48, 3),
+                        np.uint8)), as_it_was(s)[1])))
+    assert black(dls.valid.new(create_batch=lambda b: tuple(torch.stack(o)*0 for o in zip(*b))))
+    x, y = dls.valid.do_item(0)             # a copy, which may be written to
+    x.zero_()
+    assert not black(dls.valid)
+    swapped = dls.valid.dataset.tls[1]
+    swapped.items = swapped.items[::-1]     # masks of other images
+    masks = torch.cat([y for x, y in dls.valid])
+    assert torch.equal(masks, torch.cat([y for x, y in make().valid]).flip(0))
+
+ORDERS = [('scenes', dict(crops='random', size=16, item_tfms=lambda: ResizeBoth((24, 24)))),
+    ('scenes', dict(item_tfms=lambda: [RandomWindow((16, 16)), ResizeBoth((32, 32))])),
+    ('scenes', dict(size=(28, 40), item_tfms=lambda: ResizeBoth((24, 24)))),
+    ('dyes', dict(overlapping=True, crops='positive', size=24,
+        item_tfms=lambda: RandomWindow((12, 12))))]
+@pytest.mark.parametrize('name, kw', ORDERS)
+def test_transforms_of_the_book_in_another_order(folders, name, kw):
+    make = lambda **more: seg_dataloaders(folders[name], bs=3, seed=1, device='cpu',
+        batch_tfms=None, **{**kw, 'item_tfms': kw['item_tfms']()}, **more)
+    kept = make(cache='auto')
+    alone = len([o for o in kept.train.after_item.fs if hasattr(o, 'size')]) == 1
+    assert takes_kept_items(kept.train) == alone    # of two of one kind fastai keeps the last
+    assert same(recorded(kept), recorded(make()))
+
+def test_a_window_that_is_cut_in_validation_too(folders):
+    runs = []
+    for cache in (False, 'auto'):
+        dls = seg_dataloaders(folders['scenes'], bs=3, seed=1, device='cpu', crops='random',
+            size=16, cache=cache)
+        window = next(o for o in dls.train.after_item.fs if isinstance(o, RandomWindow))
+        window.split_idx = None
+        runs.append(recorded(dls))
+    assert same(*runs)
 
 def test_images_of_several_sizes(tmp_path):
     path, big = (make_scenes(tmp_path/k, n=12, size=(h, 48), seed=1) for k, h in dict(small=32,
@@ -188,8 +289,8 @@ def test_images_of_several_sizes(tmp_path):
     dl = kept.valid.new(bs=4)               # images of two sizes make no batch, as ever
     with pytest.raises(RuntimeError, match='not the same size'): list(dl)
 
-@pytest.mark.parametrize('device, n, free, want', [('cpu', 9, 10**9, None),
-    ('cuda', 9, 10**9, 2*10**9), ('cuda:1', 9, 10**9, 2*10**9),
+@pytest.mark.parametrize('device, n, free, want', [('cpu', 9, 10**12, None),
+    ('cuda', 9, 10**12, 2*10**9), ('cuda:1', 9, 10**12, 2*10**9), ('cuda', 9, 400, 100),
     ('cuda', 2*10**9 + 1, 10**12, None), ('cuda', 9, 20, None)])
 def test_a_gpu_keeps_a_small_set_unasked(device, n, free, want):
     with patch('segbook.data.kept.free_bytes', lambda device: free):
@@ -205,7 +306,7 @@ def test_what_is_kept_unasked_is_counted_from_an_image(folders, capsys):
         return dls
     for size, n in ((None, 32*48*4), ((16, 24), 16*24*4)):
         for most, there in ((10*n, 10), (10*n - 1, 0)):
-            with patch('segbook.data.kept.KEPT_UNASKED', most), patch(
-                    'segbook.data.kept.give_kept_items'):
+            with patch('segbook.data.kept.KEPT_UNASKED', most):
                 dls = read_once(loaders_of(size), None)
-            assert [len(o.kept) for o in file_openers(dls)] == [there]*2
+            assert (len(dls.train.kept_items.store.arrays) if there else 0) == there
+            assert (dls.train.kept_items is None) == (there == 0)

@@ -98,7 +98,8 @@ def _tasks_of(run, a, data, parts, dataloaders) -> list[FoldTask]:
         except SegbookError as e:
             raise SegbookError(f'fold {k} of {len(parts)} cannot be trained: {e} With folds: '
                 'another --seed deals the images another way, and so do fewer --folds') from e
-        share_decoded(dls, tasks[0].data.dls) if tasks else read_once(dls, 'auto')
+        if tasks: share_decoded(dls, tasks[0].data.dls, a.workers)
+        else: read_once(dls, 'auto', a.workers)
         tasks.append(FoldTask(k, f'fold_{k}', run.out, TrainingData(part, data.report, dls)))
         run.signals.ask()
     return tasks

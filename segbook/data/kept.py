@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from .kept_items import give_kept_items
+from .kept_items import KeptItems, is_short, working
 from ..errors import SegbookError, counted
 from ..files import progress_bar
 from ..pass_memory import free_bytes
+from ..processes import find_place
 
 # %% auto #0
 __all__ = ['KEPT_UNASKED', 'BAR_FROM', 'Kept', 'cache_to_use', 'file_openers', 'read_once', 'share_decoded']
@@ -40,7 +40,8 @@ def cache_to_use(
     "What is kept: for a GPU all, where it is little; for a processor nothing, if nothing is asked."
     if cache is not None: return None if cache is False else cache
     if 'cuda' not in str(device): return None
-    return KEPT_UNASKED if expected() <= min(KEPT_UNASKED, free_bytes('cpu')//4) else None
+    most = min(KEPT_UNASKED, free_bytes('cpu')//4//find_place().size)
+    return most if expected() <= most else None
 
 # %% ../../nbs/workshop/data/kept.ipynb #bc88d1c2
 def _bound(cache) -> int:
@@ -69,39 +70,45 @@ def file_openers(dls) -> list:
     return [next(o for o in tl.tfms.fs if hasattr(o, 'kept')) for tl in dls.train_ds.tls]
 
 # %% ../../nbs/workshop/data/kept.ipynb #10e4e764
-def _resizer_of(dls):
+def _items_of(dls, store=None) -> KeptItems:
+    "What is known of the way from files to items of DataLoaders."
+    openers = [o for tl in dls.train_ds.tls for o in working(tl.tfms)]
+    return KeptItems(openers, working(dls.train.after_item), store)
+
+def _resizer_of(items):
     "The transform that brings every image to one size, the same way each time; or None."
-    steps = getattr(dls.train.after_item, 'fs', ())
-    return next((o for o in steps if getattr(o, 'always_the_same', False)), None)
+    return items.own if getattr(items.own, 'always_the_same', False) else None
 
 # %% ../../nbs/workshop/data/kept.ipynb #a750e7bd
-def _array_to_keep(opener, path, resize):
-    "The array in a file, at the size of the training where Pillow resizes it."
-    x = opener.read(path)
-    if resize is None: return x
-    picture = opener.as_item(x)
-    if not isinstance(picture, Image.Image) or x.dtype.kind == 'f': return x
-    small = np.array(resize(picture)) # a copy, which can be written to
-    return small[...,None] if x.ndim > small.ndim else small
+def _arrays_resized(openers, arrays, resize) -> list:
+    "Arrays at the size of the training, as Pillow makes them."
+    small = [np.array(resize(o.as_item(x))) for o, x in zip(openers, arrays)] # can be written to
+    return [o[...,None] if x.ndim > o.ndim else o for o, x in zip(small, arrays)]
+
+def _reader(openers, resize):
+    "A function that gives the arrays in the files of a path, resized where that is short."
+    def read(path):
+        arrays = [o.read(path) for o in openers]
+        return (_arrays_resized(openers, arrays, resize) if resize and all(map(is_short, arrays))
+            else arrays)
+    return read
 
 # %% ../../nbs/workshop/data/kept.ipynb #5b8e1f27
 BAR_FROM = 200 # images: fewer are decoded before a bar could be read
 
 def _bytes_of(arrays) -> int: return sum(o.nbytes for o in arrays)
 
-def _fill(openers, paths, read, most) -> tuple[int, int]:
-    "Keep the arrays of `paths` up to `most` bytes: how many images, and how many bytes."
-    used = n = 0
+def _fill(arrays, paths, read, most) -> int:
+    "Put the arrays of `paths` into a dict up to `most` bytes; how many bytes."
+    used = 0
     with ThreadPoolExecutor(4) as pool:
         parts = [paths[i:i + 32] for i in range(0, len(paths), 32)]
         found = (o for part in parts for o in zip(part, pool.map(read, part)))
-        for path, arrays in progress_bar(found, len(paths), 'images decoded',
+        for path, those in progress_bar(found, len(paths), 'images decoded',
                 len(paths) >= BAR_FROM):
-            size = _bytes_of(arrays)
-            if used + size > most: break
-            for o, x in zip(openers, arrays): o.kept[str(path)] = x
-            used, n = used + size, n + 1
-    return n, used
+            if used + _bytes_of(those) > most: break
+            arrays[str(path)], used = those, used + _bytes_of(those)
+    return used
 
 # %% ../../nbs/workshop/data/kept.ipynb #ed31fc23
 def read_once(
@@ -110,34 +117,62 @@ def read_once(
     num_workers:int|None=None, # reading processes that were asked for; None: none if all is kept
 ):
     "The DataLoaders, their files decoded once, training images first, as long as there is room."
-    openers, resize = file_openers(dls), _resizer_of(dls)
+    openers, items = file_openers(dls), _items_of(dls)
     paths = [*dict.fromkeys([*dls.train_ds.items, *dls.valid_ds.items])]
-    read = lambda path: [_array_to_keep(o, path, resize) for o in openers]
-    cache = cache_to_use(cache, dls.device, lambda: len(paths)*_bytes_of(read(paths[0])))
-    if cache is None: return dls
+    read = _reader(openers, _resizer_of(items))
+    expected = lambda: len(paths)*_bytes_of(read(paths[0]))
+    if (cache := cache_to_use(cache, dls.device, expected)) is None: return dls
     most = _bound(cache)
-    n, used = _fill(openers, paths, read, most)
-    give_kept_items(dls, openers)
-    if num_workers is None and n == len(paths): _read_without_processes(dls)
-    _told(n, len(paths), used, most, dls)
+    # reading processes, and files that have no room, need arrays as they were read
+    resized = not num_workers and expected() <= most
+    arrays, read = {}, read if resized else _reader(openers, None)
+    used = _fill(arrays, paths, read, most)
+    _hand_out(arrays, openers, items, resized)
+    _give(dls, items, num_workers)
+    _told(len(arrays), len(paths), used, most, dls)
     return dls
 
 # %% ../../nbs/workshop/data/kept.ipynb #5a31d69c
-def _read_without_processes(dls):
-    "No reading processes: there is nothing to read."
-    for o in dls.loaders: o.fake_l.num_workers = 0
+def _hand_out(arrays, openers, items, resized):
+    "Give arrays to the transforms that would read them, and to the store of what becomes items."
+    resize = _resizer_of(items) is not None
+    for path, those in arrays.items():
+        small = resize and resized and all(map(is_short, those))
+        if not small:
+            for o, x in zip(openers, those): o.kept[path] = x
+        if small or not resize: items.store.arrays[path] = those
+
+# %% ../../nbs/workshop/data/kept.ipynb #b18e495d
+def _serves(items, dls) -> bool:
+    "Does every item of DataLoaders come from a store, the short way?"
+    there = items.store.arrays
+    return all(items.follow(o) and all(all(map(is_short, there.get(str(p), [np.zeros(1)])))
+        for p in o.dataset.items) for o in dls.loaders)
+
+def _give(dls, items, num_workers):
+    "Let DataLoaders take their items from a store, with no reading processes if all come from it."
+    for o in dls.loaders: o.kept_items = items
+    if num_workers is None and _serves(items, dls):
+        for o in dls.loaders: o.fake_l.num_workers = 0
 
 # %% ../../nbs/workshop/data/kept.ipynb #9e41c0ad
+def _kinds(dls) -> list:
+    "What two DataLoaders must have in common to share what is kept."
+    size = getattr(_resizer_of(_items_of(dls)), 'size', None)
+    return [size, *((type(o).__name__, getattr(o, 'channels', None),
+        getattr(o, 'value_range', None)) for o in file_openers(dls))]
+
 def share_decoded(
-    dls, # DataLoaders of the same files in another split, at the same size
+    dls, # DataLoaders of the same files in another split
     kept, # DataLoaders whose decoded files they shall use
+    num_workers:int|None=None, # reading processes that were asked for; None: none if all is kept
 ):
     """Let DataLoaders use what others keep, and keep nothing of their own.
 
-    Raises SegbookError for DataLoaders of another size: what is kept has the size of its own."""
-    sizes = [getattr(_resizer_of(o), 'size', None) for o in (dls, kept)]
-    if sizes[0] != sizes[1]: raise SegbookError('decoded images that are kept for the size '
-        f'{sizes[1]} cannot be shared by loaders of the size {sizes[0]}; expected equal sizes')
-    openers = file_openers(dls)
-    for o, other in zip(openers, file_openers(kept)): o.kept = other.kept
-    give_kept_items(dls, openers)
+    Raises SegbookError for DataLoaders of another size, other channels, values or masks."""
+    kinds = _kinds(dls), _kinds(kept)
+    if kinds[0] != kinds[1]: raise SegbookError('decoded images that are kept for one kind of '
+        f'DataLoaders cannot be shared by another; {kinds[1]} is kept, and {kinds[0]} is asked for')
+    for o, other in zip(file_openers(dls), file_openers(kept)): o.kept = other.kept
+    items = getattr(kept.train, 'kept_items', None)
+    _give(dls, _items_of(dls, items and items.store), num_workers)

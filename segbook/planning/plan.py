@@ -216,7 +216,7 @@ def _checked_report(folder, where, progress) -> MaskReport:
 def _cost_of(plan):
     "What a step of a plan costs here."
     with redirect_stdout(StringIO()):
-        dls = seg_dataloaders(plan.facts.path, **plan.for_dataloaders())
+        dls = seg_dataloaders(plan.facts.path, cache=False, **plan.for_dataloaders())
         model = seg_model(plan['arch'], plan.facts.n_outputs, plan['encoder'],
             plan.facts.channels).to(dls.device or 'cpu')
     return measured_cost(model, dls, planned_loss(plan['loss'], plan['weights'], dls))

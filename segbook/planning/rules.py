@@ -7,6 +7,8 @@ from __future__ import annotations
 from functools import lru_cache
 from math import ceil, prod
 
+import torch
+
 from ..encoders import OWN_ENCODER, default_encoder
 from ..errors import counted
 from ..models import has_own_encoder, seg_model
@@ -221,9 +223,12 @@ BUSY = .7 # share of a step's time that a processor gives to it when it has litt
 def _busy_warning(cost) -> str:
     "What to say where something else ran beside the measured step."
     if cost.share >= BUSY: return ''
+    several = torch.get_num_threads() > 1
+    cure = (', and threads that wait for each other make it worse. Plan again when that is done, '
+        'or with OMP_NUM_THREADS=1 in the environment') if several else (
+        '. Plan again when that is done')
     return (f'. The processor worked on that step for {cost.share:.0%} of its time: something else '
-        'runs here, and threads that wait for each other make it worse. Plan again when that is '
-        'done, or with OMP_NUM_THREADS=1 in the environment')
+        f'runs here{cure}')
 
 # %% ../../nbs/workshop/planning/rules.ipynb #2a1fd095
 def epochs_choice(
