@@ -288,6 +288,7 @@ def test_machine_is_described():
 
 @pytest.mark.parametrize('name, of', [
     ('camvid', lambda m: dict(m.SETTINGS, variants=m.RUNS)),
+    ('little_time', lambda m: dict(m.SETTINGS, variants=m.RUNS)),
     ('medical', lambda m: dict(m.SETTINGS, recipes=m.RECIPES, otherwise=m.OTHERWISE))])
 def test_results_of_trainings_say_with_what_they_were_made(name, of):
     module = importlib.import_module(f'bench.{name}')
