@@ -7,7 +7,8 @@ python -m bench gpu [--minutes 10] [--compile] [--smoke]
    times as fast) and segmentation-models-pytorch's Unet (aim: 1.0), and the share of the chip's
    peak in bf16.
 3. Epochs of the whole learner beside fastai's, and how long training waits for its loader (aim:
-   below 5 %).
+   below 5 %). segbook keeps the images of so small a set, as it does unasked on a GPU: they are
+   decoded once, before the clock starts; fastai reads the files in each epoch.
 
 Writes bench/results/gpu.json. Exit code 1: something is not equal, 2: there is no GPU here. With
 --smoke everything runs once on tiny images, on a CPU if need be, and nothing is written."""

@@ -97,7 +97,7 @@ def seg_dataloaders(
     num_workers: int | None = None, # reading processes; None: 0 on a CPU, a few for a GPU
     device = None, # where the batches go; None: the GPU if there is one
     val_bs: int | None = None, # images in a validation batch; None for `bs`
-    cache = None, # decode files once: bytes to keep, 'auto': half of the free memory, False: none
+    cache = None, # keep decoded files: bytes, 'auto', or False; None: on a GPU, where they are few
     instances: str | None = None, # folder of ids of things: batches are then image, ids and mask
     overlapping: bool = False, # a pixel may be of several classes: masks are a map for each
 ) -> DataLoaders: # with .vocab, .ignore_index, .channels, .overlapping, .size (None: not resized)
