@@ -86,8 +86,6 @@ class OpenMaps(OpenMask):
     def __init__(self, folder):
         super().__init__(folder)
         self.loss_func = BCEWithLogitsLossFlat()
-    def encodes(self, o):
-        return self.as_item(self.read(o)) if isinstance(o, (str,Path)) else o
     def _read_file(self, o):
         "The packed maps of an image."
         return pack_maps(read_maps(self.folder.label_of(o), len(self.folder.codes)))
